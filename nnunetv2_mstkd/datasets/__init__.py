@@ -1,0 +1,1 @@
+"""Case discovery, conversion to nnU-Net raw data sets, the phantom."""

@@ -1,0 +1,1 @@
+"""Losses of tensors, and the objective that adds them up."""

@@ -1,0 +1,54 @@
+"""Where nnU-Net finds this plugin, and where the plugin finds nnU-Net's folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nnunetv2_mstkd.errors import MSTKDError
+
+EXTERNAL_TRAINERS = Path(__file__).parent / "external_trainers"
+_VARIABLE = "nnUNet_extTrainer"
+
+
+def external_trainer_paths() -> str:
+    """Value for ``nnUNet_extTrainer``: what the user has in it already, then this plugin's folder."""
+    ours = str(EXTERNAL_TRAINERS)
+    present = [p for p in os.environ.get(_VARIABLE, "").split(os.pathsep) if p.strip()]
+    return os.pathsep.join(present if ours in present else [*present, ours])
+
+
+def activate() -> None:
+    """Make the trainers visible to nnU-Net in this process and its children."""
+    os.environ[_VARIABLE] = external_trainer_paths()
+
+
+def nnunet_folder(variable: str) -> Path:
+    """Folder that an nnU-Net environment variable (``nnUNet_raw``, ...) names.
+
+    Raises:
+        MSTKDError: the variable is unset.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise MSTKDError(f"the environment variable {variable} is not set; export {variable}=/path/to/folder")
+    return Path(value)
+
+
+def dataset_folder(parent: Path, dataset: str | int) -> Path:
+    """The ``DatasetXXX_Name`` folder below ``parent`` for an id (``226``) or a whole name.
+
+    Raises:
+        MSTKDError: there is none, or an id fits several.
+    """
+    text = str(dataset)
+    if not text.isdigit():
+        found = [parent / text] if (parent / text).is_dir() else []
+    else:
+        found = sorted(p for p in parent.glob(f"Dataset{int(text):03d}_*") if p.is_dir())
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found)
+        raise MSTKDError(f"data set id {text} is used by {names} in {parent}; keep one")
+    if not found:
+        raise MSTKDError(f"no data set '{text}' in {parent}; convert it first (nnUNetv2_mstkd convert)")
+    return found[0]

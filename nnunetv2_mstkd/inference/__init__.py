@@ -1,0 +1,1 @@
+"""Prediction for cases with absent modalities."""

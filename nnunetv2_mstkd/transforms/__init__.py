@@ -1,0 +1,1 @@
+"""batchgeneratorsv2 transforms."""
