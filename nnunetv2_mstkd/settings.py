@@ -1,0 +1,133 @@
+"""Trainer settings that a plans file may carry: the ``"mstkd"`` dict inside a configuration.
+
+nnU-Net stores the plans with every model, so what is set there is known for ever. A setting left out
+keeps the trainer's class attribute of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nnunetv2_mstkd.errors import MSTKDError
+
+SETTINGS_KEY = "mstkd"
+TEACHERS = ("warm_start", "joint")
+SAMPLERS = ("uniform", "bernoulli", "by_count", "weights")
+OPTIMIZERS = ("sgd", "adamw")
+PRESETS = ("nnunet", "official")
+
+_Check = tuple[str, Callable[[Any], bool]]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _setting(what: str, accepts: Callable[[Any], bool]) -> Any:
+    return field(default=None, metadata={"check": (what, accepts)})
+
+
+def _one_of(names: tuple[str, ...]) -> Any:
+    return _setting(f"one of {', '.join(names)}", lambda v: v in names)
+
+
+def _positive_int() -> Any:
+    return _setting("a whole number of at least 1", lambda v: _is_int(v) and v >= 1)
+
+
+def _positive() -> Any:
+    return _setting("a number above 0", lambda v: _is_number(v) and v > 0)
+
+
+def _non_negative() -> Any:
+    return _setting("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+
+
+def _weights_by_name() -> Any:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(_is_number(v) and v >= 0 for v in value.values())
+
+    return _setting("a dict of names to numbers of at least 0", accepts)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a ``"mstkd"`` dict may hold; ``None`` means not given.
+
+    Attributes:
+        num_epochs: epochs in all, the full-modality phase included.
+        num_iterations_per_epoch: training steps per epoch.
+        num_val_iterations_per_epoch: online-validation steps per epoch.
+        save_every: epochs between two ``checkpoint_latest.pth``.
+        seed: seeds every epoch from (seed, epoch, rank), so that a continued run repeats an uninterrupted
+            one (exactly with single-process loading, ``nnUNet_n_proc_DA=0``).
+        initial_lr: learning rate at the start of each phase.
+        weight_decay: of the student's optimizer.
+        optimizer: ``sgd`` (nnU-Net's: momentum 0.99, Nesterov) or ``adamw``.
+        enable_deep_supervision: losses on the lower-resolution outputs too.
+        full_phase: share of ``num_epochs`` that trains on all modalities before masking starts, in [0, 1).
+        sampler: which subset a training patch keeps (see ``transforms.subset_samplers``).
+        keep_probability: for ``bernoulli``: one number, or a dict of modality names to numbers.
+        subset_weights: for ``weights``: ``{"t1c+t2f": 2.0, ...}``.
+        teacher: where the teacher comes from.
+        preset: of MSTKDNet, when the plans name another network.
+        weights: weights of single objective terms, by name.
+        gradient_shares_every: iterations between two measurements of the terms' gradient shares; 0 is never.
+    """
+
+    num_epochs: int | None = _positive_int()
+    num_iterations_per_epoch: int | None = _positive_int()
+    num_val_iterations_per_epoch: int | None = _positive_int()
+    save_every: int | None = _positive_int()
+    seed: int | None = _setting("a whole number of at least 0", lambda v: _is_int(v) and v >= 0)
+    initial_lr: float | None = _positive()
+    weight_decay: float | None = _non_negative()
+    optimizer: str | None = _one_of(OPTIMIZERS)
+    enable_deep_supervision: bool | None = _setting("true or false", lambda v: isinstance(v, bool))
+    full_phase: float | None = _setting("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+    sampler: str | None = _one_of(SAMPLERS)
+    keep_probability: float | Mapping[str, float] | None = _setting(
+        "a number above 0 and up to 1, or a dict of modality names to such numbers",
+        lambda v: all(_is_number(p) and 0 < p <= 1 for p in (v.values() if isinstance(v, Mapping) else [v])),
+    )
+    subset_weights: Mapping[str, float] | None = _weights_by_name()
+    teacher: str | None = _one_of(TEACHERS)
+    preset: str | None = _one_of(PRESETS)
+    weights: Mapping[str, float] | None = _weights_by_name()
+    gradient_shares_every: int | None = _setting(
+        "a whole number of at least 0", lambda v: _is_int(v) and v >= 0
+    )
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+def parse_settings(mapping: Mapping[str, Any] | None) -> Settings:
+    """Check a ``"mstkd"`` dict and return it as :class:`Settings` (empty for ``None``).
+
+    Raises:
+        MSTKDError: an unknown key (the message lists the known ones) or a value out of range.
+    """
+    if mapping is None:
+        return Settings()
+    if not isinstance(mapping, Mapping):
+        raise MSTKDError(f"'{SETTINGS_KEY}' in the plans must be a dict, not {mapping!r}")
+    checks: dict[str, _Check] = {f.name: f.metadata["check"] for f in fields(Settings)}
+    for key, value in mapping.items():
+        if key not in checks:
+            raise MSTKDError(
+                f"unknown setting '{key}' in '{SETTINGS_KEY}' of the plans; known: {', '.join(checks)}"
+            )
+        what, accepts = checks[key]
+        if value is not None and not accepts(value):
+            raise MSTKDError(
+                f"setting '{key}' in '{SETTINGS_KEY}' of the plans is {value!r}; it must be {what}"
+            )
+    return Settings(**mapping)
