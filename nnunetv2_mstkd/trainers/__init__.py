@@ -1,0 +1,11 @@
+"""nnU-Net trainers, found by name through ``nnUNet_extTrainer`` (see ``external_trainers``)."""
+
+from nnunetv2_mstkd.trainers.full_modality import nnUNetTrainerFullModality
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.modality_dropout import nnUNetTrainerModalityDropout
+
+__all__ = [
+    "nnUNetTrainerFullModality",
+    "nnUNetTrainerMissingModality",
+    "nnUNetTrainerModalityDropout",
+]

@@ -1,0 +1,46 @@
+"""Stock nnU-Net training, with nothing changed but what the plans set of its length and seed."""
+
+from __future__ import annotations
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
+from nnunetv2_mstkd.trainers.randomness import seed_everything
+
+
+class nnUNetTrainerFullModality(nnUNetTrainer):
+    """nnUNetTrainer at the run length of the plans: the zero-filled baseline of a fair comparison.
+
+    Stock ``nnUNetTrainer`` always runs 1000 epochs of 250 iterations. This one reads ``num_epochs``,
+    ``num_iterations_per_epoch``, ``num_val_iterations_per_epoch``, ``save_every`` and ``seed`` from the
+    ``"mstkd"`` dict, as the other trainers here do; loss, network, optimizer and data are untouched, and
+    it never sees a missing modality in training.
+    """
+
+    _LENGTH = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "seed")
+    seed: int | None = None
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        given = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY)).given()
+        for name in self._LENGTH:
+            if name in given:
+                setattr(self, name, given[name])
+
+    def initialize(self) -> None:
+        if self.seed is not None:
+            seed_everything(self.seed, "initialize")
+        super().initialize()
+
+    def on_epoch_start(self) -> None:
+        super().on_epoch_start()
+        if self.seed is not None:
+            seed_everything(self.seed, self.current_epoch, self.local_rank)

@@ -1,0 +1,115 @@
+"""Builds the two batch generators of a missing-modality trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunetv2_mstkd.modalities import resolve, subset_mask
+from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
+from nnunetv2_mstkd.transforms import ModalityMaskingTransform
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+
+
+def availability(dataset_json: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, tuple[bool, ...]]:
+    """Case → flags (C,) for the cases that the converter recorded as incomplete."""
+    incomplete = dataset_json.get("mstkd", {}).get("incomplete_cases", {})
+    flags = {}
+    for case, absent_names in incomplete.items():
+        absent = {resolve(name, modalities) for name in absent_names}
+        flags[case] = subset_mask(set(modalities) - absent, modalities)
+    return flags
+
+
+def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
+    """Training and validation generators: nnU-Net's own, except that training batches carry a mask.
+
+    nnU-Net's ``get_dataloaders`` names its loader class inside the function, so the function is laid out
+    here again; pipelines, patch sizes and process numbers are asked from the trainer and from nnU-Net.
+    """
+    config, labels = trainer.configuration_manager, trainer.label_manager
+    scales = trainer._get_deep_supervision_scales()
+    rotation, dummy_2d, initial_patch, mirror_axes = (
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    )
+    seg_options = {
+        "is_cascaded": trainer.is_cascaded,
+        "foreground_labels": labels.foreground_labels,
+        "regions": labels.foreground_regions if labels.has_regions else None,
+        "ignore_label": labels.ignore_label,
+    }
+    stock_pipeline = trainer.get_training_transforms(
+        config.patch_size,
+        rotation,
+        scales,
+        mirror_axes,
+        dummy_2d,
+        use_mask_for_norm=config.use_mask_for_norm,
+        **seg_options,
+    )
+    masking = ModalityMaskingTransform(trainer.modalities, trainer.subset_sampler())
+    train_pipeline = ComposeTransforms([stock_pipeline, masking])
+    validation_pipeline = trainer.get_validation_transforms(scales, **seg_options)
+    train_set, validation_set = trainer.get_tr_and_val_datasets()
+    options = {
+        "oversample_foreground_percent": trainer.oversample_foreground_percent,
+        "probabilistic_oversampling": trainer.probabilistic_oversampling,
+    }
+    train_loader = MaskedPatchLoader(
+        train_set,
+        trainer.batch_size,
+        initial_patch,
+        config.patch_size,
+        labels,
+        transforms=train_pipeline,
+        available=availability(trainer.dataset_json, trainer.modalities),
+        **options,
+    )
+    validation_loader = nnUNetDataLoader(
+        validation_set,
+        trainer.batch_size,
+        config.patch_size,
+        config.patch_size,
+        labels,
+        transforms=validation_pipeline,
+        **options,
+    )
+    processes = get_allowed_n_proc_DA()
+    generators = (
+        _generator(train_loader, trainer, processes, cached=max(6, processes // 2), stream=0),
+        _generator(validation_loader, trainer, processes // 2, cached=max(3, processes // 4), stream=1),
+    )
+    for generator in generators:
+        next(generator)  # start the workers now, so that a loading error shows before training
+    return generators
+
+
+def _generator(
+    loader: nnUNetDataLoader, trainer: nnUNetTrainerMissingModality, processes: int, cached: int, stream: int
+) -> Any:
+    """Wrap a loader as nnU-Net does: in this process for ``nnUNet_n_proc_DA=0``, else in workers."""
+    if get_allowed_n_proc_DA() == 0:
+        return SingleThreadedAugmenter(loader, None)
+    processes = max(1, processes)
+    seeds = None
+    if trainer.seed is not None:
+        # Distinct per worker, per rank and per generator; the order in which workers deliver stays free.
+        first = trainer.seed + 1000003 * (2 * trainer.local_rank + stream)
+        seeds = [(first + worker) % 2**32 for worker in range(processes)]
+    return NonDetMultiThreadedAugmenter(
+        data_loader=loader,
+        transform=None,
+        num_processes=processes,
+        num_cached=cached,
+        seeds=seeds,
+        pin_memory=trainer.device.type == "cuda",
+        wait_time=0.002,
+    )

@@ -1,0 +1,308 @@
+"""The base of every trainer here: nnU-Net's loop with modalities masked in the student's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+
+from nnunetv2_mstkd.modalities import format_subset, modalities_of
+from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
+from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME, load_extra, save_with_extra
+from nnunetv2_mstkd.trainers.history import TermHistory
+from nnunetv2_mstkd.trainers.loading import availability, build_generators
+from nnunetv2_mstkd.trainers.online_validation import SubsetDice, SubsetRotation
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
+from nnunetv2_mstkd.trainers.randomness import seed_everything
+from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler, mask_modalities
+from nnunetv2_mstkd.transforms.modality_masking import MASK_KEY
+
+# Settings whose name is taken by an attribute of nnU-Net's trainer.
+_ATTRIBUTE_OF = {"optimizer": "optimizer_name", "weights": "term_weights"}
+
+
+@dataclass
+class StepLosses:
+    """What one training step minimises.
+
+    Attributes:
+        total: the loss, a scalar tensor.
+        terms: named unweighted parts of it, for the log.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network itself, without DDP and torch.compile around it."""
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        network = network.module
+    return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+
+class nnUNetTrainerMissingModality(nnUNetTrainer):
+    """nnU-Net's trainer with modality masking; subclasses choose network and losses.
+
+    A training step sees the patch (B, C, ...) and a mask (B, C); the network's input is the patch with
+    absent modalities at exactly zero. During the full-modality phase the mask is ignored.
+
+    Hooks for subclasses: :meth:`set_defaults`, :meth:`compute_losses`, :meth:`after_step`,
+    :meth:`extra_state`, :meth:`load_extra_state`.
+
+    Attributes (each can be set in the plans, see :class:`nnunetv2_mstkd.settings.Settings`):
+        full_phase, sampler, keep_probability, subset_weights, seed, optimizer_name.
+    """
+
+    handles_missing_modalities = True
+    full_phase: float = 0.0
+    sampler: str = "uniform"
+    keep_probability: float | Mapping[str, float] = 0.5
+    subset_weights: Mapping[str, float] | None = None
+    seed: int | None = None
+    optimizer_name: str = "sgd"
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.set_defaults()
+        self.settings = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY))
+        for name, value in self.settings.given().items():
+            setattr(self, _ATTRIBUTE_OF.get(name, name), value)
+        channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
+        self.modalities = modalities_of(channel_names)
+        self.phases = Phases.from_fraction(self.num_epochs, self.full_phase)
+        self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
+        self.history = TermHistory()
+        self._validation_batch = 0
+
+    # ---------------------------------------------------------------- what subclasses change
+
+    def set_defaults(self) -> None:
+        """Change what nnU-Net's constructor sets (learning rate, epochs); the plans' settings follow."""
+
+    def compute_losses(self, data: Tensor, mask: Tensor, target: Tensor | list[Tensor]) -> StepLosses:
+        """Loss of one step.
+
+        Args:
+            data: (B, C, ...) whole patch.
+            mask: (B, C), 1 where the student sees the modality.
+            target: segmentation as nnU-Net's loss takes it (a list with deep supervision).
+        """
+        loss = self.loss(self.network(mask_modalities(data, mask)), target)
+        return StepLosses(loss, {"segmentation": loss})
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the main optimizer updates and gradient clipping bounds."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def after_step(self) -> None:
+        """Called after the main optimizer's step (a discriminator trains here)."""
+
+    def extra_state(self, final: bool) -> dict[str, Any]:
+        """State beyond nnU-Net's for a checkpoint; the final one holds only what inference may want."""
+        return {"history": self.history.state_dict(), "full_epochs": self.phases.full_epochs}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`extra_state`."""
+        if self._best_ema == float("inf"):
+            self._best_ema = None  # written during the full-modality phase, see on_epoch_end
+        if "history" in state:
+            self.history.load_state_dict(state["history"])
+        stored = state.get("full_epochs", self.phases.full_epochs)
+        if stored != self.phases.full_epochs:
+            self.print_to_log_file(
+                f"Continuing with the checkpoint's full-modality phase of {stored} epochs."
+            )
+            self.phases = Phases(self.num_epochs, stored)
+            self.lr_scheduler = self.build_lr_scheduler()
+
+    # ---------------------------------------------------------------- building
+
+    def initialize(self) -> None:
+        if self.seed is not None:
+            seed_everything(self.seed, "initialize")  # equal on every rank: DDP broadcasts rank 0 anyway
+        super().initialize()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedPolyLRScheduler]:
+        parameters = self.trainable_parameters()
+        self.optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "adamw":
+            self.optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
+        else:
+            self.optimizer = torch.optim.SGD(
+                parameters, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
+            )
+        return self.optimizer, self.build_lr_scheduler()
+
+    def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
+        """Learning rate over the epochs; restarts when the phase changes."""
+        return PhasedPolyLRScheduler(self.optimizer, self.initial_lr, self.phases)
+
+    def subset_sampler(self) -> SubsetSampler:
+        """The distribution of training subsets that the settings name."""
+        return build_sampler(
+            self.sampler,
+            self.modalities,
+            keep_probability=self.keep_probability,
+            subset_weights=self.subset_weights,
+        )
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        return build_generators(self)
+
+    # ---------------------------------------------------------------- training
+
+    @property
+    def in_full_phase(self) -> bool:
+        """Whether the running epoch trains on all modalities."""
+        return self.phases.is_full(self.current_epoch)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        incomplete = availability(self.dataset_json, self.modalities)
+        self.print_to_log_file(
+            f"Modalities: {', '.join(self.modalities)}; cases that lack some: {len(incomplete)}; subsets: "
+            f"{self.subset_sampler()!r}; full-modality phase: {self.phases.full_epochs} of "
+            f"{self.num_epochs} epochs"
+        )
+
+    def on_epoch_start(self) -> None:
+        super().on_epoch_start()
+        if self.seed is not None:
+            seed_everything(self.seed, self.current_epoch, self.local_rank)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.phases.full_epochs:
+            epoch, length = self.phases.position(self.current_epoch)
+            name = "full-modality" if self.in_full_phase else "masking"
+            self.print_to_log_file(f"Phase: {name}, epoch {epoch + 1} of {length}")
+
+    def autocast(self) -> Any:
+        """nnU-Net's rule: mixed precision on CUDA only."""
+        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        data = batch["data"].to(self.device, non_blocking=True)
+        mask = batch[MASK_KEY].to(self.device, non_blocking=True)
+        target = _to_device(batch["target"], self.device)
+        if self.in_full_phase:
+            mask = torch.ones_like(mask)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            losses = self.compute_losses(data, mask, target)
+        self._backward_and_step(losses.total)
+        self.after_step()
+        terms = {name: float(value.detach()) for name, value in losses.terms.items()}
+        return {"loss": losses.total.detach().float().cpu().numpy(), "terms": terms}
+
+    def _backward_and_step(self, loss: Tensor) -> None:
+        """nnU-Net's update: gradient norm clipped at 12, scaled gradients on CUDA."""
+        parameters = self.trainable_parameters()
+        if self.grad_scaler is None:
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 12)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(parameters, 12)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        terms = [output.pop("terms") for output in train_outputs]
+        super().on_train_epoch_end(train_outputs)
+        means = {name: float(np.mean([t[name] for t in terms if name in t])) for t in terms for name in t}
+        self.history.log(self.current_epoch, {f"terms/{name}": value for name, value in means.items()})
+        self.print_to_log_file("terms", {name: float(f"{value:.4g}") for name, value in means.items()})
+
+    # ---------------------------------------------------------------- online validation
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._validation_batch = 0
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        subset = self.rotation.subset(self.current_epoch, self._validation_batch)
+        self._validation_batch += 1
+        keep = torch.tensor([m in subset for m in self.modalities])
+        mask = keep.expand(len(batch["data"]), -1)
+        output = super().validation_step({**batch, "data": mask_modalities(batch["data"], mask)})
+        return {**output, "subset": subset}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        dice = SubsetDice.empty()
+        losses = [float(output["loss"]) for output in val_outputs]
+        for output in val_outputs:
+            dice.add(output["subset"], np.stack([output[k] for k in ("tp_hard", "fp_hard", "fn_hard")]))
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, (dice, losses))
+            dice, losses = SubsetDice.empty(), []
+            for other, other_losses in gathered:
+                dice.merge(other)
+                losses += other_losses
+        full = dice.mean_foreground(self.rotation.full)
+        self.logger.log("mean_fg_dice", dice.mean(), self.current_epoch)
+        self.logger.log("dice_per_class_or_region", list(dice.mean_per_class()), self.current_epoch)
+        self.logger.log("val_losses", float(np.mean(losses)), self.current_epoch)
+        self._log_subsets(dice, full)
+
+    def _log_subsets(self, dice: SubsetDice, full: float) -> None:
+        values = {"pseudo Dice/mean over subsets": dice.mean(), "pseudo Dice/all modalities": full}
+        self.history.log(self.current_epoch, values)
+        shown = {format_subset(s, self.modalities): round(dice.mean_foreground(s), 4) for s in dice.counts}
+        self.print_to_log_file("Pseudo dice by subset", shown)
+        self.print_to_log_file(
+            f"Pseudo dice mean over subsets {dice.mean():.4f}, all modalities {full:.4f} "
+            "(the mean selects checkpoint_best)"
+        )
+        if self.current_epoch == self.phases.full_epochs > 0:
+            # checkpoint_best goes by this moving average: the full-modality phase must not weigh in it.
+            self.logger.get_value("ema_fg_dice", None)[-1] = dice.mean()
+
+    def on_epoch_end(self) -> None:
+        in_full_phase = self.in_full_phase
+        if in_full_phase:
+            self._best_ema = float("inf")  # nothing beats it: no checkpoint_best from this phase
+        super().on_epoch_end()
+        if in_full_phase:
+            self._best_ema = None
+        if self.local_rank == 0:
+            self.history.plot(Path(self.output_folder))
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # says so, writes nothing
+            return
+        target = Path(filename)
+        save_with_extra(super().save_checkpoint, target, self.extra_state(final=target.name == FINAL_NAME))
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        self.load_extra_state(load_extra(Path(filename_or_checkpoint), self.device))
+
+
+def _to_device(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    if isinstance(target, list):
+        return [t.to(device, non_blocking=True) for t in target]
+    return target.to(device, non_blocking=True)

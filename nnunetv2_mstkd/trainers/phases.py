@@ -1,0 +1,66 @@
+"""A training in two phases: all modalities first, then masking, each with its own learning-rate decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Phases:
+    """When the full-modality phase ends.
+
+    Attributes:
+        num_epochs: epochs in all.
+        full_epochs: how many of them, from the first, train on all modalities; may be 0.
+    """
+
+    num_epochs: int
+    full_epochs: int
+
+    @classmethod
+    def from_fraction(cls, num_epochs: int, fraction: float) -> Phases:
+        """Phases for a share of the epochs; one epoch of each at least, when there are two and a share."""
+        if fraction <= 0:
+            return cls(num_epochs, 0)
+        return cls(num_epochs, min(max(1, round(fraction * num_epochs)), num_epochs - 1))
+
+    def is_full(self, epoch: int) -> bool:
+        """Whether ``epoch`` trains on all modalities."""
+        return epoch < self.full_epochs
+
+    def position(self, epoch: int) -> tuple[int, int]:
+        """(epochs into the running phase, epochs of that phase)."""
+        if self.is_full(epoch):
+            return epoch, self.full_epochs
+        return epoch - self.full_epochs, self.num_epochs - self.full_epochs
+
+
+class PhasedPolyLRScheduler(PolyLRScheduler):
+    """nnU-Net's polynomial decay (exponent 0.9), restarted when the phase changes.
+
+    Args:
+        optimizer: its learning rate is set.
+        initial_lr: at the start of each phase.
+        phases: when the phase changes.
+        lead: epochs by which the schedule runs ahead (1 for MST-KDNet's script, which steps its scheduler
+            before the epoch; its last epoch then has learning rate 0).
+    """
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, phases: Phases, lead: int = 0) -> None:
+        self.phases = phases
+        self.lead = lead
+        super().__init__(optimizer, initial_lr, phases.num_epochs)
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the learning rate of epoch ``current_step``."""
+        if current_step is None or current_step < 0:
+            current_step = self.ctr
+            self.ctr += 1
+        epoch, length = self.phases.position(min(current_step, self.phases.num_epochs - 1))
+        lr = self.initial_lr * max(0.0, 1 - (epoch + self.lead) / max(length, 1)) ** self.exponent
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

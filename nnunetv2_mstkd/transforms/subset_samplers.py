@@ -1,0 +1,136 @@
+"""Which modalities a training patch keeps: distributions over non-empty subsets.
+
+A sampler draws from numpy's global generator, as every batchgenerators transform does: nnU-Net's loader
+seeds it separately in each worker process, which makes the draws independent across workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.modalities import parse_subset, resolve, subset_mask
+
+Mask = NDArray[np.bool_]
+
+
+class SubsetSampler(Protocol):
+    """Draws a non-empty subset of the modalities that a case has."""
+
+    def sample(self, available: Mask) -> Mask:
+        """Flags (C,) of the modalities to keep, a non-empty part of ``available`` (C,)."""
+        ...
+
+
+class UniformSampler:
+    """Every non-empty subset of the available modalities is equally likely (MST-KDNet's training mask)."""
+
+    def sample(self, available: Mask) -> Mask:
+        members = np.flatnonzero(available)
+        code = np.random.randint(1, 2 ** len(members))
+        kept = np.zeros_like(available)
+        kept[members[[bool(code >> bit & 1) for bit in range(len(members))]]] = True
+        return kept
+
+    def __repr__(self) -> str:
+        return "UniformSampler()"
+
+
+class ByCountSampler:
+    """First the number of modalities, uniformly, then that many of them (U-HVED's scheme)."""
+
+    def sample(self, available: Mask) -> Mask:
+        members = np.flatnonzero(available)
+        count = np.random.randint(1, len(members) + 1)
+        kept = np.zeros_like(available)
+        kept[np.random.choice(members, count, replace=False)] = True
+        return kept
+
+    def __repr__(self) -> str:
+        return "ByCountSampler()"
+
+
+class BernoulliSampler:
+    """Each modality is kept independently; an empty draw is drawn again.
+
+    Args:
+        keep_probability: in (0, 1], one per modality (C,).
+    """
+
+    def __init__(self, keep_probability: Sequence[float]) -> None:
+        self.keep_probability = np.asarray(keep_probability, dtype=float)
+
+    def sample(self, available: Mask) -> Mask:
+        while True:
+            kept = available & (np.random.uniform(size=available.shape) < self.keep_probability)
+            if kept.any():
+                return kept
+
+    def __repr__(self) -> str:
+        return f"BernoulliSampler({self.keep_probability.tolist()})"
+
+
+class WeightedSampler:
+    """Subsets with the user's weights, restricted to those a case can have.
+
+    A case that can have none of the weighted subsets falls back to the uniform sampler: it is never
+    dropped from training.
+
+    Args:
+        masks: flags (S, C), one row per weighted subset.
+        weights: (S,), at least 0, one of them above 0.
+    """
+
+    def __init__(self, masks: Sequence[Sequence[bool]], weights: Sequence[float]) -> None:
+        self.masks = np.asarray(masks, dtype=bool)
+        self.weights = np.asarray(weights, dtype=float)
+        self._fallback = UniformSampler()
+
+    def sample(self, available: Mask) -> Mask:
+        weights = np.where((self.masks & ~available).any(axis=1), 0.0, self.weights)
+        total = weights.sum()
+        if total <= 0:
+            return self._fallback.sample(available)
+        return self.masks[np.random.choice(len(weights), p=weights / total)].copy()
+
+    def __repr__(self) -> str:
+        return f"WeightedSampler({len(self.masks)} subsets)"
+
+
+def build_sampler(
+    name: str,
+    modalities: Sequence[str],
+    *,
+    keep_probability: float | Mapping[str, float] = 0.5,
+    subset_weights: Mapping[str, float] | None = None,
+) -> SubsetSampler:
+    """The sampler that the ``sampler`` setting names.
+
+    Args:
+        name: ``uniform``, ``by_count``, ``bernoulli`` or ``weights``.
+        modalities: names in channel order.
+        keep_probability: for ``bernoulli``; a dict's missing names keep 0.5.
+        subset_weights: for ``weights``: subset text (``"t1c+t2f"``) to weight.
+
+    Raises:
+        MSTKDError: unknown sampler or modality, or no weight above 0.
+    """
+    if name == "uniform":
+        return UniformSampler()
+    if name == "by_count":
+        return ByCountSampler()
+    if name == "bernoulli":
+        if isinstance(keep_probability, Mapping):
+            named = {resolve(key, modalities): value for key, value in keep_probability.items()}
+            return BernoulliSampler([named.get(m, 0.5) for m in modalities])
+        return BernoulliSampler([float(keep_probability)] * len(modalities))
+    if name == "weights":
+        subsets = {parse_subset(text, modalities): w for text, w in (subset_weights or {}).items()}
+        if not any(weight > 0 for weight in subsets.values()):
+            raise MSTKDError("sampler 'weights' needs subset_weights with at least one number above 0")
+        return WeightedSampler([subset_mask(s, modalities) for s in subsets], list(subsets.values()))
+    raise MSTKDError(f"unknown sampler '{name}'; known: uniform, by_count, bernoulli, weights")

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
+
+
+def learning_rates(scheduler, epochs):
+    rates = []
+    for epoch in range(epochs):
+        scheduler.step(epoch)
+        rates.append(scheduler.optimizer.param_groups[0]["lr"])
+    return rates
+
+
+def sgd():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fraction", "full"), [(10, 0.5, 5), (10, 0.0, 0), (10, 0.01, 1), (10, 0.99, 9), (1, 0.5, 0)]
+)
+def test_phases_from_a_fraction(epochs, fraction, full):
+    assert Phases.from_fraction(epochs, fraction).full_epochs == full
+
+
+def test_phase_positions():
+    phases = Phases(10, 4)
+    assert [phases.is_full(e) for e in (0, 3, 4, 9)] == [True, True, False, False]
+    assert phases.position(3) == (3, 4)
+    assert phases.position(4) == (0, 6)
+
+
+def test_without_a_full_phase_the_schedule_is_nnunets_own():
+    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, 0)), 20)
+    theirs = learning_rates(PolyLRScheduler(sgd(), 1e-2, 20), 20)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_the_schedule_restarts_with_the_masking_phase():
+    rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(10, 4)), 10)
+    assert rates[0] == rates[4] == 1e-2
+    np.testing.assert_allclose(rates[4:], [1e-2 * (1 - e / 6) ** 0.9 for e in range(6)])
+
+
+def test_official_lead_ends_at_zero():
+    rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-4, Phases(100, 0), lead=1), 100)
+    assert rates[0] == pytest.approx(1e-4 * 0.99**0.9)
+    assert rates[-1] == 0
