@@ -1,5 +1,5 @@
 from collections import Counter
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods
 
 import numpy as np
 import pytest
@@ -154,7 +154,7 @@ def _masks_by_worker(seeds):
     raise AssertionError("one worker never delivered")
 
 
-@pytest.mark.skipif("fork" not in get_context().get_all_start_methods(), reason="workers are forked")
+@pytest.mark.skipif("fork" not in get_all_start_methods(), reason="workers are forked")
 def test_masks_are_independent_across_worker_processes_and_seeded():
     unseeded, seeded, again = _masks_by_worker(None), _masks_by_worker([3, 4]), _masks_by_worker([3, 4])
     assert not torch.equal(unseeded[0], unseeded[1])
