@@ -1,0 +1,57 @@
+"""The style discriminator's side of the game: its optimizer, its step, its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_mstkd.distillation import style_discriminator_loss
+
+
+class StyleAdversary:
+    """Trains a style discriminator to tell the teacher's style features from the student's.
+
+    Args:
+        discriminator: gives one logit per sample from style features (B, C, ...).
+        lr: constant; 1e-4 in MST-KDNet's script (REFERENCE 1.4), with betas (0.9, 0.99).
+        renew_optimizer: a new Adam for every step, as that script does; its moments then stay empty.
+            By default the optimizer persists, and is in checkpoints.
+    """
+
+    def __init__(self, discriminator: nn.Module, lr: float = 1e-4, renew_optimizer: bool = False) -> None:
+        self.discriminator = discriminator
+        self.lr = lr
+        self.renew_optimizer = renew_optimizer
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=(0.9, 0.99))
+
+    def step(self, student_style: Tensor, teacher_style: Tensor) -> float:
+        """One update on detached style features, in float32; returns the loss."""
+        if self.renew_optimizer:
+            self.optimizer = self._new_optimizer()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(student_style.device.type, enabled=False):
+            loss = style_discriminator_loss(
+                student=self.discriminator(student_style.detach().float()),
+                teacher=self.discriminator(teacher_style.detach().float()),
+            )
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints that a training continues from."""
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])
