@@ -19,10 +19,18 @@ class StyleAdversary:
         lr: constant; 1e-4 in MST-KDNet's script (REFERENCE 1.4), with betas (0.9, 0.99).
         renew_optimizer: a new Adam for every step, as that script does; its moments then stay empty.
             By default the optimizer persists, and is in checkpoints.
+        parallel: the discriminator in its DDP wrapper, where training is distributed.
     """
 
-    def __init__(self, discriminator: nn.Module, lr: float = 1e-4, renew_optimizer: bool = False) -> None:
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        lr: float = 1e-4,
+        renew_optimizer: bool = False,
+        parallel: nn.Module | None = None,
+    ) -> None:
         self.discriminator = discriminator
+        self._forward = parallel if parallel is not None else discriminator
         self.lr = lr
         self.renew_optimizer = renew_optimizer
         self.optimizer = self._new_optimizer()
@@ -36,10 +44,10 @@ class StyleAdversary:
             self.optimizer = self._new_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(student_style.device.type, enabled=False):
-            loss = style_discriminator_loss(
-                student=self.discriminator(student_style.detach().float()),
-                teacher=self.discriminator(teacher_style.detach().float()),
-            )
+            # One forward for both: DDP allows only one before the backward.
+            styles = torch.cat((student_style, teacher_style)).detach().float()
+            student_logits, teacher_logits = self._forward(styles).chunk(2)
+            loss = style_discriminator_loss(student=student_logits, teacher=teacher_logits)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach())

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
-from nnunetv2_mstkd.modalities import format_subset, modalities_of
+from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME, load_extra, save_with_extra
 from nnunetv2_mstkd.trainers.history import TermHistory
 from nnunetv2_mstkd.trainers.loading import availability, build_generators
-from nnunetv2_mstkd.trainers.online_validation import SubsetDice, SubsetRotation
+from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.randomness import seed_everything
+from nnunetv2_mstkd.trainers.subset_validation import SubsetValidation
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler, mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import MASK_KEY
 
@@ -50,7 +50,7 @@ def unwrap(network: nn.Module) -> nn.Module:
     return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
-class nnUNetTrainerMissingModality(nnUNetTrainer):
+class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
     """nnU-Net's trainer with modality masking; subclasses choose network and losses.
 
     A training step sees the patch (B, C, ...) and a mask (B, C); the network's input is the patch with
@@ -70,6 +70,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
     subset_weights: Mapping[str, float] | None = None
     seed: int | None = None
     optimizer_name: str = "sgd"
+    gradient_clip: float | None = 12  # nnU-Net's
 
     def __init__(
         self,
@@ -89,7 +90,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self.phases = Phases.from_fraction(self.num_epochs, self.full_phase)
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
         self.history = TermHistory()
-        self._validation_batch = 0
 
     # ---------------------------------------------------------------- what subclasses change
 
@@ -213,18 +213,18 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         return {"loss": losses.total.detach().float().cpu().numpy(), "terms": terms}
 
     def _backward_and_step(self, loss: Tensor) -> None:
-        """nnU-Net's update: gradient norm clipped at 12, scaled gradients on CUDA."""
-        parameters = self.trainable_parameters()
-        if self.grad_scaler is None:
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 12)
+        """nnU-Net's update: clipped gradient norm, scaled gradients on CUDA."""
+        scaler = self.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.trainable_parameters(), self.gradient_clip)
+        if scaler is None:
             self.optimizer.step()
             return
-        self.grad_scaler.scale(loss).backward()
-        self.grad_scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(parameters, 12)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        scaler.step(self.optimizer)
+        scaler.update()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         terms = [output.pop("terms") for output in train_outputs]
@@ -233,50 +233,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
         self.history.log(self.current_epoch, {f"terms/{name}": value for name, value in means.items()})
         self.print_to_log_file("terms", {name: float(f"{value:.4g}") for name, value in means.items()})
 
-    # ---------------------------------------------------------------- online validation
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._validation_batch = 0
-
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        subset = self.rotation.subset(self.current_epoch, self._validation_batch)
-        self._validation_batch += 1
-        keep = torch.tensor([m in subset for m in self.modalities])
-        mask = keep.expand(len(batch["data"]), -1)
-        output = super().validation_step({**batch, "data": mask_modalities(batch["data"], mask)})
-        return {**output, "subset": subset}
-
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        dice = SubsetDice.empty()
-        losses = [float(output["loss"]) for output in val_outputs]
-        for output in val_outputs:
-            dice.add(output["subset"], np.stack([output[k] for k in ("tp_hard", "fp_hard", "fn_hard")]))
-        if self.is_ddp:
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, (dice, losses))
-            dice, losses = SubsetDice.empty(), []
-            for other, other_losses in gathered:
-                dice.merge(other)
-                losses += other_losses
-        full = dice.mean_foreground(self.rotation.full)
-        self.logger.log("mean_fg_dice", dice.mean(), self.current_epoch)
-        self.logger.log("dice_per_class_or_region", list(dice.mean_per_class()), self.current_epoch)
-        self.logger.log("val_losses", float(np.mean(losses)), self.current_epoch)
-        self._log_subsets(dice, full)
-
-    def _log_subsets(self, dice: SubsetDice, full: float) -> None:
-        values = {"pseudo Dice/mean over subsets": dice.mean(), "pseudo Dice/all modalities": full}
-        self.history.log(self.current_epoch, values)
-        shown = {format_subset(s, self.modalities): round(dice.mean_foreground(s), 4) for s in dice.counts}
-        self.print_to_log_file("Pseudo dice by subset", shown)
-        self.print_to_log_file(
-            f"Pseudo dice mean over subsets {dice.mean():.4f}, all modalities {full:.4f} "
-            "(the mean selects checkpoint_best)"
-        )
-        if self.current_epoch == self.phases.full_epochs > 0:
-            # checkpoint_best goes by this moving average: the full-modality phase must not weigh in it.
-            self.logger.get_value("ema_fg_dice", None)[-1] = dice.mean()
+    # ---------------------------------------------------------------- epochs and checkpoints
 
     def on_epoch_end(self) -> None:
         in_full_phase = self.in_full_phase
@@ -287,8 +244,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainer):
             self._best_ema = None
         if self.local_rank == 0:
             self.history.plot(Path(self.output_folder))
-
-    # ---------------------------------------------------------------- checkpoints
 
     def save_checkpoint(self, filename: str) -> None:
         if self.local_rank != 0 or self.disable_checkpointing:

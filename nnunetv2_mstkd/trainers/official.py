@@ -1,0 +1,44 @@
+"""MST-KDNet as its authors released it, inside nnU-Net's data pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nnunetv2_mstkd.distillation import ObjectiveConfig
+from nnunetv2_mstkd.trainers.mstkd import nnUNetTrainerMSTKDJoint
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
+
+
+class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
+    """Published network, objective, joint teacher and optimiser (REFERENCE 1.2 to 1.4, quirks included).
+
+    One Adam (1e-4, weight decay 1e-5) for teacher and student, polynomial decay stepped before the epoch,
+    no gradient clipping, a discriminator whose Adam is renewed for every step, no deep supervision.
+    nnU-Net's preprocessing, augmentation, patch size and epoch length stay (see docs/fidelity.md).
+    """
+
+    preset = "official"
+    variant = "official"
+    renew_discriminator_optimizer = True
+    gradient_clip = None
+
+    def set_defaults(self) -> None:
+        self.initial_lr = 1e-4
+        self.weight_decay = 1e-5
+        self.num_epochs = 100
+        self.enable_deep_supervision = False
+
+    def objective_config(self) -> ObjectiveConfig:
+        return ObjectiveConfig.official().with_weights(self.term_weights or {})
+
+    def configure_optimizers(self) -> tuple[Any, PhasedPolyLRScheduler]:
+        super().configure_optimizers()
+        self.optimizer = torch.optim.Adam(
+            self.trainable_parameters(), self.initial_lr, weight_decay=self.weight_decay
+        )
+        return self.optimizer, self.build_lr_scheduler()
+
+    def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
+        return PhasedPolyLRScheduler(self.optimizer, self.initial_lr, self.phases, lead=1)

@@ -1,0 +1,72 @@
+"""Online validation that rotates through the subsets, as a mixin for nnU-Net trainers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from nnunetv2_mstkd.modalities import format_subset
+from nnunetv2_mstkd.trainers.history import TermHistory
+from nnunetv2_mstkd.trainers.online_validation import SubsetDice, SubsetRotation
+from nnunetv2_mstkd.trainers.phases import Phases
+from nnunetv2_mstkd.transforms import mask_modalities
+
+
+class SubsetValidation:
+    """Each validation batch shows one subset; the mean over subsets is nnU-Net's ``mean_fg_dice``.
+
+    So checkpoint_best follows the mean. The mean, the Dice with all modalities and the Dice of every
+    subset are in the training log; the first two are in the history as well.
+    """
+
+    modalities: tuple[str, ...]
+    rotation: SubsetRotation
+    history: TermHistory
+    phases: Phases
+    _validation_batch: int = 0
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._validation_batch = 0
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        subset = self.rotation.subset(self.current_epoch, self._validation_batch)
+        self._validation_batch += 1
+        keep = torch.tensor([m in subset for m in self.modalities])
+        mask = keep.expand(len(batch["data"]), -1)
+        output = super().validation_step({**batch, "data": mask_modalities(batch["data"], mask)})
+        return {**output, "subset": subset}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        dice = SubsetDice.empty()
+        losses = [float(output["loss"]) for output in val_outputs]
+        for output in val_outputs:
+            dice.add(output["subset"], np.stack([output[k] for k in ("tp_hard", "fp_hard", "fn_hard")]))
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, (dice, losses))
+            dice, losses = SubsetDice.empty(), []
+            for other, other_losses in gathered:
+                dice.merge(other)
+                losses += other_losses
+        full = dice.mean_foreground(self.rotation.full)
+        self.logger.log("mean_fg_dice", dice.mean(), self.current_epoch)
+        self.logger.log("dice_per_class_or_region", list(dice.mean_per_class()), self.current_epoch)
+        self.logger.log("val_losses", float(np.mean(losses)), self.current_epoch)
+        self._log_subsets(dice, full)
+
+    def _log_subsets(self, dice: SubsetDice, full: float) -> None:
+        values = {"pseudo Dice/mean over subsets": dice.mean(), "pseudo Dice/all modalities": full}
+        self.history.log(self.current_epoch, values)
+        shown = {format_subset(s, self.modalities): round(dice.mean_foreground(s), 4) for s in dice.counts}
+        self.print_to_log_file("Pseudo dice by subset", shown)
+        self.print_to_log_file(
+            f"Pseudo dice mean over subsets {dice.mean():.4f}, all modalities {full:.4f} "
+            "(the mean selects checkpoint_best)"
+        )
+        if self.current_epoch == self.phases.full_epochs > 0:
+            # checkpoint_best goes by this moving average: the full-modality phase must not weigh in it.
+            self.logger.get_value("ema_fg_dice", None)[-1] = dice.mean()
