@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
@@ -209,7 +208,8 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             losses = self.compute_losses(data, mask, target)
         self._backward_and_step(losses.total)
         self.after_step()
-        terms = {name: float(value.detach()) for name, value in losses.terms.items()}
+        # The terms stay on the device until the epoch ends: reading each one here would stall it.
+        terms = {name: value.detach() for name, value in losses.terms.items()}
         return {"loss": losses.total.detach().float().cpu().numpy(), "terms": terms}
 
     def _backward_and_step(self, loss: Tensor) -> None:
@@ -227,9 +227,13 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         scaler.update()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        terms = [output.pop("terms") for output in train_outputs]
+        steps = [output.pop("terms") for output in train_outputs]
         super().on_train_epoch_end(train_outputs)
-        means = {name: float(np.mean([t[name] for t in terms if name in t])) for t in terms for name in t}
+        names = dict.fromkeys(name for terms in steps for name in terms)
+        means = {
+            name: float(torch.stack([terms[name].float() for terms in steps if name in terms]).mean())
+            for name in names
+        }
         self.history.log(self.current_epoch, {f"terms/{name}": value for name, value in means.items()})
         self.print_to_log_file("terms", {name: float(f"{value:.4g}") for name, value in means.items()})
 
