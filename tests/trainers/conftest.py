@@ -1,0 +1,149 @@
+"""A tiny preprocessed data set, written as nnU-Net's preprocessing leaves it, and trainers on it."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATASET = "Dataset990_Tiny"
+MODALITIES = ("t1n", "t1c", "t2w", "t2f")
+REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
+LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+PATCH = (16, 16, 16)
+CASES = tuple(f"case_{i}" for i in range(4))
+
+
+def dataset_json(modalities=MODALITIES, regions=True) -> dict:
+    content = {
+        "channel_names": {str(i): m for i, m in enumerate(modalities)},
+        "labels": REGIONS if regions else LABELS,
+        "numTraining": len(CASES),
+        "file_ending": ".nii.gz",
+    }
+    return content | ({"regions_class_order": [2, 1, 3]} if regions else {})
+
+
+def plans(modalities=MODALITIES, settings=None, patch=PATCH) -> dict:
+    dim, channels, stages = len(patch), len(modalities), 3
+    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": f"nnUNetPlans_{dim}d",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch),
+        "median_image_size_in_voxels": [24.0] * dim,
+        "spacing": [1.0] * dim,
+        "normalization_schemes": ["ZScoreNormalization"] * channels,
+        "use_mask_for_norm": [True] * channels,
+        "batch_dice": False,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": stages,
+                "features_per_stage": [4, 8, 16],
+                "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+                "kernel_sizes": [[3] * dim] * stages,
+                "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
+                "n_conv_per_stage": [2] * stages,
+                "n_conv_per_stage_decoder": [2] * (stages - 1),
+                "conv_bias": True,
+                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        **{
+            f"resampling_fn_{what}": "resample_data_or_seg_to_shape"
+            for what in ("data", "seg", "probabilities")
+        },
+        "resampling_fn_data_kwargs": resampling,
+        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
+        "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
+    }
+    if settings is not None:
+        configuration["mstkd"] = settings
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.0] * 3,
+        "original_median_shape_after_transp": [24] * 3,
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"tiny": configuration},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {},
+    }
+
+
+def write_case(folder: Path, name: str, channels: int, seed: int) -> None:
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    rng = np.random.default_rng(seed)
+    seg = np.zeros((1, 24, 24, 24), dtype=np.int16)
+    seg[0, 6:18, 6:18, 6:18] = 2
+    seg[0, 8:14, 8:14, 8:14] = 3
+    seg[0, 10:12, 10:12, 10:12] = 1
+    data = rng.normal(size=(channels, 24, 24, 24)).astype(np.float32)
+    for channel in range(channels):
+        data[channel] += seg[0] == 1 + channel % 3
+    locations = {label: np.argwhere(np.isin(seg, [label])) for label in (1, 2, 3)} | {
+        key: np.argwhere(np.isin(seg, key)) for key in ((1, 2, 3), (1, 3))
+    }
+    properties = {"class_locations": locations, "spacing": [1.0, 1.0, 1.0]}
+    block = (1, 24, 24, 24)
+    nnUNetDatasetBlosc2.save_case(data, seg, properties, str(folder / name), chunks=block, blocks=block)
+
+
+@pytest.fixture(scope="session")
+def nnunet_folders(tmp_path_factory) -> Path:
+    """Folder with ``raw``, ``preprocessed`` and ``results``; the preprocessed data set is complete."""
+    root = tmp_path_factory.mktemp("nnunet")
+    for name in ("raw", "preprocessed", "results"):
+        (root / name).mkdir()
+    base = root / "preprocessed" / DATASET
+    for dim in (2, 3):
+        (base / f"nnUNetPlans_{dim}d").mkdir(parents=True)
+        for seed, case in enumerate(CASES):
+            write_case(base / f"nnUNetPlans_{dim}d", case, len(MODALITIES), seed)
+    (base / "splits_final.json").write_text(json.dumps([{"train": CASES[:3], "val": CASES[3:]}]))
+    (base / "dataset_fingerprint.json").write_text("{}")
+    return root
+
+
+@pytest.fixture
+def make_trainer(nnunet_folders, tmp_path, monkeypatch):
+    """Builds a trainer of a class on the tiny data set, results in this test's own folder."""
+    monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(nnunet_folders / "preprocessed"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    torch.set_num_threads(1)
+
+    def make(trainer_class, *, results="results", regions=True, settings=None, patch=PATCH, extra=None):
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / results))
+        length = {
+            "num_epochs": 4,
+            "num_iterations_per_epoch": 2,
+            "num_val_iterations_per_epoch": 2,
+            "seed": 7,
+        }
+        content = plans(settings=length | (settings or {}), patch=patch)
+        dataset = dataset_json(regions=regions) | (extra or {})
+        trainer = trainer_class(
+            deepcopy(content) | {"continue_training": False}, "tiny", 0, dataset, torch.device("cpu")
+        )
+        # nnU-Net's progress.png takes a second an epoch and is not ours to test.
+        monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
+        return trainer
+
+    return make

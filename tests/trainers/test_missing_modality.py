@@ -1,0 +1,153 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.modalities import format_subset
+from nnunetv2_mstkd.trainers import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
+
+
+def losses(trainer) -> list[float]:
+    return trainer.logger.get_value("train_losses", None)
+
+
+def train(trainer, epochs=None):
+    """nnU-Net's loop; stops after ``epochs``, as a killed process would, without its end."""
+    trainer.on_train_start()
+    last = trainer.num_epochs if epochs is None else trainer.current_epoch + epochs
+    while trainer.current_epoch < last:
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        outputs = [
+            trainer.train_step(next(trainer.dataloader_train))
+            for _ in range(trainer.num_iterations_per_epoch)
+        ]
+        trainer.on_train_epoch_end(outputs)
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            steps = range(trainer.num_val_iterations_per_epoch)
+            trainer.on_validation_epoch_end(
+                [trainer.validation_step(next(trainer.dataloader_val)) for _ in steps]
+            )
+        trainer.on_epoch_end()
+    if epochs is None:
+        trainer.on_train_end()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("regions", "patch"), [(True, (16, 16, 16)), (False, (16, 16, 16)), (True, (16, 16))]
+)
+def test_trains_regions_and_labels_in_3d_and_2d(make_trainer, regions, patch):
+    trainer = train(make_trainer(nnUNetTrainerModalityDropout, regions=regions, patch=patch))
+    assert len(losses(trainer)) == 4
+    assert all(torch.isfinite(torch.tensor(losses(trainer))))
+
+
+def test_continuing_gives_the_losses_of_the_uninterrupted_run(make_trainer, tmp_path):
+    settings = {"full_phase": 0.5, "save_every": 1}
+    whole = train(make_trainer(nnUNetTrainerModalityDropout, results="a", settings=settings))
+    train(make_trainer(nnUNetTrainerModalityDropout, results="b", settings=settings), epochs=3)
+    again = make_trainer(nnUNetTrainerModalityDropout, results="b", settings=settings)
+    again.load_checkpoint(f"{again.output_folder}/checkpoint_latest.pth")
+    assert again.current_epoch == 3
+    train(again)
+    assert losses(again) == losses(whole)
+    assert again.history.epochs == whole.history.epochs
+
+
+def test_the_full_phase_shows_everything_and_saves_no_best(make_trainer, monkeypatch):
+    trainer = make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 0.5})
+    seen = []
+    compute = trainer.compute_losses
+    monkeypatch.setattr(
+        trainer, "compute_losses", lambda data, mask, target: seen.append(mask) or compute(data, mask, target)
+    )
+    saved = []
+    save = trainer.save_checkpoint
+    monkeypatch.setattr(
+        trainer, "save_checkpoint", lambda name: saved.append((trainer.current_epoch, name)) or save(name)
+    )
+    train(trainer)
+    assert all(mask.all() for mask in seen[:4])
+    assert not all(mask.all() for mask in seen[4:])
+    best = [epoch for epoch, name in saved if name.endswith("checkpoint_best.pth")]
+    assert best, "the masking phase must save a best checkpoint"
+    assert min(best) == 2
+
+
+def test_validation_masks_by_rotation_and_logs_mean_and_full(make_trainer, monkeypatch):
+    trainer = make_trainer(nnUNetTrainerModalityDropout, settings={"num_val_iterations_per_epoch": 15})
+    trainer.on_train_start()
+    shown = []
+    forward = trainer.network.forward
+    monkeypatch.setattr(
+        trainer.network,
+        "forward",
+        lambda x: shown.append(x.detach().abs().amax(dim=(0, 2, 3, 4)) > 0) or forward(x),
+    )
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        outputs = [trainer.validation_step(next(trainer.dataloader_val)) for _ in range(15)]
+    names = [format_subset(o["subset"], trainer.modalities) for o in outputs]
+    assert len(set(names)) == 15
+    for name, present in zip(names, shown, strict=True):
+        assert "+".join(m for m, p in zip(trainer.modalities, present, strict=True) if p) == name
+    trainer.on_validation_epoch_end(outputs)
+    values = trainer.history.epochs[0]
+    assert values["pseudo Dice/mean over subsets"] == trainer.logger.get_value("mean_fg_dice", -1)
+    assert 0 <= values["pseudo Dice/all modalities"] <= 1
+
+
+def test_settings_reach_the_trainer_and_unknown_ones_are_refused(make_trainer):
+    trainer = make_trainer(nnUNetTrainerModalityDropout, settings={"initial_lr": 0.5, "optimizer": "adamw"})
+    assert trainer.initial_lr == 0.5
+    trainer.initialize()
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    with pytest.raises(MSTKDError, match=r"unknown setting 'learning_rate'.*initial_lr"):
+        make_trainer(nnUNetTrainerModalityDropout, settings={"learning_rate": 0.5})
+    with pytest.raises(MSTKDError, match=r"'full_phase'.*1.5.*from 0 to below 1"):
+        make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 1.5})
+
+
+def test_checkpoints_are_nnunets_with_one_extra_entry(make_trainer):
+    trainer = train(make_trainer(nnUNetTrainerModalityDropout, settings={"num_epochs": 1}))
+    checkpoint = torch.load(f"{trainer.output_folder}/checkpoint_final.pth", weights_only=False)
+    assert set(checkpoint["network_weights"]) == set(trainer.network.state_dict())
+    assert checkpoint["trainer_name"] == "nnUNetTrainerModalityDropout"
+    assert set(checkpoint[EXTRA_KEY]) == {"history", "full_epochs"}
+
+
+def test_a_failing_save_leaves_the_earlier_checkpoint(make_trainer, monkeypatch):
+    trainer = make_trainer(nnUNetTrainerModalityDropout)
+    trainer.initialize()
+    target = f"{trainer.output_folder}/checkpoint_latest.pth"
+    trainer.save_checkpoint(target)
+    before = torch.load(target, weights_only=False)["current_epoch"]
+    trainer.current_epoch = 2
+
+    def disk_full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(target)
+    monkeypatch.undo()
+    assert torch.load(target, weights_only=False)["current_epoch"] == before
+    assert [p.name for p in Path(trainer.output_folder).glob("*checkpoint*")] == ["checkpoint_latest.pth"]
+
+
+def test_full_modality_baseline_differs_from_stock_only_in_length_and_seed(make_trainer):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    assert set(vars(nnUNetTrainerFullModality)) - {"__module__", "__doc__", "__annotations__"} == {
+        "_LENGTH", "seed", "__init__", "initialize", "on_epoch_start",
+    } | (set(vars(nnUNetTrainerFullModality)) & {"__firstlineno__", "__static_attributes__"})  # fmt: skip
+    trainer = make_trainer(nnUNetTrainerFullModality)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (4, 2)
+    stock = make_trainer(nnUNetTrainer)
+    assert trainer.initial_lr == stock.initial_lr
+    train(trainer)
+    assert len(losses(trainer)) == 4
