@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import atomic_path, read_json, writable_folder, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.nii.gz"
+    target.write_text("old")
+
+    def write_half():
+        with atomic_path(target) as temporary:
+            assert temporary.name.endswith(".nii.gz")
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_keeps_the_order_of_keys(tmp_path):
+    write_json({"z": 1, "a": [1, 2]}, tmp_path / "x.json")
+    assert list(json.loads((tmp_path / "x.json").read_text())) == ["z", "a"]
+    assert read_json(tmp_path / "x.json") == {"z": 1, "a": [1, 2]}
+
+
+@pytest.mark.parametrize("content", [None, "{", "\x00"])
+def test_bad_json_is_a_one_line_user_error(tmp_path, content):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(MSTKDError, match=r"x\.json") as error:
+        read_json(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MSTKDError, match="cannot write into"):
+        writable_folder(tmp_path / "file" / "out")
+
+
+def test_nnunet_folders(tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    with pytest.raises(MSTKDError, match=r"nnUNet_raw is not set; export nnUNet_raw="):
+        nnunet_folder("nnUNet_raw")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    assert nnunet_folder("nnUNet_raw") == tmp_path
+
+
+def test_data_sets_by_id_and_by_name(tmp_path):
+    (tmp_path / "Dataset007_A").mkdir()
+    assert dataset_folder(tmp_path, "7").name == "Dataset007_A"
+    assert dataset_folder(tmp_path, "Dataset007_A").name == "Dataset007_A"
+    with pytest.raises(MSTKDError, match="no data set '8'"):
+        dataset_folder(tmp_path, 8)
+    (tmp_path / "Dataset007_B").mkdir()
+    with pytest.raises(MSTKDError, match="id 7 is used by Dataset007_A, Dataset007_B"):
+        dataset_folder(tmp_path, 7)
