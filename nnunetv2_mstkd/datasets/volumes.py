@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (the name under which everyone knows it)
+import SimpleITK as sitk
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path
@@ -59,23 +59,26 @@ def is_nifti_name(name: str) -> bool:
     return name.endswith(NIFTI_ENDINGS)
 
 
-def check_header(path: Path) -> Geometry:
+def check_header(path: Path, *, dimensions: int = 3) -> Geometry:
     """Geometry of a volume from its header alone.
+
+    Args:
+        dimensions: how many axes longer than one the file must have; 4 for the Decathlon's stacked sequences.
 
     Raises:
         MSTKDError: no file, not NIfTI (for NIfTI names), or not a 3D volume with one value per voxel.
     """
     if is_nifti_name(path.name):
         with _opened(path) as stream:
-            _check_dimensions(path, _nifti_header(path, stream))
+            _check_dimensions(path, _nifti_header(path, stream), dimensions)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
-    if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
-        raise MSTKDError(f"{path} is not a 3D volume with one value per voxel; give one file per modality")
+    if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != dimensions:
+        raise MSTKDError(f"{path} is not a {dimensions}D volume with one value per voxel")
     return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
@@ -98,13 +101,13 @@ def check_case(images: Mapping[str, Path]) -> Geometry:
     return reference
 
 
-def read_checked(path: Path) -> sitk.Image:
+def read_checked(path: Path, *, dimensions: int = 3) -> sitk.Image:
     """Read a whole volume.
 
     Raises:
         MSTKDError: as ``check_header``; or the file is truncated or damaged, or has NaN or Inf voxels.
     """
-    check_header(path)
+    check_header(path, dimensions=dimensions)
     if is_nifti_name(path.name):
         _check_complete(path)
     try:
@@ -138,12 +141,19 @@ def zero_image(geometry: Geometry) -> sitk.Image:
 
 
 def write_image(image: sitk.Image, target: Path) -> None:
-    """Write a volume in one step; ``.nii.gz`` is compressed."""
-    with atomic_path(target) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=target.name.endswith(".gz"))
+    """Write a volume in one step; ``.nii.gz`` is compressed.
+
+    Raises:
+        MSTKDError: the file cannot be written.
+    """
+    try:
+        with atomic_path(target) as temporary:
+            sitk.WriteImage(image, str(temporary), useCompression=target.name.endswith(".gz"))
+    except (OSError, RuntimeError) as error:
+        raise MSTKDError(f"cannot write {target}: {_reason(error)}") from None
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """The last line of a SimpleITK message; the lines before it are addresses in its sources."""
     return str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
 
@@ -191,12 +201,11 @@ def _trim(shape: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def _check_dimensions(path: Path, header: _NiftiHeader) -> None:
-    if len(header.shape) != 3 or min(header.shape) < 1:
+def _check_dimensions(path: Path, header: _NiftiHeader, dimensions: int) -> None:
+    if len(header.shape) != dimensions or min(header.shape) < 1:
         text = "x".join(map(str, header.shape)) or "empty"
-        raise MSTKDError(
-            f"{path} is {len(header.shape)}D ({text}), not one 3D volume; give one 3D file per modality"
-        )
+        remedy = "; give one 3D file per modality" if dimensions == 3 else ""
+        raise MSTKDError(f"{path} is {len(header.shape)}D ({text}), not {dimensions}D{remedy}")
 
 
 def _check_complete(path: Path) -> None:

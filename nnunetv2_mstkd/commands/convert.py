@@ -1,0 +1,95 @@
+"""``nnUNetv2_mstkd convert``: BraTS, FeTS or Decathlon folders as an nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.datasets.convert import Conversion
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_mstkd convert",
+        description="Writes a complete nnU-Net raw data set and a split grouped by patient.",
+    )
+    parser.add_argument("-i", "--input", type=Path, required=True, help="folder that holds the case folders")
+    parser.add_argument(
+        "-d", "--dataset-id", type=int, required=True, help="id of the new data set, 1 to 999"
+    )
+    parser.add_argument("--name", required=True, help="name of the new data set: DatasetXXX_NAME")
+    parser.add_argument(
+        "--format",
+        choices=(*FORMATS, AUTO),
+        required=True,
+        help="release the data come from; the numbers mean different tissues",
+    )
+    parser.add_argument(
+        "--labels", action="store_true", help="plain tissue labels instead of regions WT/TC/ET"
+    )
+    parser.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
+    parser.add_argument("--folds", type=int, default=5, help="folds of the split (default 5)")
+    parser.add_argument(
+        "--seed", type=int, default=12345, help="seed of the split (default: nnU-Net's, 12345)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set of this id and name")
+    parser.add_argument(
+        "--num-processes", type=int, default=min(8, os.cpu_count() or 1), help="processes (default: up to 8)"
+    )
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Convert and say what was done; bad cases are listed on stderr, one line each."""
+    arguments = _parser().parse_args(argv)
+    from nnunetv2_mstkd.datasets.convert import BadCasesError, convert
+
+    try:
+        conversion = convert(
+            arguments.input,
+            arguments.dataset_id,
+            arguments.name,
+            source_format=arguments.format,
+            regions=not arguments.labels,
+            copy=arguments.copy,
+            folds=arguments.folds,
+            seed=arguments.seed,
+            num_processes=arguments.num_processes,
+            overwrite=arguments.overwrite,
+        )
+    except BadCasesError as error:
+        for case, reason in error.problems.items():
+            print(f"{case}: {reason}", file=sys.stderr)
+        raise
+    for line in _summary(conversion, arguments):
+        print(line)
+    return 0
+
+
+def _summary(conversion: Conversion, arguments: argparse.Namespace) -> list[str]:
+    cases, patients = len(conversion.patients), len(set(conversion.patients.values()))
+    lines = [f"{conversion.folder}: {cases} cases of {patients} patients ({conversion.format.title})"]
+    if conversion.incomplete:
+        counts = Counter(name for absent in conversion.incomplete.values() for name in absent)
+        listed = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
+        lines.append(f"{len(conversion.incomplete)} cases are incomplete, zeros stand in: {listed}")
+    if conversion.without_segmentation:
+        names = ", ".join(conversion.without_segmentation)
+        lines.append(f"left out, no segmentation: {len(conversion.without_segmentation)} cases ({names})")
+    if patients == 1:
+        lines.append("one patient only: fold 0 validates on its own training case")
+    elif conversion.folds < arguments.folds:
+        lines.append(f"{conversion.folds} folds instead of {arguments.folds}: there are no more patients")
+    lines.append(f"split by patient: {conversion.splits_file}")
+    command = f"nnUNetv2_plan_and_preprocess -d {arguments.dataset_id} --verify_dataset_integrity"
+    # Without --clean nnU-Net would go on with the fingerprint of the data set that was replaced.
+    lines.append(f"next: {command}{' --clean' if arguments.overwrite else ''}")
+    return lines

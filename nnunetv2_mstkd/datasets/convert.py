@@ -1,0 +1,183 @@
+"""From BraTS, FeTS or Decathlon folders to a complete nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_names, detect_format
+from nnunetv2_mstkd.datasets.inspection import Inspection, inspect_case
+from nnunetv2_mstkd.datasets.labels import check_label_values
+from nnunetv2_mstkd.datasets.parallel import run_all
+from nnunetv2_mstkd.datasets.raw_dataset import (
+    CaseJob,
+    choose_ending,
+    dataset_json,
+    replacing_folder,
+    write_case,
+)
+from nnunetv2_mstkd.datasets.sources import SourceCase, find_sources
+from nnunetv2_mstkd.datasets.splits import patient_splits
+from nnunetv2_mstkd.environment import nnunet_folder
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import writable_folder, write_json
+
+
+class BadCasesError(MSTKDError):
+    """Cases of the source cannot be used; ``problems`` gives one line for each."""
+
+    def __init__(self, problems: dict[str, str], count: int) -> None:
+        super().__init__(
+            f"{len(problems)} of {count} cases cannot be converted, nothing was written; repair them or move"
+            " them out of the folder"
+        )
+        self.problems = dict(sorted(problems.items()))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        folder: the raw data set.
+        splits_file: ``splits_final.json``.
+        format: the source's format.
+        patients: case → patient, of the cases written.
+        incomplete: case → absent modalities, of those written with a placeholder.
+        without_segmentation: cases that were left out because nothing can be learnt from them.
+        folds: number of folds in the splits file.
+    """
+
+    folder: Path
+    splits_file: Path
+    format: DatasetFormat
+    patients: dict[str, str]
+    incomplete: dict[str, list[str]]
+    without_segmentation: list[str]
+    folds: int
+
+
+def convert(
+    source: Path,
+    dataset_id: int,
+    name: str,
+    *,
+    source_format: str,
+    regions: bool = True,
+    copy: bool = False,
+    folds: int = 5,
+    seed: int = 12345,
+    num_processes: int = 1,
+    overwrite: bool = False,
+) -> Conversion:
+    """Write ``nnUNet_raw/DatasetXXX_Name`` and its ``splits_final.json`` in ``nnUNet_preprocessed``.
+
+    Every file is read and checked before the first is written, and the data set appears under its name only
+    when it is complete.
+
+    Args:
+        source: folder of case folders, one case folder, or a Decathlon folder.
+        dataset_id: 1 to 999.
+        name: letters, digits, ``_`` and ``-``.
+        source_format: a key of ``FORMATS``, or ``"auto"``.
+        regions: labels as WT/TC/ET (and RC) instead of plain tissue labels.
+        copy: copy images instead of linking them.
+        folds: folds of the patient-grouped split.
+        seed: seed of that split.
+        num_processes: processes that read and write cases.
+        overwrite: replace a data set of this id and name.
+
+    Raises:
+        BadCasesError: some cases cannot be used.
+        MSTKDError: anything else that the user must change.
+    """
+    raw_folder, preprocessed_folder = target_folders(dataset_id, name, overwrite=overwrite)
+    if source_format != AUTO and source_format not in FORMATS:
+        raise MSTKDError(f"unknown format '{source_format}'; known are {', '.join(FORMATS)} and {AUTO}")
+    inspections = _inspected(source, num_processes)
+    fmt = _checked_format(source_format, inspections)
+    usable = [i for i in inspections if i.case.segmentation is not None]
+    patients = {i.case.name: fmt.patient(i.case.name) for i in usable}
+    splits = patient_splits(patients, folds=folds, seed=seed)
+    content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
+
+    writable_folder(raw_folder.parent)
+    writable_folder(preprocessed_folder.parent)
+    with replacing_folder(raw_folder) as folder:
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir()
+        jobs = [CaseJob(i, folder, content["file_ending"], fmt.name, copy) for i in usable]
+        run_all(write_case, jobs, num_processes=num_processes, title="writing")
+        write_json(content, folder / "dataset.json")
+    splits_file = writable_folder(preprocessed_folder) / "splits_final.json"
+    write_json(splits, splits_file)
+    left_out = [i.case.name for i in inspections if i.case.segmentation is None]
+    incomplete = content["mstkd"]["incomplete_cases"]
+    return Conversion(raw_folder, splits_file, fmt, patients, incomplete, left_out, len(splits))
+
+
+def target_folders(dataset_id: int, name: str, *, overwrite: bool) -> tuple[Path, Path]:
+    """Folders of the data set below nnUNet_raw and nnUNet_preprocessed.
+
+    Raises:
+        MSTKDError: a bad id or name, an unset variable, an id that another data set has, or a data set of
+            this name without ``overwrite``.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise MSTKDError(f"data set id {dataset_id} is out of range; choose 1 to 999")
+    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
+        raise MSTKDError(f"data set name '{name}' is not usable; use letters, digits, _ and - only")
+    folder_name = f"Dataset{dataset_id:03d}_{name}"
+    parents = [nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")]
+    # nnU-Net looks for the id in all three folders and stops if it finds two names.
+    variables = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    for parent in (Path(os.environ[name]) for name in variables if os.environ.get(name)):
+        others = sorted(p.name for p in parent.glob(f"Dataset{dataset_id:03d}_*") if p.name != folder_name)
+        if others:
+            raise MSTKDError(f"data set id {dataset_id} is taken by {parent / others[0]}; choose another -d")
+    raw, preprocessed = (parent / folder_name for parent in parents)
+    for path in (raw, preprocessed / "splits_final.json"):
+        if path.exists() and not overwrite:
+            raise MSTKDError(f"{path} exists; use --overwrite to replace it, or another -d")
+    return raw, preprocessed
+
+
+def _inspected(source: Path, num_processes: int) -> list[Inspection]:
+    """All cases, read and good."""
+    sources = find_sources(source)
+    inspections = run_all(inspect_case, sources.cases, num_processes=num_processes, title="checking")
+    problems = {**sources.problems, **{i.case.name: i.problem for i in inspections if i.problem}}
+    if problems:
+        raise BadCasesError(problems, len(sources.cases) + len(sources.problems))
+    _require_segmentations(source, sources.cases)
+    return inspections
+
+
+def _require_segmentations(source: Path, cases: Sequence[SourceCase]) -> None:
+    if not any(case.segmentation for case in cases):
+        raise MSTKDError(
+            f"no case in {source} has a segmentation (a file CASE-seg.nii.gz): there is nothing to train on;"
+            " to segment these cases use nnUNetv2_mstkd predict"
+        )
+
+
+def _checked_format(source_format: str, inspections: Sequence[Inspection]) -> DatasetFormat:
+    """The format, after names and label values of all cases were held against it."""
+    names = [i.case.name for i in inspections]
+    values = {value for i in inspections for value in i.label_values}
+    if source_format == AUTO:
+        return detect_format(names, values)
+    fmt = FORMATS[source_format]
+    problems = {}
+    for inspection in inspections:
+        try:
+            check_label_values(fmt, inspection.label_values, values)
+        except MSTKDError as error:
+            problems[inspection.case.name] = str(error)
+    if problems:
+        raise BadCasesError(problems, len(inspections))
+    check_names(fmt, names)
+    return fmt

@@ -1,0 +1,143 @@
+"""Writing an nnU-Net raw data set: images by link, segmentations in converted labels, placeholders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from nnunetv2_mstkd.datasets.formats import FORMATS, DatasetFormat
+from nnunetv2_mstkd.datasets.inspection import Inspection
+from nnunetv2_mstkd.datasets.labels import label_section, source_label_section, to_target_labels
+from nnunetv2_mstkd.datasets.sources import read_images
+from nnunetv2_mstkd.datasets.volumes import geometry_of, image_on_grid, read_checked, write_image, zero_image
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES
+
+
+@dataclass(frozen=True)
+class CaseJob:
+    """One case to write.
+
+    Attributes:
+        inspection: the case, read and found good, with a segmentation.
+        folder: the data set's folder, with imagesTr and labelsTr in it.
+        ending: file ending of the data set.
+        format_name: the source's format.
+        copy: copy files instead of linking them.
+    """
+
+    inspection: Inspection
+    folder: Path
+    ending: str
+    format_name: str
+    copy: bool
+
+
+def choose_ending(inspections: Sequence[Inspection]) -> str:
+    """``.nii`` where every image is an uncompressed 3D file, else ``.nii.gz`` (others are rewritten)."""
+    images = [image for inspection in inspections for image in inspection.case.images.values()]
+    plain = all(image.channel is None and image.path.name.endswith(".nii") for image in images)
+    return ".nii" if plain else ".nii.gz"
+
+
+def write_case(job: CaseJob) -> None:
+    """Write images, placeholders for absent ones, and the segmentation of one case."""
+    case, geometry = job.inspection.case, job.inspection.geometry
+    if geometry is None or case.segmentation is None:
+        raise ValueError(f"case {case.name} was not inspected or has no segmentation")
+    targets = {
+        modality: job.folder / "imagesTr" / f"{case.name}_{channel:04d}{job.ending}"
+        for channel, modality in enumerate(BRATS_MODALITIES)
+    }
+    as_is = {
+        modality
+        for modality, image in case.images.items()
+        if image.channel is None and image.path.name.endswith(job.ending)
+    }
+    for modality in as_is:
+        _place(case.images[modality].path, targets[modality], copy=job.copy)
+    others = {modality: image for modality, image in case.images.items() if modality not in as_is}
+    for modality, image in read_images(replace(case, images=others)):
+        write_image(image, targets[modality])
+    for modality in set(BRATS_MODALITIES).difference(case.images):
+        write_image(zero_image(geometry), targets[modality])
+    _write_segmentation(job, case.segmentation, job.folder / "labelsTr" / f"{case.name}{job.ending}")
+
+
+def _write_segmentation(job: CaseJob, source: Path, target: Path) -> None:
+    """Link the segmentation if nnU-Net can use it as it is, else write it in converted labels (uint8)."""
+    label_map = FORMATS[job.format_name].label_map
+    unchanged = all(label_map[value] == value for value in job.inspection.label_values)
+    if unchanged and job.inspection.integer_labels and source.name.endswith(job.ending):
+        _place(source, target, copy=job.copy)
+        return
+    image = read_checked(source)
+    array = to_target_labels(sitk.GetArrayViewFromImage(image), FORMATS[job.format_name])
+    write_image(image_on_grid(array, geometry_of(image)), target)
+
+
+def _place(source: Path, target: Path, *, copy: bool) -> None:
+    """Copy, or link relatively, so that source and data set can be moved together.
+
+    The way is counted between real folders: ``..`` behind a linked folder would lead elsewhere.
+    """
+    if copy:
+        shutil.copyfile(source, target)
+        return
+    real = Path(os.path.realpath(source.parent)) / source.name
+    try:
+        target.symlink_to(os.path.relpath(real, os.path.realpath(target.parent)))
+    except (OSError, ValueError) as error:
+        raise MSTKDError(f"cannot link {target} to {source} ({error}); use --copy") from None
+
+
+def dataset_json(
+    inspections: Sequence[Inspection], fmt: DatasetFormat, *, name: str, ending: str, regions: bool
+) -> dict[str, Any]:
+    """The content of ``dataset.json``; what this plugin adds is under ``"mstkd"`` (see docs/data.md)."""
+    cases = [inspection.case.name for inspection in inspections]
+    return {
+        "channel_names": {str(i): modality for i, modality in enumerate(BRATS_MODALITIES)},
+        **label_section(fmt, regions=regions),
+        "numTraining": len(cases),
+        "file_ending": ending,
+        # nnU-Net's own choice for .nii is another reader than for .nii.gz; this one reads both.
+        "overwrite_image_reader_writer": "SimpleITKIO",
+        "name": name,
+        "description": f"{fmt.title}, converted by nnunetv2-mstkd",
+        "mstkd": {
+            "format": fmt.name,
+            "source_labels": source_label_section(fmt),
+            "incomplete_cases": {i.case.name: list(i.absent) for i in inspections if i.absent},
+            "patients": {case: fmt.patient(case) for case in cases},
+        },
+    }
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty sibling folder that takes ``target``'s place on success and is gone on failure.
+
+    The sibling lies at the same depth, so relative links written in it hold after the renaming.
+    """
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            old = target.with_name(f".{os.getpid()}.old.{target.name}")
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
