@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_mstkd.datasets.volumes import NIFTI_ENDINGS
+from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import resolve
 

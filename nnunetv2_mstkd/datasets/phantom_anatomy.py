@@ -11,6 +11,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from nnunetv2_mstkd.errors import MSTKDError
+
 
 class Tissue(IntEnum):
     """Values of a tissue map."""
@@ -48,9 +50,8 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int, int], waveleng
     field[0, 0, 0] = 0.0
     for count, n in zip(counts, shape, strict=True):
         basis = np.cos(np.pi * np.outer(np.arange(count), (np.arange(n) + 0.5) / n))
-        field = np.tensordot(
-            field, basis, axes=(0, 0)
-        )  # the axis done goes last: three rounds restore the order
+        # The axis that is done goes last, so three rounds restore the order.
+        field = np.tensordot(field, basis, axes=(0, 0))
     return (field - field.mean()) / field.std()
 
 
@@ -110,6 +111,9 @@ def add_tumour(rng: np.random.Generator, grid: Grid, tissues: np.ndarray) -> np.
     """A copy of the tissue map with a tumour in it: core inside rim inside edema, all of irregular shape.
 
     Position and size are drawn again until every part has at least a few voxels.
+
+    Raises:
+        MSTKDError: none fits, which the smallest shape that the phantom takes has not shown.
     """
     fewest = max(_FEWEST_VOXELS, _SMALLEST_PART * grid.scale**3)
     for _ in range(100):
@@ -120,7 +124,7 @@ def add_tumour(rng: np.random.Generator, grid: Grid, tissues: np.ndarray) -> np.
         result[necrosis] = Tissue.NECROSIS
         if all((result == part).sum() >= fewest for part in LABELS):
             return result
-    raise RuntimeError(f"no tumour fits into a brain of shape {grid.shape}")  # not seen from 24 voxels on
+    raise MSTKDError(f"no tumour fits into a brain of shape {grid.shape}; choose a larger shape")
 
 
 def _tumour_parts(

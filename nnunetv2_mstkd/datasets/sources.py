@@ -9,7 +9,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.discovery import Discovery, discover
-from nnunetv2_mstkd.datasets.volumes import NIFTI_ENDINGS, is_nifti_name, read_checked
+from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS, is_nifti_name, without_ending
+from nnunetv2_mstkd.datasets.volumes import read_checked
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, modalities_of
@@ -96,7 +97,7 @@ def _decathlon_cases(source: Path) -> Sources:
     for path in sorted((source / "imagesTr").iterdir()):
         if path.name.startswith(".") or not is_nifti_name(path.name):
             continue
-        name = _without_ending(path.name)
+        name = without_ending(path.name)
         images = {modality: SourceImage(path, order.index(modality)) for modality in BRATS_MODALITIES}
         labels = (source / "labelsTr" / f"{name}{ending}" for ending in NIFTI_ENDINGS)
         cases.append(SourceCase(name, images, next((p for p in labels if p.is_file()), None)))
@@ -111,7 +112,3 @@ def _channel_names(path: Path) -> dict[str, str]:
     if not isinstance(names, dict):
         raise MSTKDError(f'{path} has no "modality" that gives the order of the channels')
     return names
-
-
-def _without_ending(name: str) -> str:
-    return next(name.removesuffix(ending) for ending in NIFTI_ENDINGS if name.endswith(ending))
