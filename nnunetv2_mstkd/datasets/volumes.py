@@ -58,6 +58,8 @@ def check_header(path: Path, *, dimensions: int = 3) -> Geometry:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
+        if is_nifti_name(path.name):
+            count_non_finite(path)  # gives the reason if the file is damaged, which SimpleITK does not
         raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != dimensions:
         raise MSTKDError(f"{path} is not a {dimensions}D volume with one value per voxel")
