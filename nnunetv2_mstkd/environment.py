@@ -8,6 +8,8 @@ from pathlib import Path
 from nnunetv2_mstkd.errors import MSTKDError
 
 EXTERNAL_TRAINERS = Path(__file__).parent / "external_trainers"
+# Overrides the setting gradient_shares_every for one run (`nnUNetv2_mstkd train --gradient_shares N`).
+GRADIENT_SHARES_VARIABLE = "nnUNet_mstkd_gradient_shares"
 _VARIABLE = "nnUNet_extTrainer"
 
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from nnunetv2_mstkd.environment import activate, nnunet_folder
+from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE, activate, nnunet_folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    # No help, no abbreviations: everything but our own flag belongs to nnUNetv2_train.
+    parser = argparse.ArgumentParser(prog="nnUNetv2_mstkd train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--gradient_shares", type=int, metavar="N")
+    return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Pass everything on to ``nnUNetv2_train``, with ``nnUNet_extTrainer`` set."""
+    ours, theirs = _parser().parse_known_args(argv)
     activate()
-    if not {"-h", "--help"}.intersection(argv):
+    if {"-h", "--help"}.intersection(theirs):
+        print(
+            "nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in reach. One flag of its own:\n"
+            "  --gradient_shares N   every N iterations, log each objective term's gradient as a share of the\n"
+            "                        segmentation gradient and its cosine with it (0: never)\n"
+        )
+    else:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             nnunet_folder(variable)
+    if ours.gradient_shares is not None:
+        os.environ[GRADIENT_SHARES_VARIABLE] = str(ours.gradient_shares)
     from nnunetv2.run.run_training import run_training_entry
 
-    sys.argv = ["nnUNetv2_train", *argv]
+    sys.argv = ["nnUNetv2_train", *theirs]
     run_training_entry()
     return 0

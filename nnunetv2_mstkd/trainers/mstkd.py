@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures import MSTKDNet, NetworkTaps, StyleDiscriminator, mstkdnet_kwargs
 from nnunetv2_mstkd.distillation import MSTKDObjective, ObjectiveConfig, TermBounds, gradient_shares
+from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.settings import SETTINGS_KEY
 from nnunetv2_mstkd.trainers.adversary import StyleAdversary
@@ -21,7 +22,6 @@ from nnunetv2_mstkd.trainers.teacher import FrozenTeacher
 from nnunetv2_mstkd.transforms import mask_modalities
 
 NETWORK_CLASS = f"{MSTKDNet.__module__}.{MSTKDNet.__qualname__}"
-SHARES_VARIABLE = "nnUNet_mstkd_gradient_shares"
 _CLASSES_IN_KWARGS = ["conv_op", "norm_op", "nonlin"]
 # Step of the first gradient check in a run: early enough to bound a term before it has done much.
 FIRST_CHECK = 20
@@ -124,7 +124,7 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         )
         self.bounds = TermBounds(config.caps)
         self.adversary = self._build_adversary() if config.adversarial else None
-        self.gradient_shares_every = int(os.environ.get(SHARES_VARIABLE, self.gradient_shares_every))
+        self.gradient_shares_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, self.gradient_shares_every))
         if self.is_ddp and self.joint_teacher is not None:
             self.joint_teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.joint_teacher)
             self.joint_teacher = nn.parallel.DistributedDataParallel(

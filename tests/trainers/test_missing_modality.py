@@ -2,39 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from loop import losses, train
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import format_subset
 from nnunetv2_mstkd.trainers import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
-
-
-def losses(trainer) -> list[float]:
-    return trainer.logger.get_value("train_losses", None)
-
-
-def train(trainer, epochs=None):
-    """nnU-Net's loop; stops after ``epochs``, as a killed process would, without its end."""
-    trainer.on_train_start()
-    last = trainer.num_epochs if epochs is None else trainer.current_epoch + epochs
-    while trainer.current_epoch < last:
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-        outputs = [
-            trainer.train_step(next(trainer.dataloader_train))
-            for _ in range(trainer.num_iterations_per_epoch)
-        ]
-        trainer.on_train_epoch_end(outputs)
-        with torch.no_grad():
-            trainer.on_validation_epoch_start()
-            steps = range(trainer.num_val_iterations_per_epoch)
-            trainer.on_validation_epoch_end(
-                [trainer.validation_step(next(trainer.dataloader_val)) for _ in steps]
-            )
-        trainer.on_epoch_end()
-    if epochs is None:
-        trainer.on_train_end()
-    return trainer
 
 
 @pytest.mark.parametrize(

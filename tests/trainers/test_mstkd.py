@@ -1,0 +1,139 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from loop import losses, train
+
+from nnunetv2_mstkd.architectures import MSTKDNet
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.trainers import (
+    nnUNetTrainerMSTKD,
+    nnUNetTrainerMSTKDJoint,
+    nnUNetTrainerMSTKDOfficial,
+)
+from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
+
+EVERY_STEP = {"gradient_shares_every": 1}
+
+
+def checkpoint_of(trainer, name):
+    return torch.load(Path(trainer.output_folder) / f"checkpoint_{name}.pth", weights_only=False)
+
+
+@pytest.mark.parametrize(
+    ("regions", "patch"), [(True, (16, 16, 16)), (False, (16, 16, 16)), (True, (16, 16))]
+)
+def test_trains_on_stock_plans(make_trainer, regions, patch):
+    trainer = train(make_trainer(nnUNetTrainerMSTKD, regions=regions, patch=patch, settings=EVERY_STEP))
+    assert isinstance(trainer.network, MSTKDNet)
+    assert all(math.isfinite(x) for x in losses(trainer))
+    terms = [name for name in trainer.history.names() if name.startswith("terms/")]
+    for name in (
+        "segmentation",
+        "kl",
+        "consistency",
+        "content",
+        "token_features",
+        "attention",
+        "gram",
+        "adversarial",
+    ):
+        assert any(name in term for term in terms), name
+    shares = trainer.history.epochs[2]
+    assert shares["gradient share/kl"] >= 0
+    assert -1 <= shares["gradient cosine/kl"] <= 1
+    assert (Path(trainer.output_folder) / "distillation.png").is_file()
+
+
+def test_teacher_is_a_frozen_copy_of_the_full_phase(make_trainer):
+    trainer = train(make_trainer(nnUNetTrainerMSTKD), epochs=2)
+    student = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    assert trainer.frozen_teacher is None
+    train(trainer, epochs=2)
+    teacher = trainer.frozen_teacher.network
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    for key, value in teacher.state_dict().items():
+        assert torch.equal(value, student[key]), key
+    assert any(not torch.equal(v, student[k]) for k, v in trainer.network.state_dict().items())
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in trainer.network.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint], ids=["warm_start", "joint"]
+)
+def test_continuing_gives_the_losses_of_the_uninterrupted_run(make_trainer, trainer_class):
+    settings = {"save_every": 1}
+    whole = train(make_trainer(trainer_class, results="a", settings=settings))
+    train(make_trainer(trainer_class, results="b", settings=settings), epochs=3)
+    again = make_trainer(trainer_class, results="b", settings=settings)
+    again.load_checkpoint(f"{again.output_folder}/checkpoint_latest.pth")
+    train(again)
+    assert losses(again) == losses(whole)
+    assert again.history.epochs == whole.history.epochs
+
+
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint])
+def test_checkpoints_hold_the_student_as_network_weights(make_trainer, trainer_class):
+    trainer = train(make_trainer(trainer_class, settings={"save_every": 1}), epochs=3)
+    student = trainer.network.state_dict()
+    latest = checkpoint_of(trainer, "latest")
+    assert set(latest["network_weights"]) == set(student)
+    for key, value in latest["network_weights"].items():
+        assert torch.equal(value, student[key])
+    assert set(latest[EXTRA_KEY]["teacher"]) == set(student)
+    assert {"discriminator", "optimizer"} <= set(latest[EXTRA_KEY]["adversary"])
+    train(trainer)
+    final = checkpoint_of(trainer, "final")
+    assert set(final["network_weights"]) == set(student)
+    assert not {"teacher", "adversary"} & set(final[EXTRA_KEY])
+
+
+def test_going_on_from_a_finished_training_says_why_it_cannot(make_trainer):
+    train(make_trainer(nnUNetTrainerMSTKD))
+    longer = make_trainer(nnUNetTrainerMSTKD, settings={"num_epochs": 6})
+    longer.load_checkpoint(f"{longer.output_folder}/checkpoint_final.pth")
+    with pytest.raises(MSTKDError, match="no teacher"):
+        train(longer)
+
+
+def test_warm_start_without_a_full_phase_is_refused_before_training(make_trainer):
+    trainer = make_trainer(nnUNetTrainerMSTKD, settings={"full_phase": 0})
+    with pytest.raises(MSTKDError, match="needs a full-modality phase"):
+        trainer.initialize()
+
+
+def test_unknown_term_in_the_settings_is_refused(make_trainer):
+    trainer = make_trainer(nnUNetTrainerMSTKD, settings={"weights": {"style_transfer": 1}})
+    with pytest.raises(MSTKDError, match="style_transfer"):
+        trainer.initialize()
+
+
+def test_a_term_of_weight_zero_is_neither_computed_nor_logged(make_trainer):
+    off = {"weights": {"adversarial": 0, "gram": 0}}
+    trainer = train(make_trainer(nnUNetTrainerMSTKD, settings=off))
+    assert trainer.adversary is None
+    assert not any("gram" in name or "adversarial" in name for name in trainer.history.names())
+
+
+def test_joint_teacher_learns_too(make_trainer):
+    trainer = make_trainer(nnUNetTrainerMSTKDJoint)
+    trainer.initialize()
+    before = {k: v.clone() for k, v in trainer.joint_teacher.state_dict().items()}
+    train(trainer, epochs=1)
+    assert any(not torch.equal(v, before[k]) for k, v in trainer.joint_teacher.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regions", [True, False])
+def test_official_preset_objective_and_optimiser(make_trainer, regions):
+    trainer = make_trainer(
+        nnUNetTrainerMSTKDOfficial, regions=regions, settings={"num_epochs": 2, "num_iterations_per_epoch": 1}
+    )
+    train(trainer)
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    assert not trainer.enable_deep_supervision
+    assert trainer.logger.get_value("lrs", None) == pytest.approx([1e-4 * 0.5**0.9, 0.0])
+    assert all(math.isfinite(x) for x in losses(trainer))
