@@ -9,6 +9,11 @@ from collections.abc import Sequence
 
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE, activate, nnunet_folder
 
+_HELP = """nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in reach. One flag of its own:
+  --gradient_shares N   every N iterations, log each objective term's gradient as a share of the
+                        segmentation gradient and its cosine with it (0: never)
+"""
+
 
 def _parser() -> argparse.ArgumentParser:
     # No help, no abbreviations: everything but our own flag belongs to nnUNetv2_train.
@@ -22,11 +27,7 @@ def run(argv: Sequence[str]) -> int:
     ours, theirs = _parser().parse_known_args(argv)
     activate()
     if {"-h", "--help"}.intersection(theirs):
-        print(
-            "nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in reach. One flag of its own:\n"
-            "  --gradient_shares N   every N iterations, log each objective term's gradient as a share of the\n"
-            "                        segmentation gradient and its cosine with it (0: never)\n"
-        )
+        print(_HELP)
     else:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             nnunet_folder(variable)

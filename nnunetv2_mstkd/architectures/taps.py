@@ -1,0 +1,30 @@
+"""What a network shows of itself to the distillation terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class NetworkTaps:
+    """Outputs and inner features of one forward pass. Sizes in brackets are per axis.
+
+    Attributes:
+        logits: (B, K, *patch), no nonlinearity applied; with deep supervision a list, highest resolution first.
+        attention: one (B, heads, N, N) per tapped transformer layer, shallow first: probabilities in float32,
+            after the softmax and before dropout (rows sum to 1), N tokens.
+        token_features: one map per tapped layer, shallow first (z3, z6, z9, z12 in the paper's network), as the
+            token decoder has fused them: each holds its own layer and all deeper ones.
+        encoded: (B, C, *bottleneck) output of the last downsampling convolution, before the tokens.
+        style: (B, C, *bottleneck).
+        content: (B, C, *bottleneck).
+    """
+
+    logits: Tensor | list[Tensor]
+    attention: list[Tensor]
+    token_features: list[Tensor]
+    encoded: Tensor
+    style: Tensor
+    content: Tensor

@@ -1,0 +1,103 @@
+"""``nnUNetv2_mstkd plan``: write nnUNetMSTKDPlans.json beside nnU-Net's own plans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.settings import PRESETS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_mstkd plan",
+        description="Writes nnUNetMSTKDPlans.json beside nnU-Net's plans, from the same fingerprint."
+        " Run nnUNetv2_plan_and_preprocess first; its preprocessed data is used where it is the same.",
+    )
+    add = parser.add_argument
+    add("-d", nargs="+", required=True, metavar="DATASET", help="data set ids or names")
+    add("-c", nargs="+", default=[], metavar="CONFIGURATION", help="plan only these (default: all there are)")
+    add("--preset", choices=PRESETS, default="nnunet", help="of MSTKDNet (default nnunet)")
+    add(
+        "--network",
+        choices=("mstkdnet", "plans"),
+        default="mstkdnet",
+        help="plans: the network of nnU-Net's own planner, for baselines with equal plans",
+    )
+    add(
+        "--set",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="trainer settings to store in the plans",
+    )
+    _add_sizes(parser.add_argument_group("sizes (default: chosen for the GPU memory)").add_argument)
+    _add_nnunet_flags(parser.add_argument_group("as in nnUNetv2_plan_experiment").add_argument)
+    return parser
+
+
+def _add_sizes(add: Callable[..., argparse.Action]) -> None:
+    add("--patch-size", type=int, nargs="+", metavar="N", help="voxels per axis, axis order of the plans")
+    add("--batch-size", type=int, metavar="N", help="patches per batch")
+    add("--min-batch-size", type=int, metavar="N", help="smallest batch (default 2, official 1)")
+    add("--base-features", type=int, metavar="N", help="channels of the first stage")
+    add("--max-features", type=int, metavar="N", help="upper limit of the channels of a stage")
+    add("--max-stages", type=int, metavar="N", help="resolution stages, bottleneck included")
+
+
+def _add_nnunet_flags(add: Callable[..., argparse.Action]) -> None:
+    add("-gpu_memory_target", type=float, metavar="GB", help="GPU memory to plan for (default 8)")
+    add(
+        "-overwrite_target_spacing",
+        type=float,
+        nargs="+",
+        metavar="MM",
+        help="for 3d_fullres and its cascade",
+    )
+    add("-overwrite_plans_name", metavar="NAME", help="of the plans file (default nnUNetMSTKDPlans)")
+    add("-preprocessor_name", default="DefaultPreprocessor", metavar="CLASS", help="preprocessor class")
+    add("-pl", default="ExperimentPlanner", metavar="CLASS", help="planner class to build on")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan each data set and print a table and the next command; 2 if one of several failed."""
+    args = _parser().parse_args(argv)
+    from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments
+    from nnunetv2_mstkd.plans.planning import plan_dataset
+    from nnunetv2_mstkd.plans.report import describe
+
+    options = PlanOptions(
+        network=args.network,
+        preset=args.preset,
+        configurations=tuple(args.c),
+        patch_size=tuple(args.patch_size) if args.patch_size else None,
+        batch_size=args.batch_size,
+        min_batch_size=args.min_batch_size,
+        base_features=args.base_features,
+        max_features=args.max_features,
+        max_stages=args.max_stages,
+        settings=parse_assignments(entry for entries in args.set for entry in entries),
+    )
+    failures: dict[str, MSTKDError] = {}
+    for dataset in args.d:
+        try:
+            planned = plan_dataset(
+                dataset,
+                options,
+                planner_name=args.pl,
+                gpu_memory_target=args.gpu_memory_target,
+                preprocessor_name=args.preprocessor_name,
+                target_spacing=args.overwrite_target_spacing,
+                name=args.overwrite_plans_name,
+            )
+            print(describe(planned))
+        except MSTKDError as error:
+            if len(args.d) == 1:
+                raise
+            failures[dataset] = error
+    for dataset, error in failures.items():
+        print(f"nnUNetv2_mstkd plan: data set {dataset}: error: {error}", file=sys.stderr)
+    return 2 if failures else 0

@@ -1,0 +1,99 @@
+"""The network that a plans file names, and the presets' wishes about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+try:
+    from nnunetv2_mstkd.architectures.from_plans import mstkdnet_kwargs
+except ImportError:
+    mstkdnet_kwargs = None
+from nnunetv2_mstkd.plans.options import PlanOptions
+from nnunetv2_mstkd.plans.topology import truncate
+
+MSTKDNET = "nnunetv2_mstkd.architectures.mstkdnet.MSTKDNet"
+_IMPORTED_KWARGS = ("conv_op", "norm_op", "nonlin")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a network wants from the planner where the user asks for nothing else.
+
+    Attributes:
+        base_features: channels of the first stage; ``None`` is nnU-Net's 32.
+        max_stages: resolution stages; ``None`` is as many as nnU-Net makes.
+        min_batch_size: ``None`` is nnU-Net's 2.
+        largest_patch: upper limit of a 3D patch in array order (z, y, x); ``None`` is none.
+        settings: entries of the ``"mstkd"`` dict that belong to the preset.
+    """
+
+    base_features: int | None = None
+    max_stages: int | None = None
+    min_batch_size: int | None = None
+    largest_patch: tuple[int, ...] | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, options: PlanOptions) -> Preset:
+        """The preset that ``options`` name."""
+        return _PRESETS[options.preset] if options.network == "mstkdnet" else cls()
+
+    def clip(self, median_shape: np.ndarray) -> np.ndarray:
+        """``median_shape`` (voxels per axis) where the patch may not be larger than the preset's."""
+        if self.largest_patch is None or len(median_shape) != len(self.largest_patch):
+            return median_shape
+        return np.minimum(median_shape, self.largest_patch)
+
+
+# Published widths 16, 32, 64, 128 and four stages (REFERENCE.md 1.2), the tokens at a stride of 8.
+_PRESETS = {
+    "nnunet": Preset(base_features=16, max_stages=4),
+    # Published patch 160×192×128 in (x, y, z), batch 1, no deep supervision (REFERENCE.md 1.1, 1.4).
+    "official": Preset(
+        base_features=16,
+        max_stages=4,
+        min_batch_size=1,
+        largest_patch=(128, 192, 160),
+        settings=(("enable_deep_supervision", False),),
+    ),
+}
+
+
+def stage_limit(options: PlanOptions) -> int | None:
+    """Largest number of resolution stages; ``None`` is as many as nnU-Net makes."""
+    return options.max_stages or Preset.of(options).max_stages
+
+
+def for_network(
+    architecture: Mapping[str, Any], patch_size: Sequence[int], options: PlanOptions
+) -> dict[str, Any]:
+    """The ``architecture`` entry of a nnU-Net plan, turned into that of the network that ``options`` name."""
+    plain = truncate(architecture["arch_kwargs"], stage_limit(options))
+    if options.network == "plans":
+        return {**architecture, "arch_kwargs": plain}
+    return {
+        "network_class_name": MSTKDNET,
+        "arch_kwargs": mstkdnet_kwargs(plain, [int(n) for n in patch_size], preset=options.preset),
+        "_kw_requires_import": list(_IMPORTED_KWARGS),
+    }
+
+
+def build_on_meta(architecture: Mapping[str, Any], input_channels: int, num_classes: int) -> nn.Module:
+    """The network without storage for its weights: shapes and counts only, in milliseconds."""
+    with torch.device("meta"):
+        return get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            input_channels,
+            num_classes,
+            allow_init=False,
+            deep_supervision=True,
+        )

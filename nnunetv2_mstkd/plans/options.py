@@ -1,0 +1,138 @@
+"""What a user may ask of the planner, checked before anything is read or built."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.settings import PRESETS, parse_settings
+
+NNUNET_PLANS = "nnUNetPlans"
+MSTKD_PLANS = "nnUNetMSTKDPlans"
+NETWORKS = ("mstkdnet", "plans")
+CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
+
+# nnU-Net's cascade takes its geometry from 3d_fullres and its input from 3d_lowres.
+_NEEDS = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Overrides for one run of the planner; ``None`` or empty keeps the planner's own choice.
+
+    Attributes:
+        network: ``mstkdnet``, or ``plans`` for the network of nnU-Net's planner itself (baselines).
+        preset: of MSTKDNet; without meaning for ``plans``.
+        configurations: plan only these; empty plans all that nnU-Net plans for the data set.
+        patch_size: voxels per axis in the axis order of the plans file; applies to the chosen
+            configurations that have this number of axes.
+        batch_size: patches per batch; the patch size is chosen so that this many fit.
+        min_batch_size: like nnU-Net's ``UNet_min_batch_size`` (2).
+        base_features: channels of the first stage, doubled at each stage.
+        max_features: upper limit of the channels of a stage.
+        max_stages: resolution stages of the network, the bottleneck included.
+        settings: trainer settings for the ``"mstkd"`` dict of each configuration.
+    """
+
+    network: str = "mstkdnet"
+    preset: str = "nnunet"
+    configurations: tuple[str, ...] = ()
+    patch_size: tuple[int, ...] | None = None
+    batch_size: int | None = None
+    min_batch_size: int | None = None
+    base_features: int | None = None
+    max_features: int | None = None
+    max_stages: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(self.network in NETWORKS, f"unknown network '{self.network}'; known: {', '.join(NETWORKS)}")
+        _require(self.preset in PRESETS, f"unknown preset '{self.preset}'; known: {', '.join(PRESETS)}")
+        for name in self.configurations:
+            known = ", ".join(CONFIGURATIONS)
+            _require(name in CONFIGURATIONS, f"unknown configuration '{name}'; nnU-Net plans {known}")
+        for flag in ("batch_size", "min_batch_size", "base_features", "max_features"):
+            value = getattr(self, flag)
+            text = f"--{flag.replace('_', '-')} {value} is not possible; give a whole number of at least 1"
+            _require(value is None or value >= 1, text)
+        _require(
+            self.max_stages is None or self.max_stages >= 2,
+            f"--max-stages {self.max_stages} is not possible; a network needs at least 2",
+        )
+        _check_patch(self.patch_size, self.configurations)
+        parse_settings(self.settings)
+
+    def chosen(self, configuration: str) -> bool:
+        """Whether this configuration is to be planned (also because a chosen one is built on it)."""
+        needed = {need for name in self.configurations for need in _NEEDS.get(name, ())}
+        return not self.configurations or configuration in {*self.configurations, *needed}
+
+    def patch_for(self, configuration: str, axes: int) -> tuple[int, ...] | None:
+        """The given patch size if it is meant for this configuration, else ``None``."""
+        if self.patch_size is None or len(self.patch_size) != axes or not self.chosen(configuration):
+            return None
+        return self.patch_size
+
+
+def plans_name(network: str, name: str | None) -> str:
+    """Name of the plans file to write (without ``.json``).
+
+    Raises:
+        MSTKDError: the name is nnU-Net's own, is needed and missing, or cannot be part of a model folder's
+            name (``TRAINER__PLANS__CONFIGURATION``).
+    """
+    if name is None:
+        _require(
+            network == "mstkdnet",
+            "--network plans needs a name for its plans file; give -overwrite_plans_name NAME",
+        )
+        return MSTKD_PLANS
+    _require(
+        name != NNUNET_PLANS,
+        f"-overwrite_plans_name {NNUNET_PLANS} would overwrite nnU-Net's own plans; choose another name",
+    )
+    _require(
+        re.fullmatch(r"[A-Za-z0-9_.\-]+", name) is not None and "__" not in name,
+        f"-overwrite_plans_name '{name}' is not possible; use letters, digits, '.', '-' and single '_'",
+    )
+    return name
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``["num_epochs=250", "teacher=joint"]``; values are JSON where they can be, else text.
+
+    Raises:
+        MSTKDError: an entry has no ``=`` or no key.
+    """
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        _require(bool(equals and key.strip()), f"--set '{assignment}' is not KEY=VALUE")
+        try:
+            parsed[key.strip()] = json.loads(text)
+        except ValueError:
+            parsed[key.strip()] = text
+    return parsed
+
+
+def _check_patch(patch_size: Sequence[int] | None, configurations: Sequence[str]) -> None:
+    if patch_size is None:
+        return
+    given = "--patch-size " + " ".join(map(str, patch_size))
+    _require(len(patch_size) in (2, 3), f"{given} has {len(patch_size)} axes; give 3, or 2 for 2d")
+    _require(min(patch_size) >= 1, f"{given} is not possible; every axis must be at least 1 voxel")
+    for name in configurations:
+        axes = 2 if name == "2d" else 3
+        _require(
+            len(patch_size) == axes,
+            f"{given} has {len(patch_size)} axes, but configuration {name} has {axes}",
+        )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise MSTKDError(message)

@@ -1,0 +1,147 @@
+"""Planning one data set: the checks before nnU-Net's planner runs, and the run."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nnunetv2
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json, writable_folder
+from nnunetv2_mstkd.plans.memory import Memory
+from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
+from nnunetv2_mstkd.plans.planner import planner_class
+from nnunetv2_mstkd.plans.saving import Saved, check_replaceable
+
+_log = logging.getLogger(__name__)
+_FINGERPRINT = "dataset_fingerprint.json"
+_FINGERPRINT_KEYS = (
+    "spacings",
+    "shapes_after_crop",
+    "foreground_intensity_properties_per_channel",
+    "median_relative_size_after_cropping",
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one run of the planner made.
+
+    Attributes:
+        saved: the plans file.
+        dataset_json: of the raw data set.
+        memory: estimate for each configuration planned now (a cascade shares that of 3d_fullres).
+        target_gb: GPU memory that was planned for.
+    """
+
+    saved: Saved
+    dataset_json: Mapping[str, Any]
+    memory: Mapping[str, Memory]
+    target_gb: float
+
+
+def plan_dataset(
+    dataset: str,
+    options: PlanOptions,
+    *,
+    planner_name: str = "ExperimentPlanner",
+    gpu_memory_target: float | None = None,
+    preprocessor_name: str = "DefaultPreprocessor",
+    target_spacing: Sequence[float] | None = None,
+    name: str | None = None,
+) -> Planned:
+    """Plan a data set and write its plans file beside nnU-Net's.
+
+    Args:
+        dataset: id or ``DatasetXXX_Name``.
+        options: overrides and choices.
+        planner_name: class of nnU-Net's planner to build on.
+        gpu_memory_target: GB; ``None`` is the planner's own default (8 for most).
+        preprocessor_name: class of nnU-Net's preprocessor.
+        target_spacing: mm per axis in the order of the images, for 3d_fullres and what follows from it.
+        name: of the plans file; see :func:`options.plans_name`.
+
+    Raises:
+        MSTKDError: anything that the user has to change first.
+    """
+    file_name = plans_name(options.network, name)
+    raw = dataset_folder(nnunet_folder("nnUNet_raw"), dataset)
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / raw.name
+    dataset_json = _check_dataset(raw, preprocessed)
+    check_replaceable(writable_folder(preprocessed) / f"{file_name}.json")
+    _check_numbers(gpu_memory_target, target_spacing)
+    _find_class("preprocessing", preprocessor_name)
+    base = _find_class("experiment_planning", planner_name)
+    if not (isinstance(base, type) and issubclass(base, ExperimentPlanner)):
+        raise MSTKDError(f"-pl {planner_name} is not an experiment planner of nnU-Net")
+    arguments: dict[str, Any] = {"preprocessor_name": preprocessor_name, "plans_name": file_name}
+    if gpu_memory_target is not None:
+        arguments["gpu_memory_target_in_gb"] = gpu_memory_target
+    if target_spacing is not None:
+        arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
+    with _nnunet_output_to_log():
+        planner = planner_class(base, options)(raw.name, **arguments)
+        planner.plan_experiment()
+    return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB)
+
+
+def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
+    dataset_json = read_json(raw / "dataset.json")
+    number = raw.name[len("Dataset") :].split("_")[0]
+    if not (preprocessed / _FINGERPRINT).exists():
+        raise MSTKDError(
+            f"no {_FINGERPRINT} in {preprocessed}; run nnUNetv2_plan_and_preprocess -d {number}"
+            f" (or only nnUNetv2_extract_fingerprint -d {number})"
+        )
+    fingerprint = read_json(preprocessed / _FINGERPRINT)
+    missing = [key for key in _FINGERPRINT_KEYS if key not in fingerprint]
+    remedy = f"run nnUNetv2_extract_fingerprint -d {number} --clean"
+    if missing or not fingerprint["shapes_after_crop"]:
+        what = f"has no '{missing[0]}'" if missing else "describes no case"
+        raise MSTKDError(f"{preprocessed / _FINGERPRINT} {what}; {remedy}")
+    channels = len(dataset_json.get("channel_names") or dataset_json.get("modality") or ())
+    described = len(fingerprint["foreground_intensity_properties_per_channel"])
+    if channels != described:
+        raise MSTKDError(
+            f"{raw / 'dataset.json'} names {channels} channels, but {_FINGERPRINT} describes {described};"
+            f" {remedy}"
+        )
+    if "dataset" not in dataset_json and not any((raw / "imagesTr").glob("*")):
+        raise MSTKDError(f"no training images in {raw / 'imagesTr'}; nnU-Net's planner looks at one of them")
+    return dataset_json
+
+
+def _check_numbers(gpu_memory_target: float | None, target_spacing: Sequence[float] | None) -> None:
+    if gpu_memory_target is not None and not gpu_memory_target > 0:
+        raise MSTKDError(f"-gpu_memory_target {gpu_memory_target:g} is not possible; give GB above 0")
+    if target_spacing is not None and not (len(target_spacing) == 3 and min(target_spacing) > 0):
+        given = " ".join(f"{mm:g}" for mm in target_spacing)
+        raise MSTKDError(f"-overwrite_target_spacing {given} is not possible; give three positive numbers")
+
+
+def _find_class(package: str, class_name: str) -> Any:
+    folder = Path(nnunetv2.__path__[0]) / package
+    found = recursive_find_python_class(str(folder), class_name, current_module=f"nnunetv2.{package}")
+    if found is None:
+        raise MSTKDError(f"nnU-Net has no class '{class_name}' in nnunetv2.{package}")
+    return found
+
+
+@contextmanager
+def _nnunet_output_to_log() -> Iterator[None]:
+    """nnU-Net's planner prints whole configurations; keep them for the log."""
+    output = io.StringIO()
+    try:
+        with redirect_stdout(output):
+            yield
+    finally:
+        _log.debug("nnU-Net's planner:\n%s", output.getvalue())

@@ -1,0 +1,100 @@
+"""What was planned, as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_mstkd.plans.architecture import MSTKDNET, build_on_meta
+from nnunetv2_mstkd.plans.data_reuse import DataSource
+from nnunetv2_mstkd.plans.memory import GIGABYTE
+from nnunetv2_mstkd.plans.planning import Planned
+
+_HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
+# Trainers for the two kinds of plans: the method, and the baseline that uses the plan's own network.
+_TRAINERS = {True: "nnUNetTrainerMSTKD", False: "nnUNetTrainerModalityDropout"}
+
+
+def describe(planned: Planned) -> str:
+    """A table with a row per newly planned configuration, what is left to do, and what to type next."""
+    rows = [_row(planned, name) for name in planned.saved.sources]
+    lines = [str(planned.saved.file), *_table([_HEADER, *rows]), *_cascades(planned), *_warnings(planned)]
+    return "\n".join([*lines, *_preprocess(planned), _train(planned)])
+
+
+def _row(planned: Planned, name: str) -> tuple[str, ...]:
+    configuration = planned.saved.plans["configurations"][name]
+    architecture = configuration["architecture"]
+    heads = PlansManager(dict(planned.saved.plans)).get_label_manager(planned.dataset_json)
+    channels = len(configuration["normalization_schemes"])
+    network = build_on_meta(architecture, channels, heads.num_segmentation_heads)
+    parameters = sum(p.numel() for p in network.parameters())
+    source = planned.saved.sources[name]
+    return (
+        name,
+        _times(configuration["patch_size"]),
+        str(configuration["batch_size"]),
+        ",".join(map(str, architecture["arch_kwargs"]["features_per_stage"])),
+        _times(getattr(network, "token_grid", ())) or "-",
+        f"{parameters / 1e6:.1f} M",
+        f"{_gigabytes(planned, name):.1f} GB",
+        f"{source.identifier} ({source.cases} cases)",
+    )
+
+
+def _gigabytes(planned: Planned, name: str) -> float:
+    batch = planned.saved.plans["configurations"][name]["batch_size"]
+    return planned.memory[name].total_bytes(batch) / GIGABYTE
+
+
+def _warnings(planned: Planned) -> Iterator[str]:
+    for name in planned.saved.sources:
+        batch = planned.saved.plans["configurations"][name]["batch_size"]
+        if planned.memory[name].patches_within(planned.target_gb * GIGABYTE) < batch:
+            needed = f"about {_gigabytes(planned, name):.1f} GB"
+            yield f"warning: {name} needs {needed}, more than -gpu_memory_target {planned.target_gb:g}"
+
+
+def _cascades(planned: Planned) -> Iterator[str]:
+    for name in planned.saved.inheriting:
+        configuration = planned.saved.plans["configurations"][name]
+        after = configuration.get("previous_stage")
+        yield f"{name}: as {configuration['inherits_from']}" + (f", after {after}" if after else "")
+
+
+def _preprocess(planned: Planned) -> Iterator[str]:
+    """The commands that make what is missing of the preprocessed data, one per plans file."""
+    total = planned.dataset_json["numTraining"]
+    missing: dict[str, list[DataSource]] = {}
+    for source in planned.saved.sources.values():
+        if source.cases < total:
+            missing.setdefault(source.plans, []).append(source)
+    for plans, sources in missing.items():
+        folders = ", ".join(f"{source.identifier} has {source.cases} of {total} cases" for source in sources)
+        names = " ".join(source.configuration for source in sources)
+        yield f"preprocessed data is missing ({folders}); make it with"
+        yield f"  nnUNetv2_preprocess -d {_number(planned)} -plans_name {plans} -c {names}"
+
+
+def _train(planned: Planned) -> str:
+    plans = planned.saved.plans
+    name = "3d_fullres" if "3d_fullres" in planned.saved.sources else next(iter(planned.saved.sources))
+    network = plans["configurations"][name]["architecture"]["network_class_name"]
+    trainer = _TRAINERS[network == MSTKDNET]
+    return f"next: nnUNetv2_mstkd train {_number(planned)} {name} 0 -p {plans['plans_name']} -tr {trainer}"
+
+
+def _number(planned: Planned) -> int:
+    return int(planned.saved.plans["dataset_name"][len("Dataset") :].split("_")[0])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _times(numbers: Sequence[Any]) -> str:
+    return "x".join(str(int(n)) for n in numbers)
