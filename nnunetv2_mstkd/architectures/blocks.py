@@ -39,7 +39,9 @@ class Layers:
     def __post_init__(self) -> None:
         if self.norm_op is None:
             # An in-place nonlinearity would then overwrite the input that a residual block adds.
-            raise MSTKDError("norm_op is None; MSTKDNet needs a norm layer, name one in the plans' arch_kwargs")
+            raise MSTKDError(
+                "norm_op is None; MSTKDNet needs a norm layer, name one in the plans' arch_kwargs"
+            )
 
     @property
     def dims(self) -> int:
@@ -67,8 +69,9 @@ class Layers:
 
     def norm(self, channels: int) -> nn.Module:
         """Norm layer for ``channels`` channels."""
-        name = "num_channels" if issubclass(self.norm_op, nn.GroupNorm) else "num_features"
-        return self.norm_op(**{name: channels}, **self.norm_op_kwargs)
+        if issubclass(self.norm_op, nn.GroupNorm):
+            return self.norm_op(num_channels=channels, **self.norm_op_kwargs)
+        return self.norm_op(channels, **self.norm_op_kwargs)
 
     def activation(self) -> nn.Module:
         """Nonlinearity."""

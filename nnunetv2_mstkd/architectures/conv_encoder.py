@@ -78,9 +78,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> EncoderFeatures:
         skips: list[Tensor] = []
-        reduced: list[Tensor] = []
+        encoded = x
         for stage in self.stages:
-            reduced.append(stage.conv(x))
-            x = stage.blocks(reduced[-1])
+            second_last, encoded = encoded, stage.conv(x)
+            x = stage.blocks(encoded)
             skips.append(x)
-        return EncoderFeatures(skips[:-1], reduced[-2], reduced[-1])
+        return EncoderFeatures(skips[:-1], second_last, encoded)

@@ -12,11 +12,11 @@ class NetworkTaps:
     """Outputs and inner features of one forward pass. Sizes in brackets are per axis.
 
     Attributes:
-        logits: (B, K, *patch), no nonlinearity applied; with deep supervision a list, highest resolution first.
+        logits: (B, K, *patch), no nonlinearity applied; with deep supervision a list, full resolution first.
         attention: one (B, heads, N, N) per tapped transformer layer, shallow first: probabilities in float32,
             after the softmax and before dropout (rows sum to 1), N tokens.
-        token_features: one map per tapped layer, shallow first (z3, z6, z9, z12 in the paper's network), as the
-            token decoder has fused them: each holds its own layer and all deeper ones.
+        token_features: one map per tapped layer, shallow first (z3, z6, z9, z12 in the published network), as
+            the token decoder has fused them: each holds its own layer and all deeper ones.
         encoded: (B, C, *bottleneck) output of the last downsampling convolution, before the tokens.
         style: (B, C, *bottleneck).
         content: (B, C, *bottleneck).

@@ -1,0 +1,134 @@
+"""Pre-norm transformer over the tokens of a patch, whose attention can be looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunetv2_mstkd.architectures.blocks import Layers
+from nnunetv2_mstkd.architectures.token_settings import TokenSettings
+
+# Value of MST-KDNet and of the ViT that it descends from (REFERENCE.md 1.2).
+_NORM_EPS = 1e-6
+_LINEAR_INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with dropout on the probabilities and on the projection."""
+
+    def __init__(self, features: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(features, features)
+        self.key = nn.Linear(features, features)
+        self.value = nn.Linear(features, features)
+        self.out = nn.Linear(features, features)
+        self.attention_dropout = nn.Dropout(dropout)
+        self.projection_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, return_attention: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, N, D) → (B, N, D) and, if asked for, the attention (B, heads, N, N)."""
+        query, key, value = (self._split_heads(linear(x)) for linear in (self.query, self.key, self.value))
+        attention = None
+        if return_attention:
+            attention = self._probabilities(query, key)
+            mixed = self.attention_dropout(attention).to(value.dtype) @ value
+        else:
+            dropout = self.attention_dropout.p if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        merged = mixed.transpose(1, 2).flatten(2)
+        return self.projection_dropout(self.out(merged)), attention
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def _probabilities(query: Tensor, key: Tensor) -> Tensor:
+        # The distillation compares small differences between these, which 16 bits would round away.
+        with torch.autocast(query.device.type, enabled=False):
+            scores = query.float() @ key.float().transpose(-2, -1)
+            return torch.softmax(scores * query.shape[-1] ** -0.5, dim=-1)
+
+
+class TransformerLayer(nn.Module):
+    """Attention and MLP, each behind a layer norm and with an identity around it."""
+
+    def __init__(self, settings: TokenSettings) -> None:
+        super().__init__()
+        features, mlp_features = settings.features, settings.mlp_features
+        self.attention_norm = nn.LayerNorm(features, eps=_NORM_EPS)
+        self.attention = SelfAttention(features, settings.heads, settings.dropout)
+        self.mlp_norm = nn.LayerNorm(features, eps=_NORM_EPS)
+        self.mlp = nn.Sequential(
+            nn.Linear(features, mlp_features),
+            nn.ReLU(inplace=True),
+            nn.Dropout(settings.dropout),
+            nn.Linear(mlp_features, features),
+        )
+
+    def forward(self, x: Tensor, return_attention: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, N, D) → (B, N, D) and, if asked for, the attention (B, heads, N, N)."""
+        mixed, attention = self.attention(self.attention_norm(x), return_attention)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), attention
+
+
+class TokenTransformer(nn.Module):
+    """Patch embedding, learnable positions, transformer layers (REFERENCE.md 1.2, "UNETR block").
+
+    Args:
+        layers: gives the patch embedding's convolution.
+        in_channels: of the features that become tokens.
+        grid: tokens per axis that the position table is made for.
+        settings: of the tokens.
+    """
+
+    def __init__(
+        self, layers: Layers, in_channels: int, grid: Sequence[int], settings: TokenSettings
+    ) -> None:
+        super().__init__()
+        self.grid = tuple(grid)
+        self.taps = frozenset(settings.taps)
+        self.heads = settings.heads
+        # Not Layers.conv, which pads: patches do not overlap.
+        self.patch_embedding = layers.conv_op(
+            in_channels, settings.features, settings.patch_size, settings.patch_size
+        )
+        self.position_table = nn.Parameter(torch.zeros(1, math.prod(self.grid), settings.features))
+        self.dropout = nn.Dropout(settings.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(settings) for _ in range(settings.layers))
+
+    def forward(self, x: Tensor, return_attention: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Hidden states (B, D, *grid) and attention (B, heads, N, N) of the tapped layers, shallow first.
+
+        Args:
+            x: (B, C, ...), every axis a multiple of the token patch.
+            return_attention: without it the second list is empty and no attention matrix exists.
+        """
+        embedded = self.patch_embedding(x)
+        grid = embedded.shape[2:]
+        tokens = self.dropout(embedded.flatten(2).transpose(1, 2) + self._positions(grid))
+        states: list[Tensor] = []
+        attention: list[Tensor] = []
+        for number, layer in enumerate(self.layers, start=1):
+            tapped = number in self.taps
+            tokens, probabilities = layer(tokens, return_attention and tapped)
+            if probabilities is not None:
+                attention.append(probabilities)
+            if tapped:
+                states.append(tokens.transpose(1, 2).unflatten(2, grid))
+        return states, attention
+
+    def _positions(self, grid: Sequence[int]) -> Tensor:
+        """Position table (1, N, D), interpolated linearly where the input has another grid."""
+        if tuple(grid) == self.grid:
+            return self.position_table
+        table = self.position_table.transpose(1, 2).unflatten(2, self.grid)
+        resized = F.interpolate(
+            table, size=tuple(grid), mode=_LINEAR_INTERPOLATION[len(self.grid)], align_corners=False
+        )
+        return resized.flatten(2).transpose(1, 2)
