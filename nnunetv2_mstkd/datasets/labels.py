@@ -72,11 +72,11 @@ def check_label_values(fmt: DatasetFormat, values: Iterable[int], all_values: It
     if fmt.values.issuperset(found):
         return
     fitting = formats_with_values(all_values)
-    hint = (
-        f"they fit {' or '.join(fitting)}" if fitting else "together with the other cases they fit no format"
+    expected, names = _listed(sorted(fmt.values)), " or ".join(fitting) or "no format"
+    raise MSTKDError(
+        f"label values {_listed(found)} contradict {fmt.name} ({expected}); all cases together fit {names},"
+        " check --format"
     )
-    expected = _listed(sorted(fmt.values))
-    raise MSTKDError(f"label values {_listed(found)} contradict {fmt.name} ({expected}); {hint}")
 
 
 def _listed(values: Iterable[int]) -> str:

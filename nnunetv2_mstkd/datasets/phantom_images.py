@@ -15,23 +15,23 @@ from nnunetv2_mstkd.datasets.phantom_anatomy import Grid, Tissue
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 # Signal relative to white matter in T1. Where a sequence must not see a tissue it has its neighbour's value:
-# the rim that of edema everywhere but in t1c.
+# the rim about that of edema everywhere but in t1c.
 SIGNAL: Mapping[str, Mapping[Tissue, float]] = {
     "t1n": {
         Tissue.WHITE: 1.00, Tissue.GREY: 0.78, Tissue.CSF: 0.32, Tissue.VESSEL: 0.75,
-        Tissue.EDEMA: 0.80, Tissue.NECROSIS: 0.50, Tissue.ENHANCING: 0.80,
+        Tissue.EDEMA: 0.80, Tissue.NECROSIS: 0.50, Tissue.ENHANCING: 0.82,
     },
     "t1c": {
         Tissue.WHITE: 1.00, Tissue.GREY: 0.80, Tissue.CSF: 0.32, Tissue.VESSEL: 1.45,
-        Tissue.EDEMA: 0.82, Tissue.NECROSIS: 0.48, Tissue.ENHANCING: 1.65,
+        Tissue.EDEMA: 0.82, Tissue.NECROSIS: 0.40, Tissue.ENHANCING: 1.65,
     },
     "t2w": {
         Tissue.WHITE: 0.55, Tissue.GREY: 0.75, Tissue.CSF: 1.30, Tissue.VESSEL: 0.60,
-        Tissue.EDEMA: 1.10, Tissue.NECROSIS: 1.18, Tissue.ENHANCING: 1.06,
+        Tissue.EDEMA: 1.10, Tissue.NECROSIS: 1.05, Tissue.ENHANCING: 1.02,
     },
     "t2f": {
         Tissue.WHITE: 0.62, Tissue.GREY: 0.75, Tissue.CSF: 0.22, Tissue.VESSEL: 0.62,
-        Tissue.EDEMA: 1.30, Tissue.NECROSIS: 1.18, Tissue.ENHANCING: 1.26,
+        Tissue.EDEMA: 1.30, Tissue.NECROSIS: 1.14, Tissue.ENHANCING: 1.20,
     },
 }  # fmt: skip
 
@@ -53,7 +53,7 @@ def acquire(rng: np.random.Generator, grid: Grid, tissues: np.ndarray) -> dict[s
     weight = np.maximum(gaussian_filter(brain.astype(np.float64), _BLUR), 1e-6)
     # Edema is not uniform: here and there white matter is only half swollen.
     edema = tissues == Tissue.EDEMA
-    infiltration = edema * np.clip(0.15 + 0.15 * grid.field(rng, 0.25), 0, 0.5)
+    infiltration = edema * np.clip(0.10 + 0.10 * grid.field(rng, 0.25), 0, 0.5)
     images = {}
     for modality in BRATS_MODALITIES:
         table = np.zeros(len(Tissue))
