@@ -1,0 +1,201 @@
+"""nnU-Net's predictor for cases that lack modalities."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
+from nnunetv2_mstkd.datasets.discovery import Case
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.inference.loading import load_nnunet_predictor, trained_for_missing
+from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold, ModelFolder
+from nnunetv2_mstkd.inference.reading import CaseVolumes, read_case
+from nnunetv2_mstkd.inference.selection import ModalityUse
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Preprocessed:
+    """A case as the network takes it: data (C, ...) float32 on the plans' grid, and the way back."""
+
+    name: str
+    data: torch.Tensor
+    properties: dict[str, Any]
+    use: ModalityUse
+
+
+@dataclass
+class Prediction:
+    """Logits (heads, ...) float16 or float32 on the plans' grid, and the way back to the input's."""
+
+    name: str
+    logits: np.ndarray
+    properties: dict[str, Any]
+    use: ModalityUse
+
+
+@dataclass
+class Segmentation:
+    """A segmentation on the input's grid.
+
+    Attributes:
+        name: the case's name.
+        array: (Z, Y, X) label values of the model's dataset.json.
+        properties: geometry, as nnU-Net's reader and writer exchange it.
+        use: the modalities it is based on.
+        probabilities: (heads, Z, Y, X) float32 if asked for.
+    """
+
+    name: str
+    array: np.ndarray
+    properties: dict[str, Any]
+    use: ModalityUse
+    probabilities: np.ndarray | None = None
+
+
+class MissingModalityPredictor:
+    """A model, loaded once, that segments cases whatever modalities they have.
+
+    The four steps :meth:`read`, :meth:`preprocess`, :meth:`logits` and :meth:`segmentation` are separate
+    because a folder of cases runs them side by side; :meth:`predict` is all of them. All but
+    :meth:`logits` may run in any thread.
+
+    An absent modality is exactly zero when the network sees it, whatever the data set's normalisation makes
+    of a zero volume: that is what training showed the network.
+    """
+
+    def __init__(self, predictor: nnUNetPredictor, model: ModelFolder, *, handles_missing: bool) -> None:
+        """Wrap an initialised nnU-Net predictor; :meth:`load` is the usual way."""
+        self.predictor = predictor
+        self.model = model
+        self.modalities = model.modalities
+        self.handles_missing = handles_missing
+
+    @classmethod
+    def load(
+        cls,
+        model: ModelFolder,
+        *,
+        folds: Sequence[Fold] | None = None,
+        checkpoint_name: str = FINAL_CHECKPOINT,
+        device: str = "cuda",
+        step_size: float = 0.5,
+        mirroring: bool = True,
+        everything_on_device: bool = True,
+        verbose: bool = False,
+    ) -> MissingModalityPredictor:
+        """Load a model; the arguments mean what they mean to ``nnUNetv2_predict``.
+
+        Raises:
+            MSTKDError: no such device, a missing or unfit checkpoint, an unknown trainer.
+        """
+        predictor = load_nnunet_predictor(
+            model,
+            model.folds(folds, checkpoint_name),
+            checkpoint_name,
+            device=device,
+            tile_step_size=step_size,
+            use_mirroring=mirroring,
+            perform_everything_on_device=everything_on_device,
+            verbose=verbose,
+            verbose_preprocessing=verbose,
+            allow_tqdm=verbose,
+        )
+        return cls(predictor, model, handles_missing=trained_for_missing(predictor))
+
+    @property
+    def previous_stage_name(self) -> str | None:
+        """The configuration whose segmentations this one refines (cascades), or None."""
+        return self.predictor.configuration_manager.previous_stage_name
+
+    def warn_if_not_trained_for(self, incomplete: int) -> None:
+        """Say once that a model never saw what it is about to see.
+
+        Args:
+            incomplete: number of cases that lack modalities.
+        """
+        if incomplete and not self.handles_missing:
+            logger.warning(
+                "%d case(s) lack modalities, and %s was not trained for that: expect poor segmentations",
+                incomplete,
+                self.predictor.trainer_name,
+            )
+
+    def read(
+        self, case: Case, wanted: Collection[str] | None = None, previous_stage: Path | None = None
+    ) -> CaseVolumes:
+        """Read a case, of it the ``wanted`` modalities only; see :func:`read_case`."""
+        reader = self.predictor.plans_manager.image_reader_writer_class()
+        return read_case(case, self.modalities, wanted or self.modalities, reader, previous_stage)
+
+    def preprocess(self, volumes: CaseVolumes) -> Preprocessed:
+        """nnU-Net's preprocessing, then zero for every modality that is not used."""
+        nnunet = self.predictor
+        preprocessor = nnunet.configuration_manager.preprocessor_class(verbose=nnunet.verbose_preprocessing)
+        data, segmentation, properties = preprocessor.run_case_npy(
+            volumes.data,
+            volumes.previous_stage,
+            volumes.properties,
+            nnunet.plans_manager,
+            nnunet.configuration_manager,
+            nnunet.dataset_json,
+        )
+        for channel, name in enumerate(self.modalities):
+            if name not in volumes.use.used:
+                data[channel] = 0
+        if volumes.previous_stage is not None:
+            labels = nnunet.label_manager.foreground_labels
+            data = np.vstack((data, convert_labelmap_to_one_hot(segmentation[0], labels, data.dtype)))
+        tensor = torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
+        return Preprocessed(volumes.name, tensor, properties, volumes.use)
+
+    def logits(self, case: Preprocessed) -> Prediction:
+        """Sliding window over all folds (mean of their logits). One thread at a time."""
+        logits = self.predictor.predict_logits_from_preprocessed_data(case.data)
+        # An array, as nnU-Net's own loop passes on: its resampling treats tensors and arrays differently.
+        return Prediction(case.name, logits.cpu().detach().numpy(), case.properties, case.use)
+
+    def segmentation(self, prediction: Prediction, *, probabilities: bool = False) -> Segmentation:
+        """Logits back on the input's grid, as labels."""
+        nnunet = self.predictor
+        result = convert_predicted_logits_to_segmentation_with_correct_shape(
+            prediction.logits,
+            nnunet.plans_manager,
+            nnunet.configuration_manager,
+            nnunet.label_manager,
+            prediction.properties,
+            return_probabilities=probabilities,
+            num_threads_torch=torch.get_num_threads(),  # setting another would change it for every thread
+        )
+        array, values = result if probabilities else (result, None)
+        return Segmentation(prediction.name, array, prediction.properties, prediction.use, values)
+
+    def predict(
+        self, case: Case, wanted: Collection[str] | None = None, *, probabilities: bool = False
+    ) -> Segmentation:
+        """Segment one case.
+
+        Args:
+            case: its files; see :func:`nnunetv2_mstkd.datasets.discovery.discover`.
+            wanted: use only these modalities.
+            probabilities: return them as well.
+
+        Raises:
+            MSTKDError: the case cannot be used, or the model is the second stage of a cascade.
+        """
+        if self.previous_stage_name is not None:
+            raise MSTKDError(
+                f"this model refines segmentations of {self.previous_stage_name}; use the steps one by one"
+            )
+        volumes = self.preprocess(self.read(case, wanted))
+        return self.segmentation(self.logits(volumes), probabilities=probabilities)

@@ -1,0 +1,61 @@
+"""``modalities.json``: what each segmentation in a folder was based on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json, write_json
+
+try:
+    import fcntl
+except (
+    ImportError
+):  # Windows cannot lock a folder: parts that run side by side need folders of their own there
+    fcntl = None
+
+RECORDS_FILE = "modalities.json"
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Case → its entry; empty where the folder has no ``modalities.json``.
+
+    Raises:
+        MSTKDError: the file is not a JSON object.
+    """
+    path = folder / RECORDS_FILE
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise MSTKDError(f"{path} does not list cases; move it away")
+    return content
+
+
+def record(folder: Path, case: str, entry: Mapping[str, Any]) -> None:
+    """Add or replace one case's entry.
+
+    The file is read again under a lock and replaced in one step, so any number of threads and processes can
+    write into one folder, and a reader never sees half a file.
+    """
+    with _locked(folder):
+        records = {**read_records(folder), case: dict(entry)}
+        write_json(dict(sorted(records.items())), folder / RECORDS_FILE)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the folder itself: no lock file is left behind, whatever ends the process."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,97 @@
+"""Writing a segmentation so that it is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunetv2_mstkd.datasets.labels import to_source_labels
+from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import atomic_path, write_json
+from nnunetv2_mstkd.inference.model_folder import ModelFolder
+from nnunetv2_mstkd.inference.records import record
+
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+    from nnunetv2_mstkd.inference.predictor import Segmentation
+
+SOURCE_LABELS_KEY = "source_labels"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder of segmentations.
+
+    Attributes:
+        folder: where they go.
+        file_ending: that of the model's data set.
+        source_labels: write label values in the convention of the data set's source.
+        probabilities: also keep ``.npz`` and ``.pkl``, as nnU-Net's ensembling reads them.
+    """
+
+    folder: Path
+    file_ending: str
+    source_labels: bool = False
+    probabilities: bool = False
+
+    def target(self, case: str) -> Path:
+        """The case's segmentation."""
+        return self.folder / f"{case}{self.file_ending}"
+
+    def is_finished(self, case: str) -> bool:
+        """Whether everything that is asked for is there already."""
+        files = [self.target(case)]
+        if self.probabilities:
+            files += [self.folder / f"{case}.npz", self.folder / f"{case}.pkl"]
+        return all(file.is_file() for file in files)
+
+
+def write_segmentation(
+    result: Segmentation, output: Output, model: ModelFolder, writer: BaseReaderWriter
+) -> Segmentation:
+    """Write one case: probabilities first, then its entry in ``modalities.json``, the segmentation last.
+
+    So whoever finds a segmentation finds the rest as well, whenever the process was killed.
+
+    Returns:
+        The case without probabilities, label values as they were written.
+    """
+    if output.source_labels:
+        result = replace(result, array=to_source_labels(result.array, model.dataset_json))
+    if output.probabilities:
+        with atomic_path(output.folder / f"{result.name}.npz") as temporary:
+            np.savez_compressed(temporary, probabilities=result.probabilities)
+        with atomic_path(output.folder / f"{result.name}.pkl") as temporary:
+            temporary.write_bytes(pickle.dumps(result.properties))
+        result = replace(result, probabilities=None)
+    entry = {**result.use.to_json(), **({SOURCE_LABELS_KEY: True} if output.source_labels else {})}
+    with atomic_path(output.target(result.name)) as temporary:
+        writer.write_seg(result.array, str(temporary), result.properties)
+        _check_written(temporary, output.target(result.name))
+        record(output.folder, result.name, entry)
+    return result
+
+
+def _check_written(temporary: Path, target: Path) -> None:
+    """Image libraries do not notice every short write."""
+    try:
+        if is_nifti_name(target.name):
+            count_non_finite(temporary)  # reads to the end
+    except MSTKDError:
+        raise MSTKDError(f"cannot write {target}: it came out incomplete; is the disk full?") from None
+
+
+def write_model_files(output: Output, model: ModelFolder) -> None:
+    """Put dataset.json and plans.json beside the segmentations, as nnU-Net does for its later steps.
+
+    Not with source labels: those steps would read the values by the wrong list.
+    """
+    if not output.source_labels:
+        write_json(model.dataset_json, output.folder / "dataset.json")
+        write_json(model.plans, output.folder / "plans.json")
