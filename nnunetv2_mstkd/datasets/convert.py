@@ -7,18 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nnunetv2_mstkd.datasets.folders import replacing_folder
 from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_names, detect_format
 from nnunetv2_mstkd.datasets.inspection import Inspection, inspect_case
 from nnunetv2_mstkd.datasets.labels import check_label_values
 from nnunetv2_mstkd.datasets.parallel import run_all
-from nnunetv2_mstkd.datasets.raw_dataset import (
-    CaseJob,
-    choose_ending,
-    dataset_json,
-    replacing_folder,
-    write_case,
-)
+from nnunetv2_mstkd.datasets.raw_dataset import CaseJob, choose_ending, dataset_json, write_case
 from nnunetv2_mstkd.datasets.sources import SourceCase, find_sources
 from nnunetv2_mstkd.datasets.splits import patient_splits
 from nnunetv2_mstkd.environment import nnunet_folder
@@ -85,8 +81,7 @@ def convert(
         source_format: a key of ``FORMATS``, or ``"auto"``.
         regions: labels as WT/TC/ET (and RC) instead of plain tissue labels.
         copy: copy images instead of linking them.
-        folds: folds of the patient-grouped split.
-        seed: seed of that split.
+        folds, seed: of the patient-grouped split.
         num_processes: processes that read and write cases.
         overwrite: replace a data set of this id and name.
 
@@ -100,23 +95,29 @@ def convert(
     inspections = _inspected(source, num_processes)
     fmt = _checked_format(source_format, inspections)
     usable = [i for i in inspections if i.case.segmentation is not None]
-    patients = {i.case.name: fmt.patient(i.case.name) for i in usable}
-    splits = patient_splits(patients, folds=folds, seed=seed)
     content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
-
+    patients, incomplete = content["mstkd"]["patients"], content["mstkd"]["incomplete_cases"]
+    splits = patient_splits(patients, folds=folds, seed=seed)
     writable_folder(raw_folder.parent)
     writable_folder(preprocessed_folder.parent)
-    with replacing_folder(raw_folder) as folder:
-        for part in ("imagesTr", "labelsTr"):
-            (folder / part).mkdir()
-        jobs = [CaseJob(i, folder, content["file_ending"], fmt.name, copy) for i in usable]
-        run_all(write_case, jobs, num_processes=num_processes, title="writing")
-        write_json(content, folder / "dataset.json")
+    _write_raw(raw_folder, content, usable, copy=copy, num_processes=num_processes)
     splits_file = writable_folder(preprocessed_folder) / "splits_final.json"
     write_json(splits, splits_file)
     left_out = [i.case.name for i in inspections if i.case.segmentation is None]
-    incomplete = content["mstkd"]["incomplete_cases"]
     return Conversion(raw_folder, splits_file, fmt, patients, incomplete, left_out, len(splits))
+
+
+def _write_raw(
+    target: Path, content: dict[str, Any], usable: Sequence[Inspection], *, copy: bool, num_processes: int
+) -> None:
+    """Images, segmentations and ``dataset.json``, all or nothing."""
+    ending, format_name = content["file_ending"], content["mstkd"]["format"]
+    with replacing_folder(target) as folder:
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir()
+        jobs = [CaseJob(inspection, folder, ending, format_name, copy) for inspection in usable]
+        run_all(write_case, jobs, num_processes=num_processes, title="writing")
+        write_json(content, folder / "dataset.json")
 
 
 def target_folders(dataset_id: int, name: str, *, overwrite: bool) -> tuple[Path, Path]:

@@ -79,7 +79,7 @@ def discover(source: Path, modalities: Sequence[str], *, file_ending: str = ".ni
         raise MSTKDError(f"{source} is a file; give the folder that holds the case or the cases")
     endings = tuple(dict.fromkeys((*NIFTI_ENDINGS, file_ending)))
     volumes = _volumes(source, endings)
-    folders = sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = [p for p in _entries(source) if p.is_dir()]
     if volumes:
         if folders:
             logger.warning("%s holds images; its %d sub-folders are not searched", source, len(folders))
@@ -97,12 +97,20 @@ def discover(source: Path, modalities: Sequence[str], *, file_ending: str = ".ni
     return _finish((_folder_case(f.name, found[f], modalities) for f in folders), modalities)
 
 
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without hidden files (archives made on a Mac are full of them)."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise MSTKDError(f"cannot list {folder}: {error.strerror or error}") from None
+
+
 def _volumes(folder: Path, endings: tuple[str, ...]) -> dict[Path, str]:
     """Image file → its name without the ending. A broken link counts: reading it will say so."""
     stems = {}
-    for path in sorted(folder.iterdir()):
+    for path in _entries(folder):
         ending = next((e for e in endings if path.name.endswith(e)), None)
-        if ending and not path.name.startswith(".") and not path.is_dir():
+        if ending and not path.is_dir():
             stems[path] = path.name[: -len(ending)]
     return stems
 

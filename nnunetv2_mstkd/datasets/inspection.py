@@ -9,7 +9,12 @@ import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.labels import integral_values
 from nnunetv2_mstkd.datasets.sources import SourceCase, read_images
-from nnunetv2_mstkd.datasets.volumes import Geometry, geometry_of, read_checked
+from nnunetv2_mstkd.datasets.volumes import (
+    NNUNET_SPACING_TOLERANCE,
+    Geometry,
+    geometry_of,
+    read_checked,
+)
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
@@ -70,7 +75,7 @@ def _same_grid(reference: tuple[str, Geometry] | None, path: str, image: sitk.Im
     geometry = geometry_of(image)
     if reference is None:
         return path, geometry
-    difference = reference[1].difference(geometry)
+    difference = reference[1].difference(geometry, spacing_tolerance=NNUNET_SPACING_TOLERANCE)
     if difference:
         raise MSTKDError(f"{reference[0]} and {path} differ in {difference}; resample them onto one grid")
     return reference

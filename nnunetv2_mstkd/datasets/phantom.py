@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_mstkd.datasets.folders import replacing_folder
 from nnunetv2_mstkd.datasets.parallel import run_all
 from nnunetv2_mstkd.datasets.phantom_anatomy import LABELS, Grid, add_tumour, brain_tissues
 from nnunetv2_mstkd.datasets.phantom_images import acquire
-from nnunetv2_mstkd.datasets.raw_dataset import replacing_folder
 from nnunetv2_mstkd.datasets.volumes import Geometry, image_on_grid, write_image
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.datasets.discovery import Discovery, discover
+from nnunetv2_mstkd.datasets.discovery import discover
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS, is_nifti_name, without_ending
 from nnunetv2_mstkd.datasets.volumes import read_checked
 from nnunetv2_mstkd.errors import MSTKDError
@@ -54,7 +54,7 @@ def find_sources(source: Path) -> Sources:
     """
     if is_decathlon(source):
         return _decathlon_cases(source)
-    found: Discovery = discover(source, BRATS_MODALITIES)
+    found = discover(source, BRATS_MODALITIES)
     cases = (
         SourceCase(case.name, {m: SourceImage(path) for m, path in case.images.items()}, case.segmentation)
         for case in found.cases
@@ -108,7 +108,7 @@ def _decathlon_cases(source: Path) -> Sources:
 
 def _channel_names(path: Path) -> dict[str, str]:
     content = read_json(path)
-    names = content.get("modality") or content.get("channel_names") if isinstance(content, dict) else None
+    names = content.get("modality") if isinstance(content, dict) else None
     if not isinstance(names, dict):
-        raise MSTKDError(f'{path} has no "modality" that gives the order of the channels')
+        raise MSTKDError(f'{path} has no "modality" as the Decathlon\'s has it, the order of the channels')
     return names

@@ -15,6 +15,8 @@ from nnunetv2_mstkd.files import atomic_path
 
 # Absolute, in mm for spacing and origin: files of one case often differ in the last float32 digits.
 TOLERANCE = 1e-3
+# In a training set: nnU-Net's readers stop at a relative difference of 1e-5 between the spacings of a case.
+NNUNET_SPACING_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Geometry:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
-    def difference(self, other: Geometry) -> str | None:
+    def difference(self, other: Geometry, *, spacing_tolerance: float = TOLERANCE) -> str | None:
         """What differs, e.g. ``"size (8, 8, 8) and (8, 8, 9)"``, or None where both are one grid."""
-        for name in ("size", "spacing", "origin", "direction"):
+        tolerances = {"size": 0, "spacing": spacing_tolerance, "origin": TOLERANCE, "direction": TOLERANCE}
+        for name, tolerance in tolerances.items():
             mine, theirs = getattr(self, name), getattr(other, name)
-            tolerance = 0 if name == "size" else TOLERANCE
             if len(mine) != len(theirs) or any(
                 abs(a - b) > tolerance for a, b in zip(mine, theirs, strict=True)
             ):
@@ -39,7 +41,7 @@ class Geometry:
 
 
 def _rounded(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:.5g}" for value in values) + ")"
+    return "(" + ", ".join(f"{value:.7g}" for value in values) + ")"
 
 
 def check_header(path: Path, *, dimensions: int = 3) -> Geometry:

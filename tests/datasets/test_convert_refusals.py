@@ -31,6 +31,10 @@ BAD_CASES = {
     "4D": (lambda d, f: f.write_volume(d / f"{GLI}-t1c.nii.gz", np.ones((2, 6, 7, 8), np.float32)), "is 4D"),
     "other grid": (lambda d, f: f.write_volume(d / f"{GLI}-t2f.nii.gz", np.ones((6, 7, 9), np.int16)),
                    f"{GLI}-t2f.nii.gz differ in size (8, 7, 6) and (9, 7, 6)"),
+    "a spacing at which nnU-Net would stop": (
+        lambda d, f: f.write_volume(
+            d / f"{GLI}-t2f.nii.gz", np.ones((6, 7, 8), np.int16), spacing=(1, 1, 1.0001)),
+        "differ in spacing (1, 1, 1) and (1, 1, 1.0001)"),
     "other grid of the segmentation": (
         lambda d, f: f.write_volume(d / f"{GLI}-seg.nii.gz", f.segmentation_with((1,)), origin=(0, 0, 2)),
         f"{GLI}-seg.nii.gz differ in origin"),
