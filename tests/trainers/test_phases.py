@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,12 @@ def test_the_schedule_restarts_with_the_masking_phase():
     rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(10, 4)), 10)
     assert rates[0] == rates[4] == 1e-2
     np.testing.assert_allclose(rates[4:], [1e-2 * (1 - e / 6) ** 0.9 for e in range(6)])
+
+
+def test_the_released_schedule():
+    golden = np.load(Path(__file__).parents[1] / "data" / "mstkd_losses_setA.npz")["polylr_out_epochs_0_99"]
+    rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-4, Phases(100, 0), lead=1), 100)
+    np.testing.assert_allclose(np.array(rates) * 1e4, golden, rtol=1e-5, atol=1e-12)
 
 
 def test_official_lead_ends_at_zero():
