@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from nnunetv2_mstkd.distillation import ObjectiveConfig
+from nnunetv2_mstkd.trainers.missing_modality import unwrap
 from nnunetv2_mstkd.trainers.mstkd import nnUNetTrainerMSTKDJoint
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
 
@@ -31,7 +32,8 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
         self.enable_deep_supervision = False
 
     def objective_config(self) -> ObjectiveConfig:
-        return ObjectiveConfig.official().with_weights(self.term_weights or {})
+        num_tokens = unwrap(self.network).tokens.transformer.position_table.shape[1]
+        return ObjectiveConfig.official(num_tokens).with_weights(self.term_weights or {})
 
     def configure_optimizers(self) -> tuple[Any, PhasedPolyLRScheduler]:
         super().configure_optimizers()
