@@ -1,11 +1,11 @@
-"""Losses of tensors, one mechanism per file, and the objective that adds them up."""
+"""Losses of tensors, and the objective that adds them up."""
 
 from nnunetv2_mstkd.distillation.attention import attention_extremes_loss
-from nnunetv2_mstkd.distillation.config import ObjectiveConfig
+from nnunetv2_mstkd.distillation.config import TERM_NAMES, ObjectiveConfig
 from nnunetv2_mstkd.distillation.features import content_loss, token_feature_loss
 from nnunetv2_mstkd.distillation.logits import consistency_loss, standardised_kl_loss
-from nnunetv2_mstkd.distillation.objective import MSTKDObjective, ObjectiveOutput
-from nnunetv2_mstkd.distillation.schedules import sigmoid_rampup
+from nnunetv2_mstkd.distillation.objective import MSTKDObjective, ObjectiveOutput, Taps
+from nnunetv2_mstkd.distillation.schedules import official_poly_lr, sigmoid_rampup
 from nnunetv2_mstkd.distillation.shares import Share, TermBounds, gradient_shares
 from nnunetv2_mstkd.distillation.style import (
     gram_matching_loss,
@@ -14,16 +14,19 @@ from nnunetv2_mstkd.distillation.style import (
 )
 
 __all__ = [
+    "TERM_NAMES",
     "MSTKDObjective",
     "ObjectiveConfig",
     "ObjectiveOutput",
     "Share",
+    "Taps",
     "TermBounds",
     "attention_extremes_loss",
     "consistency_loss",
     "content_loss",
     "gradient_shares",
     "gram_matching_loss",
+    "official_poly_lr",
     "sigmoid_rampup",
     "standardised_kl_loss",
     "style_adversarial_loss",

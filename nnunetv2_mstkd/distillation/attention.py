@@ -1,37 +1,59 @@
-"""Attention extremes ("EVD" in the released code), half of MS-TKD."""
+"""Attention extremes: the peaks, troughs and averages of attention over the tapped layers (MS-TKD)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_mstkd.distillation.numerics import in_float32, relative_error
+from nnunetv2_mstkd.distillation.comparison import (
+    bounded_relative_error,
+    is_official,
+    matched_pairs,
+    mean,
+)
+from nnunetv2_mstkd.distillation.precision import full_precision
 
 
-def _extreme_maps(attention: Sequence[Tensor]) -> Tensor:
-    """Every layer's map times the element-wise max, min and mean over the layers: (3·L, B, heads, N, N)."""
-    maps = torch.stack(list(attention))
-    extremes = torch.stack((maps.amax(0), maps.amin(0), maps.mean(0)))
-    return (extremes[:, None] * maps[None]).flatten(0, 1)
-
-
-@in_float32
+@full_precision
 def attention_extremes_loss(
     *, student: Sequence[Tensor], teacher: Sequence[Tensor], variant: str = "default"
 ) -> Tensor:
-    """Compare attention maps through their extremes over the layers.
+    """Difference of attention maps, each weighted by the extremes over all tapped layers.
+
+    With P_l the maps of one network and X their element-wise maximum, minimum or mean over the layers, the
+    compared quantities are the 3·L products X ∘ P_l (MST-KDNet's "EVD", REFERENCE.md 1.3).
+
+    ``official``: sum of their 3·L mean squared errors, nothing detached. Near uniform attention P is about
+    1/N, so the value shrinks as N⁻⁴ with the number of tokens N (see :meth:`ObjectiveConfig.official`).
+
+    ``default``: mean over the 3·L products of :func:`bounded_relative_error`. Every P is multiplied by N
+    first (uniform attention becomes 1, safe to square). Relative to the teacher's energy no power of N is
+    left, for uniform and for peaked attention alike; the value is in [0, 1); the teacher is detached.
 
     Args:
-        student: attention probabilities of the tapped layers, each (B, heads, N, N).
-        teacher: same shapes.
-        variant: ``official`` is the sum of 3·L mean squared errors, neither side detached (REFERENCE 1.3,
-            L_EVD); it falls with the fourth power of N, which the published weight of 1e8 undoes for N = 120
-            only. ``default`` takes the relative error of each of the 3·L products, averaged: in [0, 2], the
-            same for any number of tokens, the teacher detached.
+        student: one (B, heads, N, N) per tapped layer, rows summing to 1.
+        teacher: the same.
+        variant: ``default`` or ``official``.
     """
-    ours, theirs = _extreme_maps(student), _extreme_maps(teacher)
-    if variant == "official":
-        return (ours - theirs).square().flatten(1).mean(1).sum()
-    return torch.stack([relative_error(s, t) for s, t in zip(ours, theirs, strict=True)]).mean()
+    pairs = matched_pairs(student, teacher, variant)
+    official = is_official(variant)
+    unit = 1 if official else pairs[0][0].shape[-1]
+    products = zip(
+        _extreme_products([s * unit for s, _ in pairs]),
+        _extreme_products([t * unit for _, t in pairs]),
+        strict=True,
+    )
+    if official:
+        return torch.stack([F.mse_loss(s, t) for s, t in products]).sum()
+    return mean([bounded_relative_error(s, t) for s, t in products])
+
+
+def _extreme_products(maps: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Every map times the maximum, then the minimum, then the mean over maps."""
+    stacked = torch.stack(list(maps))
+    for extreme in (stacked.max(0).values, stacked.min(0).values, stacked.mean(0)):
+        for attention in maps:
+            yield attention * extreme

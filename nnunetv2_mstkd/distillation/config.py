@@ -1,31 +1,39 @@
-"""Weights and schedule of the objective, each with its source."""
+"""Weights and schedule of the objective, in one place, each with its source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from math import isfinite
 
+from nnunetv2_mstkd.distillation.logits import LABEL_TEMPERATURE, OFFICIAL_TEMPERATURE, REGION_TEMPERATURE
+from nnunetv2_mstkd.distillation.schedules import sigmoid_rampup
 from nnunetv2_mstkd.errors import MSTKDError
 
-TERMS = (
+# Every term of the objective, in the order of the log; each has a weight of the same name.
+TERM_NAMES = (
     "segmentation",
     "teacher_segmentation",
     "consistency",
     "kl",
+    "content",
     "token_features",
     "attention",
-    "content",
     "gram",
     "adversarial",
 )
-# Share of the segmentation gradient above which a term is scaled back. KL and consistency lead (about
-# 20 % together with room for noise), every other at most about 5 % (DESIGN 4.3).
+# Tokens of the published network (160×192×128, 32 voxels per token and axis), which 1e8 belongs to.
+OFFICIAL_TOKENS = 120
+
+# A term is scaled back when its gradient exceeds this share of the segmentation gradient. DESIGN 4.3 wants
+# about 20 % for the leading terms and at most about 5 % for the others; the leading ones get a margin of a
+# half, because a share measured on a single batch scatters that much around its mean (docs/fidelity.md).
 _CAPS = {
     "consistency": 0.3,
     "kl": 0.3,
+    "content": 0.05,
     "token_features": 0.05,
     "attention": 0.05,
-    "content": 0.05,
     "gram": 0.05,
     "adversarial": 0.05,
 }
@@ -33,73 +41,92 @@ _CAPS = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the terms, temperature and ramp. A term of weight 0 is not computed.
+    """Weights of the named terms and their schedule; the defaults are those of the ``default`` variant.
 
-    The default weights of everything but KL and consistency are MEASURED.
+    A weight of 0 switches its term off: it is not computed. "Shares" below are gradient norms relative to
+    the segmentation gradient; docs/fidelity.md has the measurement that the small weights come from.
 
     Attributes:
-        segmentation: of the student; nnU-Net's own loss (default) or the released Dice (official, 0.6 =
-            ``weight_mispath``, REFERENCE 1.3).
-        teacher_segmentation: of a joint teacher (official: 0.4).
-        consistency: at the end of its ramp; 8 from the pilot (REFERENCE 4.2), official 10.
-        kl: 1 from the pilot, official 1.
-        token_features: official 0.2.
-        attention: official 1e8, which belongs to 120 tokens: the released term falls with N⁻⁴.
-        content: official 0.2.
-        gram: official 0, because the only call is commented out.
-        adversarial: official 0.0002.
-        temperature: of the KL term; 2 from the pilot, official 7.
-        ramp_epochs: epochs over which ``ramped`` terms rise; official 20. ``None``: by ``ramp_fraction``.
-        ramp_fraction: of the distillation epochs; 0.2 from the pilot.
-        ramped: terms that rise with :func:`sigmoid_rampup`; official: consistency alone.
-        caps: gradient share above which :class:`TermBounds` scales a term back; official: none.
+        segmentation: student's segmentation loss; 1, the unit of all others.
+        teacher_segmentation: teacher's, when it is trained too; 1, so that it learns as alone.
+        consistency: MSE of probabilities; 8, pilot (REFERENCE.md 4.2: 8 to 10 as a mean).
+        kl: KL of logits; 1, pilot (REFERENCE.md 4.2: about 20 % of the segmentation gradient).
+        content: content features, relative error; from measured shares.
+        token_features: decoded token features, relative error; from measured shares.
+        attention: attention extremes, relative error; from measured shares.
+        gram: cross-scale Gram matrices; from measured shares.
+        adversarial: student's side of the style game; from measured shares.
+        temperature: T of the KL for region heads; 2, pilot (REFERENCE.md 4.2).
+        label_temperature: T of the KL for label heads; 1, see ``logits.LABEL_TEMPERATURE``.
+        ramped: terms whose weight starts near 0 and grows by :func:`sigmoid_rampup`; pilot.
+        ramp_fraction: length of the ramp as a share of the distillation epochs; 0.2, pilot.
+        ramp_epochs: length of the ramp in epochs; overrides ``ramp_fraction`` unless ``None``.
+        caps: largest share of the segmentation gradient per term, see :class:`TermBounds`; DESIGN 4.3.
     """
 
     segmentation: float = 1.0
     teacher_segmentation: float = 1.0
     consistency: float = 8.0
     kl: float = 1.0
-    token_features: float = 0.02
-    attention: float = 0.02
-    content: float = 0.02
-    gram: float = 0.02
+    content: float = 0.05
+    token_features: float = 0.05
+    attention: float = 0.05
+    gram: float = 0.05
     adversarial: float = 0.002
-    temperature: float = 2.0
-    ramp_epochs: float | None = None
+    temperature: float = REGION_TEMPERATURE
+    label_temperature: float = LABEL_TEMPERATURE
+    ramped: tuple[str, ...] = ("consistency", "kl")
     ramp_fraction: float = 0.2
-    ramped: frozenset[str] = frozenset({"consistency", "kl"})
+    ramp_epochs: float | None = None
     caps: Mapping[str, float] = field(default_factory=lambda: dict(_CAPS))
 
     @classmethod
-    def official(cls) -> ObjectiveConfig:
-        """The constants of the released training script (REFERENCE 1.3)."""
+    def official(cls, num_tokens: int = OFFICIAL_TOKENS) -> ObjectiveConfig:
+        """The released script's constants (REFERENCE.md 1.3), without bounds.
+
+        The Gram term is at 0 because the only call in the script is commented out; it never had a weight.
+
+        Args:
+            num_tokens: N of the network. The released attention weight, 1e8, belongs to 120 tokens; the
+                term falls as N⁻⁴, so for another N the weight of equal strength is 1e8·(N/120)⁴.
+        """
         return cls(
             segmentation=0.6,
             teacher_segmentation=0.4,
             consistency=10.0,
             kl=1.0,
-            token_features=0.2,
-            attention=1e8,
             content=0.2,
+            token_features=0.2,
+            attention=1e8 * (num_tokens / OFFICIAL_TOKENS) ** 4,
             gram=0.0,
             adversarial=0.0002,
-            temperature=7.0,
+            temperature=OFFICIAL_TEMPERATURE,
+            label_temperature=OFFICIAL_TEMPERATURE,
+            ramped=("consistency",),
             ramp_epochs=20,
-            ramped=frozenset({"consistency"}),
             caps={},
         )
 
     def with_weights(self, weights: Mapping[str, float]) -> ObjectiveConfig:
-        """A copy with some weights replaced.
+        """A copy with some terms' weights replaced.
 
         Raises:
-            MSTKDError: a name that is no term; lists those there are.
+            MSTKDError: an unknown term (the message lists the known ones), or a weight that is not a finite
+                number of at least 0.
         """
-        for name in weights:
-            if name not in TERMS:
-                raise MSTKDError(f"unknown objective term '{name}'; known: {', '.join(TERMS)}")
+        for name, weight in weights.items():
+            if name not in TERM_NAMES:
+                raise MSTKDError(f"unknown objective term '{name}'; known: {', '.join(TERM_NAMES)}")
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise MSTKDError(f"weight of term '{name}' is {weight!r}; it must be a number")
+            if not isfinite(weight) or weight < 0:
+                raise MSTKDError(f"weight of term '{name}' is {weight!r}; it must be finite and at least 0")
         return replace(self, **{name: float(weight) for name, weight in weights.items()})
 
-    def weights(self) -> dict[str, float]:
-        """Weight of every term, before the ramp."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in TERMS}
+    def weight(self, term: str, epoch: float, num_epochs: int) -> float:
+        """Weight of a term in force at ``epoch`` of ``num_epochs`` distillation epochs, ramp included."""
+        base = getattr(self, term)
+        if term not in self.ramped:
+            return base
+        length = self.ramp_fraction * num_epochs if self.ramp_epochs is None else self.ramp_epochs
+        return base * sigmoid_rampup(epoch, length)

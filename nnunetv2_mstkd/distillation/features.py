@@ -1,4 +1,4 @@
-"""Features: those of the tokens (the other half of MS-TKD) and the content features (part of GSME)."""
+"""Feature matching: multi-scale token features (MS-TKD) and content (GSME)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_mstkd.distillation.numerics import in_float32, relative_error
+from nnunetv2_mstkd.distillation.comparison import (
+    TensorOrLevels,
+    bounded_relative_error,
+    is_official,
+    matched_pairs,
+    mean,
+)
+from nnunetv2_mstkd.distillation.precision import full_precision
 
 
-@in_float32
+@full_precision
 def token_feature_loss(
     *, student: Sequence[Tensor], teacher: Sequence[Tensor], variant: str = "default"
 ) -> Tensor:
-    """Match the features that the token decoder makes of each tapped layer.
+    """Difference of the decoded token features, level by level (MST-KDNet's "unetr" loss, REFERENCE.md 1.3).
+
+    ``official``: sum over levels of the mean squared error, nothing detached.
+
+    ``default``: mean over levels of :func:`bounded_relative_error`, in [0, 1), so that no level counts more
+    because its features happen to be larger; the teacher is detached.
 
     Args:
-        student: one tensor (B, C_l, ...) per level.
-        teacher: same shapes.
-        variant: ``official`` is the sum over levels of mean squared errors, level weights 1, neither side
-            detached (REFERENCE 1.3, L_unetr). ``default`` averages the levels' relative errors, in [0, 2],
-            the teacher detached.
+        student: one (B, C_l, ...) per level, any number of spatial axes.
+        teacher: the same.
+        variant: ``default`` or ``official``.
     """
-    if variant == "official":
-        return torch.stack([F.mse_loss(s, t) for s, t in zip(student, teacher, strict=True)]).sum()
-    return torch.stack([relative_error(s, t) for s, t in zip(student, teacher, strict=True)]).mean()
+    return _feature_loss(student, teacher, variant)
 
 
-@in_float32
+@full_precision
 def content_loss(*, student: Tensor, teacher: Tensor, variant: str = "default") -> Tensor:
-    """Match the content features (B, C, ...).
+    """Difference of the content features (SMU-Net's content loss, REFERENCE.md 1.3).
 
-    ``official``: mean squared error, neither side detached (REFERENCE 1.3). ``default``: relative error, in
-    [0, 2], the teacher detached.
+    ``official``: mean squared error, nothing detached. ``default``: :func:`bounded_relative_error`, the
+    teacher detached.
+
+    Args:
+        student: (B, C, ...), any number of spatial axes.
+        teacher: the same.
+        variant: ``default`` or ``official``.
     """
-    return F.mse_loss(student, teacher) if variant == "official" else relative_error(student, teacher)
+    return _feature_loss(student, teacher, variant)
+
+
+def _feature_loss(student: TensorOrLevels, teacher: TensorOrLevels, variant: str) -> Tensor:
+    pairs = matched_pairs(student, teacher, variant)
+    if is_official(variant):
+        return torch.stack([F.mse_loss(s, t) for s, t in pairs]).sum()
+    return mean([bounded_relative_error(s, t) for s, t in pairs])

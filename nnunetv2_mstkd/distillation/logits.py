@@ -1,4 +1,4 @@
-"""Logits: consistency and standardised KL, the two modes of DMLD (``SLKD`` in the ablation)."""
+"""Logit distillation (DMLD): standardised KL divergence and consistency of probabilities."""
 
 from __future__ import annotations
 
@@ -6,80 +6,116 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_mstkd.distillation.numerics import in_float32
+from nnunetv2_mstkd.distillation.comparison import is_official, matched_pairs
+from nnunetv2_mstkd.distillation.precision import full_precision
 
-_STD_EPSILON = 1e-7  # of the released code
+OFFICIAL_TEMPERATURE = 7.0  # REFERENCE.md 1.3
+REGION_TEMPERATURE = 2.0  # pilot, REFERENCE.md 4.2
+# A z-score over K classes stays within (K-1)/√K (1.5 for K = 4): already soft. A higher temperature would
+# only flatten it towards a mean squared error of z-scores.
+LABEL_TEMPERATURE = 1.0
+
+_OFFICIAL_EPS = 1e-7
+# Bounds the gradient where all classes have the same logit; trained logits spread over several units.
+_EPS = 1e-3
 
 
-def _standardise(logits: Tensor, dim: int) -> Tensor:
-    """z-score along one axis, unbiased deviation."""
-    return (logits - logits.mean(dim, keepdim=True)) / (logits.std(dim, keepdim=True) + _STD_EPSILON)
-
-
-@in_float32
+@full_precision
 def standardised_kl_loss(
     *,
     student: Tensor,
     teacher: Tensor,
-    temperature: float,
-    regions: bool = False,
     variant: str = "default",
+    regions: bool = False,
+    temperature: float | None = None,
 ) -> Tensor:
-    """Kullback-Leibler divergence between softened predictions.
+    """KL divergence of the class distributions at temperature T, times T² ("SLKD", arXiv 2403.01427).
+
+    ``default``: KL(teacher ‖ student), the teacher detached. Label heads: softmax over the logits' z-scores
+    over the class axis, summed over classes, mean over batch and voxels. With two classes a z-score keeps
+    nothing but the sign, so those stay raw. Region heads: Bernoulli KL on raw logits, for the same reason;
+    mean over batch, channels and voxels.
+
+    ``official`` (REFERENCE.md 1.5, items 2, 3, 5): z-scores over the *last spatial axis*, softmax over
+    channels, KL(student ‖ teacher), nothing detached, sum over everything divided by the batch size and by
+    the number of logits. ``regions`` makes no difference.
 
     Args:
-        student: logits (B, K, ...).
-        teacher: same shape.
-        temperature: T; the divergence is multiplied by T².
-        regions: the heads are independent (sigmoid), not classes of one softmax.
-        variant: ``official`` computes what the released call does (REFERENCE 1.3 and 1.5, items 2 and 3):
-            z-score over the last spatial axis, KL(student ‖ teacher) over the channels because the call swaps
-            the arguments, batch mean, then divided by the number of logits; neither side detached.
-            ``default`` is KL(teacher ‖ student), the teacher detached, averaged over voxels (and heads):
-            label heads standardised over the classes (Sun et al., arXiv 2403.01427); region heads as
-            Bernoulli distributions of the raw logits, because two standardised classes keep only a sign.
+        student: logits (B, K, ...), any number of spatial axes.
+        teacher: the same.
+        variant: ``default`` or ``official``.
+        regions: heads are independent (sigmoid) instead of exclusive (softmax).
+        temperature: T; by default 7 (official), 2 (regions), 1 (labels).
     """
-    if variant == "official":
-        p_student, p_teacher = (
-            F.log_softmax(_standardise(x, -1) / temperature, dim=1) for x in (student, teacher)
-        )
-        kl = F.kl_div(p_teacher, p_student, reduction="batchmean", log_target=True)
-        return kl * temperature**2 / student.numel()
-    teacher = teacher.detach()
+    ((student, teacher),) = matched_pairs(student, teacher, variant)
+    if is_official(variant):
+        return _official_kl(student, teacher, temperature or OFFICIAL_TEMPERATURE)
     if regions:
-        return _bernoulli_kl(student / temperature, teacher / temperature).mean() * temperature**2
-    p_student, p_teacher = (
-        F.log_softmax(_standardise(x, 1) / temperature, dim=1) for x in (student, teacher)
-    )
-    kl = F.kl_div(p_student, p_teacher, reduction="none", log_target=True).sum(1)
-    return kl.mean() * temperature**2
+        return _bernoulli_kl(student, teacher, temperature or REGION_TEMPERATURE)
+    return _categorical_kl(student, teacher, temperature or LABEL_TEMPERATURE)
 
 
-def _bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(Bernoulli(σ(t)) ‖ Bernoulli(σ(s))) element by element, stable for large logits."""
-    p = torch.sigmoid(teacher)
-    return p * (F.logsigmoid(teacher) - F.logsigmoid(student)) + (1 - p) * (
-        F.logsigmoid(-teacher) - F.logsigmoid(-student)
-    )
-
-
-@in_float32
+@full_precision
 def consistency_loss(
-    *, student: Tensor, teacher: Tensor, regions: bool = False, variant: str = "default"
+    *,
+    student: Tensor,
+    teacher: Tensor,
+    variant: str = "default",
+    regions: bool = False,
+    background_channel: int | None = None,
 ) -> Tensor:
-    """Mean squared error of the probabilities.
+    """Mean squared error of probabilities (REFERENCE.md 1.3).
+
+    ``default``: mean over all channels of softmax (labels) or sigmoid (regions); the teacher detached.
+
+    ``official``: sigmoid in any case, *sum* over channels of their mean squared errors, without the
+    background channel (the released code puts a Dice of the teacher there, see ``official_dice``), nothing
+    detached.
 
     Args:
         student: logits (B, K, ...).
-        teacher: same shape.
-        regions: sigmoid, not softmax.
-        variant: ``official`` sums the heads' mean squared errors of sigmoid probabilities, neither side
-            detached (REFERENCE 1.3; which heads is the caller's choice). ``default`` is the mean over
-            everything, sigmoid for regions and softmax for labels, the teacher detached.
+        teacher: the same.
+        variant: ``default`` or ``official``.
+        regions: heads are independent (sigmoid) instead of exclusive (softmax).
+        background_channel: for ``official``, index of the background head; ``None`` if there is none.
     """
-    if variant == "official":
-        error = (torch.sigmoid(student) - torch.sigmoid(teacher)).square()
-        return error.transpose(0, 1).flatten(1).mean(1).sum()
-    if regions:
-        return F.mse_loss(torch.sigmoid(student), torch.sigmoid(teacher.detach()))
-    return F.mse_loss(torch.softmax(student, 1), torch.softmax(teacher.detach(), 1))
+    ((student, teacher),) = matched_pairs(student, teacher, variant)
+    if not is_official(variant):
+        probabilities = torch.sigmoid if regions else _softmax
+        return F.mse_loss(probabilities(student), probabilities(teacher))
+    error = (student.sigmoid() - teacher.sigmoid()).square().transpose(0, 1).flatten(1).mean(1)
+    if background_channel is None:
+        return error.sum()
+    return error.sum() - error[background_channel]
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1)
+
+
+def _standardise(logits: Tensor, axis: int, eps: float) -> Tensor:
+    """z-score over one axis, unbiased standard deviation."""
+    return (logits - logits.mean(axis, keepdim=True)) / (logits.std(axis, keepdim=True) + eps)
+
+
+def _categorical_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    if student.shape[1] > 2:
+        student, teacher = _standardise(student, 1, _EPS), _standardise(teacher, 1, _EPS)
+    log_student, log_teacher = ((x / temperature).log_softmax(1) for x in (student, teacher))
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
+    return divergence.mean() * temperature**2
+
+
+def _bernoulli_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    s, t = student / temperature, teacher / temperature
+    inside = t.sigmoid() * (F.logsigmoid(t) - F.logsigmoid(s))
+    outside = (-t).sigmoid() * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    return (inside + outside).mean() * temperature**2
+
+
+def _official_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    log_student, log_teacher = (
+        (_standardise(x, -1, _OFFICIAL_EPS) / temperature).log_softmax(1) for x in (student, teacher)
+    )
+    per_sample = F.kl_div(log_teacher, log_student.exp(), reduction="batchmean")
+    return per_sample * temperature**2 / student.numel()

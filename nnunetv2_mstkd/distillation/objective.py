@@ -1,46 +1,65 @@
-"""The sum of all terms: what a distillation step minimises."""
+"""The objective of MST-KD training: named terms, weighted and added up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.distillation.attention import attention_extremes_loss
-from nnunetv2_mstkd.distillation.config import ObjectiveConfig
+from nnunetv2_mstkd.distillation.comparison import is_official
+from nnunetv2_mstkd.distillation.config import TERM_NAMES, ObjectiveConfig
 from nnunetv2_mstkd.distillation.features import content_loss, token_feature_loss
 from nnunetv2_mstkd.distillation.logits import consistency_loss, standardised_kl_loss
-from nnunetv2_mstkd.distillation.official_dice import OfficialSegmentation
-from nnunetv2_mstkd.distillation.schedules import sigmoid_rampup
-from nnunetv2_mstkd.distillation.style import gram_matching_loss, style_adversarial_loss
+from nnunetv2_mstkd.distillation.official_dice import official_dice_losses, official_student_dice
+from nnunetv2_mstkd.distillation.style import (
+    gram_matching_loss,
+    style_adversarial_loss,
+    style_discriminator_loss,
+)
+from nnunetv2_mstkd.errors import MSTKDError
 
-Logits = Tensor | list[Tensor]
-SegmentationLoss = Callable[[Any, Any], Tensor]
+Target = Tensor | list[Tensor]
+
+# What a term looks at beside the logits.
+_TAPS: dict[str, tuple[str, ...]] = {
+    "content": ("content",),
+    "token_features": ("token_features",),
+    "attention": ("attention",),
+    "gram": ("encoded", "style", "content"),
+    "adversarial": ("style",),
+}
 
 
 class Taps(Protocol):
-    """What the objective looks at in a network's output; only the logits if every other weight is 0."""
+    """What a network shows of itself; a tap that no active term needs may be ``None``.
 
-    logits: Logits
-    attention: list[Tensor]
-    token_features: list[Tensor]
-    encoded: Tensor
-    style: Tensor
-    content: Tensor
+    Attributes:
+        logits: (B, K, ...), with deep supervision a list, full resolution first.
+        attention: one (B, heads, N, N) per tapped layer.
+        token_features: one (B, C_l, ...) per tapped layer.
+        encoded, style, content: (B, C, *bottleneck).
+    """
+
+    logits: Tensor | list[Tensor]
+    attention: Sequence[Tensor] | None
+    token_features: Sequence[Tensor] | None
+    encoded: Tensor | None
+    style: Tensor | None
+    content: Tensor | None
 
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """Result of one evaluation.
+    """What one step minimises.
 
     Attributes:
-        terms: unweighted scalars by name.
-        weights: in force: configured, times ramp, times bound.
-        total: Σ weight · term.
+        terms: scalar tensors by name, unweighted; terms of weight 0 are absent.
+        weights: weight of each in force, ramp and bounds included.
+        total: weighted sum.
     """
 
     terms: dict[str, Tensor]
@@ -48,20 +67,35 @@ class ObjectiveOutput:
     total: Tensor
 
     def weighted_terms(self) -> dict[str, Tensor]:
-        """The summands of ``total``."""
-        return {name: self.weights[name] * term for name, term in self.terms.items()}
+        """The summands of ``total`` by name."""
+        return {name: self.weights[name] * value for name, value in self.terms.items()}
+
+
+@dataclass(frozen=True)
+class _Step:
+    student: Taps
+    teacher: Taps | None
+    target: Target
+    style_discriminator: nn.Module | None
 
 
 class MSTKDObjective:
-    """Segmentation plus every published distillation term, each with a weight of its own.
+    """Segmentation plus every distillation term whose weight is above 0.
+
+    ``default`` is what the method means, ``official`` what the released code computes, quirks included
+    (docs/fidelity.md). Terms are named as in :data:`TERM_NAMES`.
 
     Args:
         config: weights and schedule.
-        regions: heads are overlapping regions (sigmoid), not classes (softmax).
-        segmentation_loss: takes (logits, target) as the trainer has them, deep-supervision lists included;
-            the official variant has its own and needs none.
-        variant: ``default`` or ``official`` (docs/fidelity.md has the differences).
-        background_channel: label heads only: nnU-Net's is the first, the released code's the last.
+        regions: heads are regions (sigmoid) instead of labels (softmax).
+        segmentation_loss: of (logits, target), as nnU-Net builds it; ``official`` has its own and ignores it.
+        variant: ``default`` or ``official``.
+        background_channel: for ``official`` with label heads, the head whose Dice the released code takes
+            from the teacher: 0 in nnU-Net's order, last in the released one. ``None`` treats every head
+            as foreground, so that the student's background learns too. Region heads have none.
+
+    Raises:
+        ValueError: unknown variant, or ``default`` without a segmentation loss.
     """
 
     def __init__(
@@ -69,116 +103,162 @@ class MSTKDObjective:
         config: ObjectiveConfig,
         *,
         regions: bool,
-        segmentation_loss: SegmentationLoss | None = None,
+        segmentation_loss: Callable[[Tensor | list[Tensor], Target], Tensor] | None = None,
         variant: str = "default",
-        background_channel: int = 0,
+        background_channel: int | None = 0,
     ) -> None:
         self.config = config
         self.regions = regions
+        self.segmentation_loss = segmentation_loss
         self.variant = variant
-        self._segmentation_loss = segmentation_loss
-        self._official = OfficialSegmentation(None if regions else background_channel)
+        self.official = is_official(variant)
+        self.background_channel = None if regions else background_channel
+        if segmentation_loss is None and not self.official:
+            raise ValueError("the default objective needs a segmentation_loss")
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Terms with a weight above 0."""
+        return tuple(name for name in TERM_NAMES if getattr(self.config, name) > 0)
+
+    @property
+    def needs_taps(self) -> frozenset[str]:
+        """Names of the taps, beside the logits, that the active terms look at."""
+        return frozenset(tap for name in self.term_names for tap in _TAPS.get(name, ()))
 
     def __call__(
         self,
         *,
         student: Taps,
-        teacher: Taps,
-        target: Any,
+        teacher: Taps | None,
+        target: Target,
         epoch: float,
         num_epochs: int,
         style_discriminator: nn.Module | None = None,
         train_teacher: bool = False,
         scales: Mapping[str, float] | None = None,
     ) -> ObjectiveOutput:
-        """Evaluate every term that has a weight.
+        """Terms, weights and total of one step.
 
         Args:
             student: of the masked patch.
-            teacher: of the whole patch.
-            target: for the segmentation loss.
-            epoch: since distillation began.
-            num_epochs: of the distillation.
-            style_discriminator: for the adversarial term; gets no gradient from it.
-            train_teacher: the teacher learns too (joint): its segmentation is a term.
-            scales: factors on weights, of :class:`TermBounds`.
+            teacher: of the whole patch; ``None`` leaves the segmentation alone.
+            target: segmentation as nnU-Net's loss takes it (a list with deep supervision).
+            epoch: distillation epochs done; for the ramp.
+            num_epochs: distillation epochs in all.
+            style_discriminator: one logit per sample from style features; it gets no gradient from here.
+            train_teacher: the teacher learns too, from its own segmentation loss.
+            scales: factor per term, see :class:`TermBounds`.
+
+        Raises:
+            MSTKDError: an active term lacks a tap or the discriminator.
         """
-        weights = self.weights(epoch, num_epochs)
-        if not train_teacher:
-            del weights["teacher_segmentation"]
-        if style_discriminator is None:
-            del weights["adversarial"]
-        weights = {n: w * (scales or {}).get(n, 1.0) for n, w in weights.items() if w > 0}
-        terms = {n: self._term(n, student, teacher, target, style_discriminator) for n in weights}
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        step = _Step(student, teacher, target, style_discriminator)
+        terms = {name: self._compute(name, step) for name in self._active(teacher, train_teacher)}
+        scales = scales or {}
+        weights = {n: self.config.weight(n, epoch, num_epochs) * scales.get(n, 1.0) for n in terms}
+        total = torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
         return ObjectiveOutput(terms, weights, total)
 
-    def weights(self, epoch: float, num_epochs: int) -> dict[str, float]:
-        """Configured weights times the ramp."""
-        config = self.config
-        length = config.ramp_fraction * num_epochs if config.ramp_epochs is None else config.ramp_epochs
-        ramp = sigmoid_rampup(epoch, length)
-        return {name: w * ramp if name in config.ramped else w for name, w in config.weights().items()}
+    def discriminator_loss(self, *, student: Taps, teacher: Taps, style_discriminator: nn.Module) -> Tensor:
+        """What the discriminator minimises (teacher's style is 0, student's 1); the networks are detached."""
+        styles = torch.cat((student.style, teacher.style)).detach().float()
+        with torch.autocast(styles.device.type, enabled=False):
+            # One forward for both: DDP allows only one before the backward.
+            of_student, of_teacher = style_discriminator(styles).chunk(2)
+        return style_discriminator_loss(student=of_student, teacher=of_teacher, variant=self.variant)
 
-    def _term(
-        self, name: str, student: Taps, teacher: Taps, target: Any, discriminator: nn.Module | None
-    ) -> Tensor:
-        variant = self.variant
-        if name in ("segmentation", "teacher_segmentation", "consistency", "kl"):
-            return self._logit_term(name, student.logits, teacher.logits, target)
-        if name == "token_features":
-            pair = {"student": student.token_features, "teacher": teacher.token_features}
-            return token_feature_loss(**pair, variant=variant)
-        if name == "attention":
-            pair = {"student": student.attention, "teacher": teacher.attention}
-            return attention_extremes_loss(**pair, variant=variant)
-        if name == "content":
-            return content_loss(student=student.content, teacher=teacher.content, variant=variant)
-        if name == "gram":
-            return gram_matching_loss(student=_scales(student), teacher=_scales(teacher), variant=variant)
-        with _frozen(discriminator), torch.autocast(student.style.device.type, enabled=False):
-            judged = discriminator(student.style.float())
-        return style_adversarial_loss(student=judged, variant=variant)
+    def _active(self, teacher: Taps | None, train_teacher: bool) -> list[str]:
+        if teacher is None:
+            return [name for name in self.term_names if name == "segmentation"]
+        return [name for name in self.term_names if train_teacher or name != "teacher_segmentation"]
 
-    def _logit_term(self, name: str, student: Logits, teacher: Logits, target: Any) -> Tensor:
-        s, t = _full_resolution(student), _full_resolution(teacher)
-        official = self.variant == "official"
-        if name == "segmentation":
-            return (
-                self._official.student(s, t, target) if official else self._segmentation_loss(student, target)
-            )
-        if name == "teacher_segmentation":
-            return self._official.teacher(t, target) if official else self._segmentation_loss(teacher, target)
-        if name == "consistency":
-            if official:
-                return self._official.consistency(s, t, target)
-            return consistency_loss(student=s, teacher=t, regions=self.regions)
-        return standardised_kl_loss(
-            student=s,
-            teacher=t,
-            temperature=self.config.temperature,
+    def _compute(self, name: str, step: _Step) -> Tensor:
+        for tap in _TAPS.get(name, ()):
+            for owner, taps in (("student", step.student), ("teacher", step.teacher)):
+                if getattr(taps, tap, None) is None:
+                    raise MSTKDError(
+                        f"objective term '{name}' needs {tap}, which the {owner} does not give; "
+                        f"set the weight of '{name}' to 0"
+                    )
+        return getattr(self, f"_{name}")(step)
+
+    # ------------------------------------------------------------ terms, one method each, named as the term
+
+    def _segmentation(self, step: _Step) -> Tensor:
+        if not self.official:
+            return self.segmentation_loss(step.student.logits, step.target)
+        losses = self._dice(step.student, step)
+        if self.background_channel is None or step.teacher is None:
+            return losses.sum()
+        return official_student_dice(losses, self._dice(step.teacher, step), self.background_channel)
+
+    def _teacher_segmentation(self, step: _Step) -> Tensor:
+        if not self.official:
+            return self.segmentation_loss(step.teacher.logits, step.target)
+        return self._dice(step.teacher, step).sum()
+
+    def _dice(self, taps: Taps, step: _Step) -> Tensor:
+        return official_dice_losses(logits=_finest(taps), target=step.target, regions=self.regions)
+
+    def _consistency(self, step: _Step) -> Tensor:
+        loss = consistency_loss(
+            student=_finest(step.student),
+            teacher=_finest(step.teacher),
+            variant=self.variant,
             regions=self.regions,
+            background_channel=self.background_channel,
+        )
+        if not self.official or self.background_channel is None:
+            return loss
+        # Released under the name of a background MSE (REFERENCE.md 1.5, item 4).
+        return loss + self._dice(step.teacher, step)[self.background_channel]
+
+    def _kl(self, step: _Step) -> Tensor:
+        return standardised_kl_loss(
+            student=_finest(step.student),
+            teacher=_finest(step.teacher),
+            variant=self.variant,
+            regions=self.regions,
+            temperature=self.config.temperature if self.regions else self.config.label_temperature,
+        )
+
+    def _content(self, step: _Step) -> Tensor:
+        return content_loss(student=step.student.content, teacher=step.teacher.content, variant=self.variant)
+
+    def _token_features(self, step: _Step) -> Tensor:
+        return token_feature_loss(
+            student=step.student.token_features, teacher=step.teacher.token_features, variant=self.variant
+        )
+
+    def _attention(self, step: _Step) -> Tensor:
+        return attention_extremes_loss(
+            student=step.student.attention, teacher=step.teacher.attention, variant=self.variant
+        )
+
+    def _gram(self, step: _Step) -> Tensor:
+        return gram_matching_loss(
+            student=_scales_of_style(step.student),
+            teacher=_scales_of_style(step.teacher),
             variant=self.variant,
         )
 
+    def _adversarial(self, step: _Step) -> Tensor:
+        if step.style_discriminator is None:
+            raise MSTKDError("objective term 'adversarial' needs a style discriminator; set its weight to 0")
+        style = step.student.style.float()
+        # Detached parameters, so that the student's backward leaves no gradient on the discriminator.
+        parameters = {name: p.detach() for name, p in step.style_discriminator.named_parameters()}
+        with torch.autocast(style.device.type, enabled=False):
+            logit = torch.func.functional_call(step.style_discriminator, parameters, (style,))
+        return style_adversarial_loss(student=logit, variant=self.variant)
 
-def _full_resolution(logits: Logits) -> Tensor:
-    return logits[0] if isinstance(logits, (list, tuple)) else logits
+
+def _finest(taps: Taps) -> Tensor:
+    """Logits at full resolution."""
+    return taps.logits if isinstance(taps.logits, Tensor) else taps.logits[0]
 
 
-def _scales(taps: Taps) -> list[Tensor]:
-    """Global_style of the released code, in its order."""
+def _scales_of_style(taps: Taps) -> list[Tensor]:
+    """The released code's "Global_style": bottleneck features, style, content."""
     return [taps.encoded, taps.style, taps.content]
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No gradient for the module's parameters from what is computed inside."""
-    wanted = [p for p in module.parameters() if p.requires_grad]
-    for p in wanted:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in wanted:
-            p.requires_grad_(True)

@@ -1,19 +1,28 @@
-"""How weights and the learning rate change over the epochs."""
+"""Schedules: the ramp-up of terms, and the learning rate of the released script."""
 
 from __future__ import annotations
 
-import math
+from math import exp
 
 
 def sigmoid_rampup(epoch: float, length: float) -> float:
-    """exp(-5·(1 - min(epoch, length)/length)²): from 0.0067 at epoch 0 to 1 at ``length`` and after.
+    """exp(−5·(1 − min(epoch, length)/length)²): 0.0067 at epoch 0, 1 from ``length`` on (REFERENCE.md 1.3).
 
     Args:
-        epoch: epochs done, may be fractional.
-        length: epochs of the ramp; 0 is no ramp.
-
-    Source: ``get_current_consistency_weight`` of the released code (REFERENCE 1.3), without its factor 10.
+        epoch: epochs done, may be fractional; below 0 counts as 0.
+        length: epochs that the ramp takes; 0 or less is no ramp.
     """
     if length <= 0:
         return 1.0
-    return math.exp(-5.0 * (1.0 - min(max(epoch, 0.0), length) / length) ** 2)
+    return exp(-5 * (1 - min(max(epoch, 0.0), length) / length) ** 2)
+
+
+def official_poly_lr(
+    epoch: int, num_epochs: int = 100, initial_lr: float = 1e-4, exponent: float = 0.9
+) -> float:
+    """Learning rate in force during ``epoch`` in the released script (REFERENCE.md 1.4).
+
+    It steps its scheduler before the epoch, so epoch e has (1 − (e+1)/num_epochs)^exponent and the last
+    epoch a rate of exactly 0.
+    """
+    return initial_lr * max(0.0, 1 - (epoch + 1) / num_epochs) ** exponent

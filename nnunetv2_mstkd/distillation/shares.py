@@ -1,25 +1,26 @@
-"""How much each term pulls: gradient shares, and a bound that keeps a term from taking over."""
+"""How much of the gradient each term makes up, and bounds on that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import inf, isfinite, nan, sqrt
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-# A bounded term may regain this factor per check, so that one odd batch does not silence it for good.
-_RECOVERY = 1.1
+# A term that was scaled back grows by at most this factor per check: caps act at once, recovery is slow.
+RECOVERY = 1.1
 
 
 @dataclass(frozen=True)
 class Share:
-    """A term's gradient against the reference term's.
+    """A term's gradient against the reference's.
 
     Attributes:
-        share: ratio of the gradient norms.
-        cosine: of the angle between the gradients; 0 where one of them is nil.
+        share: ratio of their norms; nan if the reference has no gradient.
+        cosine: of the angle between them; 0 if either vanishes.
     """
 
     share: float
@@ -29,74 +30,107 @@ class Share:
 def gradient_shares(
     weighted_terms: Mapping[str, Tensor], reference: str, parameters: Iterable[nn.Parameter]
 ) -> dict[str, Share]:
-    """Compare every term's gradient with that of ``reference``.
+    """Share and cosine of every other term's gradient; the graph stays for the step's own backward.
 
-    Costs one backward pass per term and keeps the graph; meant for now and then.
+    In distributed training the products are averaged over the processes, so that all reach the same numbers;
+    every process has to call this at the same step.
 
     Args:
-        weighted_terms: scalars with their weights in.
-        reference: name of one of them (``segmentation``).
-        parameters: with respect to which (the student's).
+        weighted_terms: scalars as they enter the total (a common factor such as a loss scale cancels).
+        reference: name of the term to compare with.
+        parameters: of the student; those that a term does not reach count as 0.
+
+    Raises:
+        KeyError: there is no term ``reference``.
     """
-    parameters = list(parameters)
+    parameters = [p for p in parameters if p.requires_grad]
     base = _gradient(weighted_terms[reference], parameters)
-    base_norm = _norm(base)
-    shares = {}
-    for name, term in weighted_terms.items():
-        if name == reference or not term.requires_grad:
-            continue
-        gradient = _gradient(term, parameters)
-        norm = _norm(gradient)
-        dot = sum(
-            float((g * b).sum())
-            for g, b in zip(gradient, base, strict=True)
-            if g is not None and b is not None
-        )
-        scale = norm * base_norm
-        shares[name] = Share(norm / base_norm if base_norm else float("inf"), dot / scale if scale else 0.0)
-    return shares
-
-
-def _gradient(term: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | None]:
-    return list(torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True))
-
-
-def _norm(gradient: list[Tensor | None]) -> float:
-    norms = [g.float().norm() for g in gradient if g is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
+    names = [name for name in weighted_terms if name != reference]
+    products = [_dot(base, base)]
+    for name in names:
+        gradient = _gradient(weighted_terms[name], parameters)
+        products += [_dot(gradient, gradient), _dot(gradient, base)]
+    stacked = torch.stack([torch.as_tensor(p, device=parameters[0].device) for p in products])
+    values = iter(_mean_over_processes(stacked).tolist())
+    base_square = next(values)
+    return {name: _share(base_square, next(values), next(values)) for name in names}
 
 
 class TermBounds:
-    """Keeps each capped term's gradient share at its cap, by a factor of at most 1 on its weight.
+    """A factor of at most 1 per term, which keeps its gradient below a share of the segmentation gradient.
+
+    A share above its cap lowers the factor to what would have met the cap; one below lets it recover, by at
+    most :data:`RECOVERY` per check. Shares that are not finite change nothing.
 
     Args:
-        caps: largest share per term; a term without one is never touched.
+        caps: largest share per term; terms without one are never scaled.
     """
 
     def __init__(self, caps: Mapping[str, float]) -> None:
         self.caps = dict(caps)
-        self.scales: dict[str, float] = {}
+        self._scales = dict.fromkeys(self.caps, 1.0)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Factor per term."""
+        return dict(self._scales)
 
     def update(self, shares: Mapping[str, Share]) -> list[str]:
-        """Take in a measurement (made with the present factors in force); returns lines for the log."""
+        """Adapt the factors to shares measured with them in force.
+
+        Returns:
+            Lines for the log: one per term that was lowered or that is free again.
+        """
         lines = []
-        for name, measured in shares.items():
-            cap, scale = self.caps.get(name), self.scales.get(name, 1.0)
-            if cap is None or not measured.share > 0:
+        for name, cap in self.caps.items():
+            share = shares[name].share if name in shares else nan
+            if not isfinite(share):
                 continue
-            wanted = min(1.0, scale * _RECOVERY, scale * cap / measured.share)
-            if wanted < scale:
+            before = self._scales[name]
+            room = cap / share if share > 0 else RECOVERY
+            after = self._scales[name] = min(1.0, before * min(room, RECOVERY))
+            if after < before:
                 lines.append(
-                    f"term '{name}' is scaled back from {scale:.3g} to {wanted:.3g} of its weight: its "
-                    f"gradient is {measured.share:.3g} of the segmentation's, above its bound of {cap:.3g}"
+                    f"term '{name}' reached {share:.3g} of the segmentation gradient (bound {cap:g}): "
+                    f"its weight is now multiplied by {after:.3g}"
                 )
-            self.scales[name] = wanted
+            elif before < after == 1.0:
+                lines.append(f"term '{name}' is below its bound {cap:g} again: its weight is back in full")
         return lines
 
-    def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return {"scales": dict(self.scales)}
+    def state_dict(self) -> dict[str, float]:
+        """Factors, for a checkpoint."""
+        return self.scales
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self.scales = dict(state["scales"])
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore factors; terms that have no cap any more are left out."""
+        self._scales.update({name: float(state[name]) for name in self.caps if name in state})
+
+
+def _gradient(value: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    if not value.requires_grad:
+        return [None] * len(parameters)
+    return list(torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True))
+
+
+def _dot(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Tensor | float:
+    products = [
+        torch.dot(a.flatten().float(), b.flatten().float())
+        for a, b in zip(first, second, strict=True)
+        if a is not None and b is not None
+    ]
+    return torch.stack(products).sum() if products else 0.0
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+        values = values / dist.get_world_size()
+    return values
+
+
+def _share(base_square: float, square: float, product: float) -> Share:
+    if not 0 < base_square < inf:
+        return Share(nan, 0.0)
+    norms = sqrt(square * base_square)
+    return Share(sqrt(square / base_square), product / norms if norms else 0.0)
