@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -21,11 +22,15 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def quiet(enabled: bool = True) -> Iterator[None]:
-    """Keep nnU-Net's prints off the standard output (of the whole process: use it in the main thread)."""
+    """Keep prints and warnings of nnU-Net and its libraries from the user.
+
+    It changes the whole process: use it in the main thread.
+    """
     if not enabled:
         yield
         return
-    with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink):
+    with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 
@@ -103,7 +108,7 @@ def _reason(error: Exception, model: ModelFolder) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "loading state_dict" in lines[0]:
         detail = lines[1] if len(lines) > 1 else lines[0]
-        return f"its weights are of another network than plans.json for {_channels(model)} ({detail})"
+        return f"its weights do not fit the network of plans.json for {_channels(model)} ({detail})"
     if isinstance(error, KeyError):
         return f"a checkpoint or plans.json has no {lines[0]}"
     return lines[0]

@@ -67,7 +67,10 @@ def dataset_modalities(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
 def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
     """The names in channel order, as they are written there (in old data sets under ``modality``)."""
     names = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
-    return [str(names[key]) for key in sorted(names, key=int)]
+    try:
+        return [str(names[key]) for key in sorted(names, key=int)]
+    except (TypeError, ValueError):
+        raise MSTKDError('channel_names of dataset.json is not like {"0": "t1n", "1": "t1c"}') from None
 
 
 def open_model_folder(path: Path) -> ModelFolder:
