@@ -14,7 +14,7 @@ from nnunetv2_mstkd.distillation.comparison import is_official
 from nnunetv2_mstkd.distillation.config import TERM_NAMES, ObjectiveConfig
 from nnunetv2_mstkd.distillation.features import content_loss, token_feature_loss
 from nnunetv2_mstkd.distillation.logits import consistency_loss, standardised_kl_loss
-from nnunetv2_mstkd.distillation.official_dice import official_dice_losses, official_student_dice
+from nnunetv2_mstkd.distillation.official_dice import head_dice_losses, official_student_dice
 from nnunetv2_mstkd.distillation.style import (
     gram_matching_loss,
     style_adversarial_loss,
@@ -199,7 +199,7 @@ class MSTKDObjective:
         return self._dice(step.teacher, step).sum()
 
     def _dice(self, taps: Taps, step: _Step) -> Tensor:
-        return official_dice_losses(logits=_finest(taps), target=step.target, regions=self.regions)
+        return head_dice_losses(logits=_finest(taps), target=step.target, regions=self.regions)
 
     def _consistency(self, step: _Step) -> Tensor:
         loss = consistency_loss(

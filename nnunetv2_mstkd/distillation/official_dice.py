@@ -12,14 +12,17 @@ from nnunetv2_mstkd.distillation.precision import full_precision
 _EPS = 1e-7
 
 
-def official_dice_loss(probability: Tensor, target: Tensor) -> Tensor:
-    """1 − 2·Σpt / (Σp² + Σt² + 1e-7) over the whole tensor, batch included; both empty gives 1."""
-    overlap = (probability * target).sum()
-    return 1 - 2 * overlap / (probability.square().sum() + target.square().sum() + _EPS)
+def official_dice_losses(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 − 2·Σpt / (Σp² + Σt² + 1e-7) per channel, over the whole batch: (B, K, ...) twice → (K,).
+
+    A channel that is empty on both sides has loss 1.
+    """
+    p, t = (x.transpose(0, 1).flatten(1) for x in (probabilities, target))
+    return 1 - 2 * (p * t).sum(1) / (p.square().sum(1) + t.square().sum(1) + _EPS)
 
 
 @full_precision
-def official_dice_losses(*, logits: Tensor, target: Tensor | Sequence[Tensor], regions: bool) -> Tensor:
+def head_dice_losses(*, logits: Tensor, target: Tensor | Sequence[Tensor], regions: bool) -> Tensor:
     """Dice loss of every head's sigmoid: (K,).
 
     Args:
@@ -28,10 +31,8 @@ def official_dice_losses(*, logits: Tensor, target: Tensor | Sequence[Tensor], r
         regions: heads are regions.
     """
     binary, counted = binary_target(target, logits.shape[1], regions)
-    probabilities = logits.sigmoid() * counted
-    binary = binary.to(probabilities.dtype) * counted
-    pairs = zip(probabilities.unbind(1), binary.unbind(1), strict=True)
-    return torch.stack([official_dice_loss(p, t) for p, t in pairs])
+    probabilities = logits.sigmoid()
+    return official_dice_losses(probabilities * counted, binary.to(probabilities.dtype) * counted)
 
 
 def official_student_dice(student: Tensor, teacher: Tensor, background_channel: int) -> Tensor:
