@@ -1,0 +1,114 @@
+"""Every command of the README, run as it stands there; only paths, length and device are put in."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import SimpleITK as sitk
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+COMMANDS = [line.split("    #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+# Settings that make a training of minutes out of one of days; everything else is what a user gets.
+SHORT = {
+    "num_epochs": 2,
+    "num_iterations_per_epoch": 2,
+    "num_val_iterations_per_epoch": 1,
+    "save_every": 1,
+}
+
+
+def test_the_readme_has_the_commands_that_are_run_here():
+    starts = {" ".join(c.split()[:2]) for c in COMMANDS}
+    assert starts == {
+        "make demo", "make test", "pip install", 'eval "$(nnUNetv2_mstkd', "nnUNetv2_plan_and_preprocess -d",
+        "nnUNetv2_train 226", "nnUNetv2_predict -i",
+        *(f"nnUNetv2_mstkd {c}" for c in ("convert", "plan", "train", "predict", "prepare")),
+    }  # fmt: skip
+
+
+def test_make_demo_and_make_test_run_what_the_tests_run():
+    for target, expected in (("demo", "examples/phantom_demo.py --out demo"), ("test", "-m pytest")):
+        printed = subprocess.run(
+            ["make", "-n", "-C", ROOT, target], capture_output=True, text=True, check=True
+        ).stdout
+        assert expected in printed
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_files_that_the_readme_links_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).is_file(), target
+
+
+@pytest.fixture(scope="module")
+def work(new_workplace):
+    """A workplace whose /path/to/... are phantom cases; some of those to predict lack files."""
+    work = new_workplace("readme")
+    shape = "--shape 40 40 40"
+    work.run(f"nnUNetv2_mstkd phantom -o BraTS2024 --cases 5 {shape} --seed 1")
+    work.run(f"nnUNetv2_mstkd phantom -o cases --cases 2 {shape} --seed 2 --missing 0.6")
+    return work
+
+
+def shorten(work) -> None:
+    """Put the short length into every plans file there is."""
+    for plans in (work.preprocessed / "Dataset226_BraTS2024GLI").glob("nnUNet*Plans.json"):
+        content = json.loads(plans.read_text())
+        for configuration in content["configurations"].values():
+            configuration["mstkd"] = SHORT | configuration.get("mstkd", {})
+        plans.write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+def test_every_nnunet_command_of_the_readme_in_its_order(work):
+    segmentations = {}
+    for command in COMMANDS:
+        if command.startswith(("make", "pip")):
+            continue  # make demo: test_demo.py; make test: CI; pip install: test_wheel.py
+        if command.startswith("eval"):
+            line = work.run("nnUNetv2_mstkd env").stdout
+            work.environment["nnUNet_extTrainer"] = shlex.split(line)[1].split("=", 1)[1]
+            continue
+        here = command.replace("/path/to", str(work.root))
+        if re.search(r"train |predict ", here):
+            here += " -device cpu"
+        shorten(work)
+        work.run(here)
+        if " predict " in here or here.startswith("nnUNetv2_predict"):
+            out = work.root / shlex.split(here)[shlex.split(here).index("-o") + 1]
+            segmentations[here] = sorted(p.name for p in out.glob("*.nii.gz"))
+    assert len(segmentations) == 2
+    cases = sorted(p.name for p in (work.root / "cases").iterdir())
+    for command, written in segmentations.items():
+        assert written == [f"{case}.nii.gz" for case in cases], command
+    record = json.loads((work.root / "out" / "modalities.json").read_text())
+    assert cases[0] in json.dumps(record)
+    one = sitk.ReadImage(str(work.root / "out" / segmentations[next(iter(segmentations))][0]))
+    assert one.GetSize() == (40, 40, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_demo_ends_with_a_table_and_a_picture(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "phantom_demo.py", "--out", tmp_path / "demo"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    dice = json.loads((tmp_path / "demo" / "dice.json").read_text())["dice"]
+    assert len(dice) == 12
+    assert all(0 <= score <= 1 for scores in dice.values() for score in scores)
+    # What the plugin is for: with FLAIR alone, a model trained with masking finds more of the whole tumour
+    # than one that only ever saw all sequences.
+    for model in ("nnU-Net + modality dropout", "MSTKD"):
+        assert dice[f"{model} / t2f"][0] > dice["nnU-Net, all modalities / t2f"][0]
+    assert (tmp_path / "demo" / "overlay.png").read_bytes()[:4] == b"\x89PNG"
+    for path in re.findall(r"^  \w+ +(\S+)$", done.stdout, flags=re.M):
+        assert list((tmp_path / "demo").glob(path.replace("<trainer>", "*").replace("<", "*").split(",")[0]))
