@@ -110,5 +110,4 @@ def test_the_demo_ends_with_a_table_and_a_picture(tmp_path):
     for model in ("nnU-Net + modality dropout", "MSTKD"):
         assert dice[f"{model} / t2f"][0] > dice["nnU-Net, all modalities / t2f"][0]
     assert (tmp_path / "demo" / "overlay.png").read_bytes()[:4] == b"\x89PNG"
-    for path in re.findall(r"^  \w+ +(\S+)$", done.stdout, flags=re.M):
-        assert list((tmp_path / "demo").glob(path.replace("<trainer>", "*").replace("<", "*").split(",")[0]))
+    assert (tmp_path / "demo" / "dice.md").read_text().strip() in done.stdout
