@@ -94,7 +94,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv1(self.nonlin(self.norm1(x)))
-        return x + self.conv2(self.nonlin(self.norm2(inner)))
+        # In place: no gradient needs a convolution's output, and a new map costs memory and time.
+        return self.conv2(self.nonlin(self.norm2(inner))).add_(x)
 
 
 def residual_blocks(

@@ -21,7 +21,7 @@ class DecoderStage(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # Channels are reduced first: at low resolution that costs an eighth.
         upsampled = F.interpolate(self.reduce(x), size=skip.shape[2:], mode="nearest")
-        return self.block(upsampled + skip)
+        return self.block(upsampled.add_(skip))  # in place, as in the residual block
 
 
 class Decoder(nn.Module):

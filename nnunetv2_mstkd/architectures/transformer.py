@@ -111,7 +111,9 @@ class TokenTransformer(nn.Module):
         """
         embedded = self.patch_embedding(x)
         grid = embedded.shape[2:]
-        tokens = self.dropout(embedded.flatten(2).transpose(1, 2) + self._positions(grid))
+        # Contiguous, or the strides run through every layer and torch.compile's backward trips over them.
+        embedded_tokens = embedded.flatten(2).transpose(1, 2).contiguous()
+        tokens = self.dropout(embedded_tokens + self._positions(grid))
         states: list[Tensor] = []
         attention: list[Tensor] = []
         for number, layer in enumerate(self.layers, start=1):

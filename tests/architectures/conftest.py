@@ -1,0 +1,67 @@
+"""Networks as nnU-Net builds them: from a plan's kwargs that went through JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+from nnunetv2_mstkd.architectures import mstkdnet_kwargs
+
+
+def _stock_kwargs(patch, *, spacing=None, max_stages=9, base_features=4, blocks=None) -> dict:
+    axes = len(patch)
+    _, strides, kernels, _, _ = get_pool_and_conv_props(spacing or [1] * axes, patch, 4, 999)
+    strides, kernels = strides[:max_stages], kernels[:max_stages]
+    n_stages = len(strides)
+    depth = {"n_blocks_per_stage": blocks} if blocks else {"n_conv_per_stage": [2] * n_stages}
+    return {
+        "n_stages": n_stages,
+        "features_per_stage": [min(base_features * 2**i, 320) for i in range(n_stages)],
+        "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+        "kernel_sizes": kernels,
+        "strides": strides,
+        **depth,
+        "n_conv_per_stage_decoder": [2] * (n_stages - 1),
+        "conv_bias": True,
+        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def stock_kwargs():
+    """``arch_kwargs`` that nnU-Net's planner gives PlainConvUNet for a patch, with few features."""
+    return _stock_kwargs
+
+
+@pytest.fixture(scope="session")
+def build_network():
+    """Builds MSTKDNet for a patch the way nnU-Net does it from a plans file."""
+
+    def build(
+        patch, *, channels=4, classes=3, deep_supervision=True, preset="nnunet", overrides=None, **plan
+    ):
+        kwargs = mstkdnet_kwargs(_stock_kwargs(patch, **plan), patch, preset) | (overrides or {})
+        return get_network_from_plans(
+            "nnunetv2_mstkd.architectures.mstkdnet.MSTKDNet",
+            json.loads(json.dumps(kwargs)),
+            ["conv_op", "norm_op", "nonlin"],
+            channels,
+            classes,
+            deep_supervision=deep_supervision,
+        )
+
+    return build
