@@ -156,18 +156,19 @@ def _segment(
         everything_on_device=not arguments.not_on_device,
         verbose=arguments.verbose,
     )
+    reports = segment_cases(
+        predictor,
+        cases,
+        output,
+        wanted=wanted,
+        previous_stage=arguments.prev_stage_predictions,
+        readers=arguments.npp,
+        writers=arguments.nps,
+    )
     problems = {}
     bar = CaseProgress(len(cases), "segmenting", disable=arguments.disable_progress_bar)
     with bar, quiet(not arguments.verbose):
-        for report in segment_cases(
-            predictor,
-            cases,
-            output,
-            wanted=wanted,
-            previous_stage=arguments.prev_stage_predictions,
-            readers=arguments.npp,
-            writers=arguments.nps,
-        ):
+        for report in reports:
             bar.update(report.name, report.segmentation.use if report.segmentation else None)
             if report.problem is not None:
                 problems[report.name] = report.problem

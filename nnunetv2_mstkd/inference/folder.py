@@ -126,7 +126,7 @@ def segment_cases(
     readers: int = 3,
     writers: int = 3,
 ) -> Iterator[CaseReport]:
-    """Segment cases and write them, one report each as they end.
+    """Segment cases and write them, one report each as they end (the work is done as reports are taken).
 
     Args:
         output: its folder exists.
@@ -153,8 +153,8 @@ def segment_cases(
         writer = predictor.predictor.plans_manager.image_reader_writer_class()
         return write_segmentation(result, output, predictor.model, writer)
 
-    for outcome in staged(cases, read, predictor.logits, write, readers=readers, writers=writers):
-        yield _report(outcome)
+    outcomes = staged(cases, read, predictor.logits, write, readers=readers, writers=writers)
+    return (_report(outcome) for outcome in outcomes)
 
 
 def _check_cascade(predictor: MissingModalityPredictor, previous_stage: Path | None) -> None:
@@ -179,5 +179,7 @@ def _report(outcome: Outcome[Case, Segmentation]) -> CaseReport:
 
 def one_line(error: Exception) -> str:
     """What to tell of an exception."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     text = " ".join(str(error).split())
     return text if isinstance(error, MSTKDError) else f"{type(error).__name__}: {text or 'no message'}"

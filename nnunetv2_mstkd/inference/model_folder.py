@@ -44,18 +44,17 @@ class ModelFolder:
         Raises:
             MSTKDError: a checkpoint is not there; the message lists those that are.
         """
+        found = [p.parent.name.removeprefix("fold_") for p in self.path.glob(f"fold_*/{checkpoint_name}")]
         if wanted is None:
-            names = sorted(p.parent.name for p in self.path.glob(f"fold_*/{checkpoint_name}"))
-            found = [name.removeprefix("fold_") for name in names]
-            wanted = sorted(int(name) for name in found if name.isdigit()) or ["all"]
-        for fold in wanted:
-            if not (self.path / f"fold_{fold}" / checkpoint_name).is_file():
-                present = sorted(str(p.relative_to(self.path)) for p in self.path.glob("fold_*/*.pth"))
-                listed = ", ".join(present) or "no checkpoint at all"
-                raise MSTKDError(
-                    f"{self.path} has no fold_{fold}/{checkpoint_name}; it has {listed};"
-                    " choose the fold with -f and the file with -chk"
-                )
+            numbered: list[Fold] = sorted(int(name) for name in found if name.isdigit())
+            wanted = numbered or [name for name in found if name == "all"]
+        missing = [f"fold_{fold}/{checkpoint_name}" for fold in wanted if str(fold) not in found]
+        if missing or not wanted:
+            present = sorted(str(p.relative_to(self.path)) for p in self.path.glob("fold_*/*.pth"))
+            raise MSTKDError(
+                f"{self.path} has no {missing[0] if missing else checkpoint_name}; it has"
+                f" {', '.join(present) or 'no checkpoint at all'}; choose with -f and -chk"
+            )
         return tuple(wanted)
 
 

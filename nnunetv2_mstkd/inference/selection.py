@@ -61,7 +61,7 @@ def modality_use(
     present = [name for name in modalities if name in case.images]
     used = tuple(name for name in present if name in wanted and name not in constant)
     if not used:
-        raise MSTKDError(f"no modality at all: every voxel has one value in {', '.join(sorted(constant))}")
+        raise MSTKDError(f"no modality at all: {', '.join(sorted(constant))} without any contrast")
     return ModalityUse(
         used=used,
         absent=tuple(name for name in modalities if name not in case.images),

@@ -57,7 +57,7 @@ class TestOpen:
             ("dataset.json", "[]", "not nnU-Net's dataset.json"),
             ("dataset.json", '{"labels": {}, "channel_names": {"0": "t1n"}}', "no 'file_ending'"),
             ("dataset.json", '{"labels": {}, "file_ending": ".nii.gz"}', "no channels"),
-            ("dataset.json", '{"labels": {}, "file_ending": "", "channel_names": {"a": "b"}}', "channel_names"),
+            ("dataset.json", '{"labels": {}, "file_ending": "", "modality": {"a": "b"}}', "channel_names"),
         ],
     )  # fmt: skip
     def test_refuses_what_is_not_nnunets(self, model, file, content, says):
@@ -80,10 +80,13 @@ class TestFolds:
         assert model.folds(None, "checkpoint_final.pth") == ("all",)
 
     @pytest.mark.parametrize(
-        ("wanted", "name"), [([0, 1], "checkpoint_final.pth"), (None, "checkpoint_best.pth")]
+        ("wanted", "name", "says"),
+        [
+            ([0, 1], "checkpoint_final.pth", "fold_1/checkpoint_final.pth"),
+            (["all"], "checkpoint_best.pth", "fold_all/checkpoint_best.pth"),
+            (None, "checkpoint_best.pth", "checkpoint_best.pth"),
+        ],
     )
-    def test_a_missing_checkpoint_is_an_error_that_lists_the_others(self, model, wanted, name):
-        with pytest.raises(
-            MSTKDError, match=rf"has no fold_\w+/{name}; it has fold_0/checkpoint_final.pth, "
-        ):
+    def test_a_missing_checkpoint_is_an_error_that_lists_the_others(self, model, wanted, name, says):
+        with pytest.raises(MSTKDError, match=rf"has no {says}; it has fold_0/checkpoint_final.pth, "):
             model.folds(wanted, name)

@@ -119,6 +119,6 @@ def test_an_interruption_is_not_taken_for_a_bad_item():
         run(range(3), compute=interrupted)
 
 
-def test_one_stage_alone_keeps_the_order():
+def test_one_stage_alone():
     outcomes = list(concurrently(range(7), failing({3}), threads=3))
-    assert [o.item for o in outcomes if o.error is None] == [0, 1, 2, 4, 5, 6]
+    assert {o.item: o.result for o in outcomes} == {n: None if n == 3 else n for n in range(7)}

@@ -47,11 +47,11 @@ def same(files, first, second, names=NAMES):
 class TestRealCommand:
     def test_prints_one_line_per_case_and_a_summary(self, segmented):
         output, done = segmented
-        assert done.stdout.splitlines() == [
-            f"[1/2] {WHOLE}: t1n+t1c+t2w+t2f",
-            f"[2/2] {PARTIAL}: t1c+t2f",
-            f"{output}: 2 case(s) segmented",
-        ]
+        *lines, summary = done.stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["[1/2]", "[2/2]"]
+        cases = {line.split(maxsplit=1)[1] for line in lines}  # whichever is written first comes first
+        assert cases == {f"{WHOLE}: t1n+t1c+t2w+t2f", f"{PARTIAL}: t1c+t2f"}
+        assert summary == f"{output}: 2 case(s) segmented"
 
     def test_warns_that_a_stock_model_never_saw_this(self, segmented):
         (line,) = segmented[1].stderr.splitlines()
