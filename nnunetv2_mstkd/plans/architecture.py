@@ -11,15 +11,11 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-try:
-    from nnunetv2_mstkd.architectures.from_plans import mstkdnet_kwargs
-except ImportError:
-    mstkdnet_kwargs = None
+from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, mstkdnet_kwargs
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.topology import truncate
 
 MSTKDNET = "nnunetv2_mstkd.architectures.mstkdnet.MSTKDNet"
-_IMPORTED_KWARGS = ("conv_op", "norm_op", "nonlin")
 
 
 @dataclass(frozen=True)
@@ -29,14 +25,14 @@ class Preset:
     Attributes:
         base_features: channels of the first stage; ``None`` is nnU-Net's 32.
         max_stages: resolution stages; ``None`` is as many as nnU-Net makes.
-        min_batch_size: ``None`` is nnU-Net's 2.
+        batch_size: ``None`` is what fits.
         largest_patch: upper limit of a 3D patch in array order (z, y, x); ``None`` is none.
         settings: entries of the ``"mstkd"`` dict that belong to the preset.
     """
 
     base_features: int | None = None
     max_stages: int | None = None
-    min_batch_size: int | None = None
+    batch_size: int | None = None
     largest_patch: tuple[int, ...] | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
@@ -59,7 +55,7 @@ _PRESETS = {
     "official": Preset(
         base_features=16,
         max_stages=4,
-        min_batch_size=1,
+        batch_size=1,
         largest_patch=(128, 192, 160),
         settings=(("enable_deep_supervision", False),),
     ),
@@ -81,7 +77,7 @@ def for_network(
     return {
         "network_class_name": MSTKDNET,
         "arch_kwargs": mstkdnet_kwargs(plain, [int(n) for n in patch_size], preset=options.preset),
-        "_kw_requires_import": list(_IMPORTED_KWARGS),
+        "_kw_requires_import": list(CLASS_KWARGS),
     }
 
 

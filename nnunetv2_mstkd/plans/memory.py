@@ -1,33 +1,55 @@
-"""How much GPU memory a training needs, by counting: an estimate, not a measurement.
+"""How much GPU memory a training needs, by counting feature maps: an estimate, not a measurement.
 
-nnU-Net counts the voxels × channels of all convolution outputs (``compute_conv_feature_map_size``) and knows
-from experience that 2 × 560e6 of them (3D; 12 × 85e6 in 2D) train within 8 GB. For nnU-Net's own networks
-this module does the same. For MSTKDNet it splits the 8 GB, because the two networks' fixed parts differ::
+nnU-Net counts the elements (voxels × channels) of all convolution outputs of a patch
+(``compute_conv_feature_map_size``) and knows from experience that 2 × 560e6 of them in 3D, 12 × 85e6 in 2D,
+train within 8 GB with a PlainConvUNet. For nnU-Net's own networks this module keeps to that. MSTKDNet has
+fewer feature maps and a second network beside it, so for it the 8 GB are taken apart::
 
-    bytes = student weights × (4 + 4 + optimizer) + teacher weights × 4      once
-          + student features × BYTES_PER_FEATURE                             per patch
-          + logits × LOSS_BYTES_PER_LOGIT                                    per patch
+    bytes = weights(student, teacher)                                    once
+          + elements × SAVED × OVERHEAD × (2 if the teacher trains too)  per patch
+          + logits × LOGIT_LOSSES + attention × ATTENTION_LOSSES         per patch
 
-* The student keeps every feature map for the backward pass. ``BYTES_PER_FEATURE`` is what autograd saves
-  under 16-bit autocast per counted voxel × channel (measured on CPU with ``saved_tensors_hooks``; the numbers
-  are below), times ``OVERHEAD``: the part of nnU-Net's 8 GB that its own counted, saved and fixed bytes do
-  not explain (gradients in flight, convolution workspaces, fragmentation).
-* The warm-start teacher is frozen and runs under ``no_grad``: its weights stay, its feature maps are freed
-  layer by layer before the student's exist. What it leaves behind are its outputs for the losses, counted
-  with the losses. A joint teacher is a second student: everything twice.
-* The losses between full-resolution logits work in 32 bits on logits of both networks.
+* ``SAVED``: bytes that autograd keeps per counted element under 16-bit autocast, measured with
+  ``saved_tensors_hooks`` on CPU: PlainConvUNet 3.9, MSTKDNet 4.1 (the attention taps included).
+* ``OVERHEAD``: what nnU-Net's 8 GB hold per saved byte (gradients on their way, workspaces of convolutions,
+  fragmentation, the segmentation loss). With the reference networks' weights at 14 bytes (31.2 and 46.3
+  million, SGD with momentum, 16-bit copy), (8 GB - weights) / (elements × 3.9) is 1.7 in 3D and 1.8 in 2D.
+* The warm-start teacher is frozen and runs under ``no_grad`` before the student: its weights stay, its
+  feature maps are gone by the time the student's exist, its outputs count with the losses. A joint teacher
+  is a second student.
+* ``LOGIT_LOSSES``: consistency and KL work in 32 bits at full resolution. Per logit they save 32 bytes
+  (measured likewise, region heads), the teacher's logits take 4, gradients and temporaries an assumed 12.
+* ``ATTENTION_LOSSES``: per element of the tapped attention matrices, 11 bytes saved (measured likewise) and
+  the teacher's own 4. It only matters with thousands of tokens.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
 
+from nnunetv2_mstkd.architectures.mstkdnet import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions
 
 GIGABYTE = 1e9
+
+_OVERHEAD = 1.8
+# The official preset's GroupNorm runs in 32 bits under CUDA's autocast: it keeps a 32-bit input and output
+# beside the 16-bit input of the next convolution, 10 bytes where InstanceNorm keeps 4. By PyTorch's list of
+# autocast operations, not measured.
+_SAVED_BYTES = {"nnunet": 4.1, "official": 10.0}
+_LOGIT_LOSSES_BYTES = 32 + 4 + 12
+_ATTENTION_LOSSES_BYTES = 11 + 4
+# Weight, gradient, two moments of Adam(W), 16-bit copy.
+_TRAINED_BYTES = 4 + 4 + 8 + 2
+_FROZEN_BYTES = 4 + 2
+# Now and then the trainer holds the gradients of two terms at once to compare them.
+_GRADIENT_CHECK_BYTES = 2 * 4
 
 
 @dataclass(frozen=True)
@@ -37,12 +59,12 @@ class Memory:
     Attributes:
         fixed_bytes: weights, gradients and optimizer states.
         per_patch_bytes: for each patch of the batch.
-        rounds_up: nnU-Net rounds the number of fitting patches; otherwise they must fit entirely.
+        rounds: take the nearest number of fitting patches as nnU-Net does; otherwise all must fit entirely.
     """
 
     fixed_bytes: float
     per_patch_bytes: float
-    rounds_up: bool = False
+    rounds: bool = False
 
     def total_bytes(self, batch_size: int) -> float:
         """For a whole batch."""
@@ -55,8 +77,8 @@ class Memory:
 
     def patches_within(self, target_bytes: float) -> int:
         """Batch size that fits, 0 if not even one patch does."""
-        share = self.share_of_patch(target_bytes)
-        return round(1 / share) if self.rounds_up else int(1 / share)
+        patches = 1 / self.share_of_patch(target_bytes)
+        return round(patches) if self.rounds else int(patches)
 
 
 def estimate_memory(
@@ -76,11 +98,41 @@ def estimate_memory(
         channels: of the input.
         outputs: of the network.
         options: network, preset and the ``teacher`` setting.
-        nnunet_bytes: bytes per counted voxel × channel by the reference of nnU-Net's planner, everything
-            included; for nnU-Net's own networks.
+        nnunet_bytes: bytes per counted element by the reference of nnU-Net's planner, everything included;
+            for nnU-Net's own networks, which are planned without a teacher, as in nnU-Net.
     """
-    network = build_on_meta(architecture, channels, outputs)
-    features = float(network.compute_conv_feature_map_size([int(n) for n in patch_size]))
+    patch = tuple(map(int, patch_size))
+    counts = _count(json.dumps(architecture, default=int), patch, channels, outputs)
     if options.network == "plans":
-        return Memory(0.0, features * nnunet_bytes, rounds_up=True)
-    raise NotImplementedError
+        return Memory(0.0, counts.elements * nnunet_bytes, rounds=True)
+    joint = trains_teacher(options)
+    per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + (_TRAINED_BYTES if joint else _FROZEN_BYTES)
+    features = counts.elements * _SAVED_BYTES[options.preset] * _OVERHEAD * (2 if joint else 1)
+    losses = prod(patch) * outputs * _LOGIT_LOSSES_BYTES + counts.attention * _ATTENTION_LOSSES_BYTES
+    return Memory(float(counts.weights * per_weight), features + losses)
+
+
+def trains_teacher(options: PlanOptions) -> bool:
+    """Whether the teacher is a second trained network: as set, else as the preset's trainer has it."""
+    return (
+        options.settings.get("teacher", "joint" if options.preset == "official" else "warm_start") == "joint"
+    )
+
+
+class _Counts(NamedTuple):
+    weights: int
+    elements: int
+    attention: int
+
+
+# Looking for 3d_lowres, nnU-Net asks for the same network again and again.
+@lru_cache(maxsize=256)
+def _count(architecture: str, patch_size: tuple[int, ...], channels: int, outputs: int) -> _Counts:
+    """Weights, feature-map elements and tapped attention elements of a network given as JSON."""
+    network = build_on_meta(json.loads(architecture), channels, outputs)
+    attention = 0
+    if isinstance(network, MSTKDNet):
+        transformer = network.tokens.transformer
+        attention = len(transformer.taps) * transformer.heads * prod(transformer.grid) ** 2
+    weights = sum(p.numel() for p in network.parameters())
+    return _Counts(weights, int(network.compute_conv_feature_map_size(patch_size)), attention)

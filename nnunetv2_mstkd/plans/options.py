@@ -63,8 +63,18 @@ class PlanOptions:
             self.max_stages is None or self.max_stages >= 2,
             f"--max-stages {self.max_stages} is not possible; a network needs at least 2",
         )
+        if self.preset == "official":
+            self._check_official()
         _check_patch(self.patch_size, self.configurations)
         parse_settings(self.settings)
+
+    def _check_official(self) -> None:
+        _require(
+            self.network == "mstkdnet", "--preset official is of MSTKDNet; leave it out with --network plans"
+        )
+        for flag in ("base_features", "max_features", "max_stages"):
+            text = f"--{flag.replace('_', '-')} does not go with --preset official, the network as published"
+            _require(getattr(self, flag) is None, text)
 
     def chosen(self, configuration: str) -> bool:
         """Whether this configuration is to be planned (also because a chosen one is built on it)."""

@@ -8,6 +8,7 @@ written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from nnunetv2_mstkd.plans.architecture import Preset, for_network, stage_limit
 from nnunetv2_mstkd.plans.memory import GIGABYTE, Memory, estimate_memory
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.saving import PLANNER_NAME, Saved, save
-from nnunetv2_mstkd.plans.topology import check_patch, truncate, with_topology
+from nnunetv2_mstkd.plans.topology import check_patch, round_up, truncate, with_topology
 
 _UNLIMITED = 999999  # nnU-Net's own value for "as many poolings as the patch allows"
 
@@ -57,8 +58,10 @@ class MSTKDPlannerMixin:
         self.UNet_base_num_features = base or self.UNet_base_num_features
         self.UNet_max_features_2d = self.options.max_features or self.UNet_max_features_2d
         self.UNet_max_features_3d = self.options.max_features or self.UNet_max_features_3d
-        smallest = self.options.min_batch_size or self.preset.min_batch_size
-        self.UNet_min_batch_size = smallest or self.UNet_min_batch_size
+        self.UNet_min_batch_size = self.options.min_batch_size or self.UNet_min_batch_size
+        self._batch = self.options.batch_size
+        if self._batch is None and self.options.min_batch_size is None:
+            self._batch = self.preset.batch_size
 
     def determine_reader_writer(self) -> type:
         """nnU-Net's reader for the first training image.
@@ -101,9 +104,11 @@ class MSTKDPlannerMixin:
             "_kw_requires_import": arch_kwargs_req_import,
         }
         memory = self._estimate(architecture, patch_size, input_channels, output_channels)
+        if memory.fixed_bytes >= self._target_bytes:
+            raise MSTKDError(_weights_do_not_fit(memory, self.UNet_vram_target_GB))
         axes = len(patch_size)
         tested = self._reference_batch(axes) if isinstance(self, ResEncUNetPlanner) else 2
-        wanted = self.options.batch_size or self.options.min_batch_size or self.preset.min_batch_size
+        wanted = self._batch or self.options.min_batch_size
         share = memory.share_of_patch(self._target_bytes) * (wanted or tested) / tested
         return share * self._reference(axes) * self._reference_batch(axes)
 
@@ -139,7 +144,11 @@ class MSTKDPlannerMixin:
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write the file in one step, with shared data and trainer settings."""
         recursive_fix_for_json_export(plans)
-        plans["experiment_planner_used"] = PLANNER_NAME
+        plans = {**json.loads(json.dumps(plans)), "experiment_planner_used": PLANNER_NAME}
+        axes = {len(c["patch_size"]) for c in plans["configurations"].values() if "patch_size" in c}
+        if self.options.patch_size is not None and len(self.options.patch_size) not in axes:
+            given = f"--patch-size {' '.join(map(str, self.options.patch_size))}"
+            raise MSTKDError(f"{given} fits no configuration of {self.dataset_name}, a data set of 2D images")
         folder = nnunet_folder("nnUNet_preprocessed") / self.dataset_name
         self.saved = save(plans, folder, self.options, dict(self.preset.settings))
 
@@ -180,7 +189,9 @@ class MSTKDPlannerMixin:
         blocks = self.UNet_blocks_per_stage_encoder, self.UNet_blocks_per_stage_decoder
         kwargs = with_topology(architecture["arch_kwargs"], strides, kernels, features, blocks)
         used = truncate(kwargs, stage_limit(self.options))["strides"]
-        check_patch(patch_size, used, self._largest_image(spacing), name)
+        # nnU-Net pads to what all its stages need; a patch that it could choose is allowed here too.
+        largest = round_up(self._largest_image(spacing), strides)
+        check_patch(patch_size, used, largest, name)
         return {**architecture, "arch_kwargs": kwargs}
 
     def _largest_image(self, spacing: np.ndarray) -> np.ndarray:
@@ -206,6 +217,8 @@ class MSTKDPlannerMixin:
                 batch = self.options.min_batch_size or 1
                 raise MSTKDError(_does_not_fit(given, batch, memory, self.UNet_vram_target_GB))
             smallest = 1
+        if self._batch is not None:
+            return self._batch
         covering = round(dataset_voxels * self.max_dataset_covered / np.prod(patch_size, dtype=np.float64))
         return max(min(fitting, covering), smallest)
 
@@ -213,6 +226,14 @@ class MSTKDPlannerMixin:
 def planner_class(base: type[ExperimentPlanner], options: PlanOptions) -> type[ExperimentPlanner]:
     """``base`` with this plugin's overrides in front of it, for one set of options."""
     return type(PLANNER_NAME, (MSTKDPlannerMixin, base), {"options": options})
+
+
+def _weights_do_not_fit(memory: Memory, target_gb: float) -> str:
+    needed = memory.fixed_bytes / GIGABYTE
+    return (
+        f"-gpu_memory_target {target_gb:g} is too small for any patch: the networks' weights and the"
+        f" optimizer take about {needed:.1f} GB"
+    )
 
 
 def _does_not_fit(patch_size: Sequence[int], batch_size: int, memory: Memory, target_gb: float) -> str:

@@ -7,14 +7,18 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_mstkd.plans.architecture import MSTKDNET, build_on_meta
-from nnunetv2_mstkd.plans.data_reuse import DataSource
+from nnunetv2_mstkd.architectures.mstkdnet import MSTKDNet
+from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.planning import Planned
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
-# Trainers for the two kinds of plans: the method, and the baseline that uses the plan's own network.
-_TRAINERS = {True: "nnUNetTrainerMSTKD", False: "nnUNetTrainerModalityDropout"}
+# Trainer by preset of MSTKDNet; None is a network of nnU-Net, which the baseline trains as it is.
+_TRAINERS = {
+    "nnunet": "nnUNetTrainerMSTKD",
+    "official": "nnUNetTrainerMSTKDOfficial",
+    None: "nnUNetTrainerModalityDropout",
+}
 
 
 def describe(planned: Planned) -> str:
@@ -37,10 +41,10 @@ def _row(planned: Planned, name: str) -> tuple[str, ...]:
         _times(configuration["patch_size"]),
         str(configuration["batch_size"]),
         ",".join(map(str, architecture["arch_kwargs"]["features_per_stage"])),
-        _times(getattr(network, "token_grid", ())) or "-",
+        _times(network.tokens.transformer.grid) if isinstance(network, MSTKDNet) else "-",
         f"{parameters / 1e6:.1f} M",
         f"{_gigabytes(planned, name):.1f} GB",
-        f"{source.identifier} ({source.cases} cases)",
+        f"{source.identifier} ({source.cases} of {planned.dataset_json['numTraining']} cases)",
     )
 
 
@@ -66,23 +70,20 @@ def _cascades(planned: Planned) -> Iterator[str]:
 
 def _preprocess(planned: Planned) -> Iterator[str]:
     """The commands that make what is missing of the preprocessed data, one per plans file."""
-    total = planned.dataset_json["numTraining"]
-    missing: dict[str, list[DataSource]] = {}
+    missing: dict[str, list[str]] = {}
     for source in planned.saved.sources.values():
-        if source.cases < total:
-            missing.setdefault(source.plans, []).append(source)
-    for plans, sources in missing.items():
-        folders = ", ".join(f"{source.identifier} has {source.cases} of {total} cases" for source in sources)
-        names = " ".join(source.configuration for source in sources)
-        yield f"preprocessed data is missing ({folders}); make it with"
-        yield f"  nnUNetv2_preprocess -d {_number(planned)} -plans_name {plans} -c {names}"
+        if source.cases < planned.dataset_json["numTraining"]:
+            missing.setdefault(source.plans, []).append(source.configuration)
+    if missing:
+        yield "not all cases are preprocessed; what you want to train needs"
+    for plans, names in missing.items():
+        yield f"  nnUNetv2_preprocess -d {_number(planned)} -plans_name {plans} -c {' '.join(names)}"
 
 
 def _train(planned: Planned) -> str:
     plans = planned.saved.plans
     name = "3d_fullres" if "3d_fullres" in planned.saved.sources else next(iter(planned.saved.sources))
-    network = plans["configurations"][name]["architecture"]["network_class_name"]
-    trainer = _TRAINERS[network == MSTKDNET]
+    trainer = _TRAINERS[plans["configurations"][name]["architecture"]["arch_kwargs"].get("preset")]
     return f"next: nnUNetv2_mstkd train {_number(planned)} {name} 0 -p {plans['plans_name']} -tr {trainer}"
 
 

@@ -69,23 +69,27 @@ def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(int(n) for n in np.prod(np.asarray(strides), axis=0))
 
 
+def round_up(size: Sequence[float], strides: Sequence[Sequence[int]]) -> np.ndarray:
+    """Smallest size per axis that holds ``size`` and that the strides divide."""
+    divisor = np.asarray(total_stride(strides))
+    return np.ceil(np.asarray(size) / divisor).astype(int) * divisor
+
+
 def check_patch(
-    patch_size: Sequence[int], strides: Sequence[Sequence[int]], largest_image: Sequence[float], name: str
+    patch_size: Sequence[int], strides: Sequence[Sequence[int]], largest: Sequence[int], name: str
 ) -> None:
-    """Refuse a patch that the strides do not divide or that is larger than every image.
+    """Refuse a patch that the strides do not divide or that is larger than ``largest``.
 
     Args:
         patch_size: voxels per axis, axis order of the plans.
-        strides: of every stage for this patch.
-        largest_image: largest extent over the data set per axis, voxels at the target spacing.
+        strides: of every stage of the network.
+        largest: voxels per axis of the largest patch that is not all padding at its end.
         name: of the configuration, for the message.
 
     Raises:
         MSTKDError: naming the nearest possible patch, or the largest one.
     """
-    divisor = np.asarray(total_stride(strides))
-    patch = np.asarray(patch_size)
-    largest = np.ceil(np.asarray(largest_image) / divisor).astype(int) * divisor
+    divisor, patch = np.asarray(total_stride(strides)), np.asarray(patch_size)
     if np.any(patch > largest):
         raise MSTKDError(
             f"--patch-size {_join(patch)} is larger than every image of {name}; at most {_join(largest)}"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
+
+from nnunetv2_mstkd.architectures import mstkdnet_kwargs
+from nnunetv2_mstkd.plans.architecture import MSTKDNET, build_on_meta
+from nnunetv2_mstkd.plans.memory import Memory, estimate_memory
+from nnunetv2_mstkd.plans.options import PlanOptions
+
+_PLAIN = {
+    "n_stages": 4,
+    "features_per_stage": [16, 32, 64, 128],
+    "conv_op": "torch.nn.modules.conv.Conv3d",
+    "kernel_sizes": [[3, 3, 3]] * 4,
+    "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+    "n_conv_per_stage": [2] * 4,
+    "n_conv_per_stage_decoder": [2] * 3,
+    "conv_bias": True,
+    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
+
+
+def _architecture(patch: int, preset: str = "nnunet") -> dict:
+    return {
+        "network_class_name": MSTKDNET,
+        "arch_kwargs": mstkdnet_kwargs(_PLAIN, [patch] * 3, preset),
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+
+
+def _estimate(patch: int, outputs: int = 4, **options) -> Memory:
+    chosen = PlanOptions(**options)
+    architecture = _architecture(patch, chosen.preset)
+    return estimate_memory(architecture, [patch] * 3, 4, outputs, chosen, nnunet_bytes=0)
+
+
+def test_a_straight_line_over_the_batch():
+    memory = Memory(fixed_bytes=100, per_patch_bytes=50)
+    assert memory.total_bytes(3) == 250
+    assert memory.share_of_patch(300) == 0.25
+    assert memory.patches_within(299) == 3
+    assert memory.patches_within(120) == 0
+
+
+def test_nothing_fits_where_the_weights_do_not():
+    memory = Memory(fixed_bytes=100, per_patch_bytes=50)
+    assert memory.share_of_patch(100) == float("inf")
+    assert memory.patches_within(99) == 0
+
+
+def test_nnunets_rule_rounds():
+    assert Memory(0, 100, rounds=True).patches_within(260) == 3
+    assert Memory(0, 100).patches_within(260) == 2
+
+
+def test_weights_are_paid_once_and_patches_by_their_voxels():
+    small, large = _estimate(64), _estimate(128)
+    assert large.per_patch_bytes == pytest.approx(8 * small.per_patch_bytes, rel=0.1)
+    # 26 bytes for the student and 6 for the frozen teacher, for each of 15.8 million weights.
+    parameters = sum(p.numel() for p in build_on_meta(_architecture(64), 4, 4).parameters())
+    assert small.fixed_bytes == 32 * parameters
+
+
+def test_a_joint_teacher_is_a_second_student():
+    frozen, joint = _estimate(64), _estimate(64, settings={"teacher": "joint"})
+    assert joint.fixed_bytes > 1.3 * frozen.fixed_bytes
+    assert joint.per_patch_bytes > 1.6 * frozen.per_patch_bytes
+
+
+def test_the_official_preset_trains_a_joint_teacher_unless_told_otherwise():
+    official = _estimate(64, preset="official")
+    assert official == _estimate(64, preset="official", settings={"teacher": "joint"})
+    assert (
+        official.per_patch_bytes
+        > _estimate(64, preset="official", settings={"teacher": "warm_start"}).per_patch_bytes
+    )
+
+
+def test_more_outputs_need_more_for_the_losses():
+    assert _estimate(64, outputs=8).per_patch_bytes > 1.1 * _estimate(64, outputs=1).per_patch_bytes
+
+
+def test_the_estimate_for_nnunets_networks_is_their_reference():
+    architecture = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {**_PLAIN, "conv_bias": True},
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+    options = PlanOptions(network="plans")
+    memory = estimate_memory(architecture, [64] * 3, 4, 4, options, nnunet_bytes=7)
+    counted = build_on_meta(architecture, 4, 4).compute_conv_feature_map_size((64, 64, 64))
+    assert memory == Memory(0, 7 * counted, rounds=True)
+
+
+def _on_cpu(architecture: dict) -> nn.Module:
+    network = build_on_meta(architecture, 4, 4).to_empty(device="cpu")
+    for parameter in network.parameters():
+        nn.init.uniform_(parameter.data, -0.01, 0.01)
+    return network.train()
+
+
+def _saved_bytes_per_element(network: nn.Module, forward, patch: int) -> float:
+    """What autograd keeps under 16-bit autocast, weights and their copies left out, per counted element."""
+    weights = {p.data_ptr() for p in network.parameters()}
+    copies = 2 * sum(p.numel() for p in network.parameters())
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    x = torch.rand(1, 4, patch, patch, patch)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        output = forward(x)
+    total = sum(size for size, _ in saved.values()) - copies
+    del output
+    return total / network.compute_conv_feature_map_size((patch,) * 3)
+
+
+def test_the_measured_bytes_per_element_are_those_of_the_docstring():
+    mstkdnet = _on_cpu(_architecture(64))
+    assert _saved_bytes_per_element(mstkdnet, mstkdnet.forward_with_taps, 64) == pytest.approx(4.1, rel=0.1)
+    plain = PlainConvUNet(
+        4,
+        5,
+        (32, 64, 128, 256, 320),
+        nn.Conv3d,
+        3,
+        (1, 2, 2, 2, 2),
+        (2,) * 5,
+        4,
+        (2,) * 4,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+    )
+    assert _saved_bytes_per_element(plain, plain, 64) == pytest.approx(3.9, rel=0.1)
