@@ -81,7 +81,7 @@ class Layers:
 class ResidualBlock(nn.Module):
     """x + conv(act(norm(conv(act(norm(x))))): (B, C, ...) → (B, C, ...).
 
-    Pre-activation residual block of MST-KDNet and of its ancestor SMU-Net (REFERENCE.md 1.2, "RB").
+    Pre-activation residual block of MST-KDNet and of its ancestor SMU-Net (``conv1b`` in its released code).
     """
 
     def __init__(self, layers: Layers, channels: int, kernel_size: int | Sequence[int] = 3) -> None:

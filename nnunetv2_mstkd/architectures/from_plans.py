@@ -29,7 +29,7 @@ def mstkdnet_kwargs(
             kernels and strides are kept exactly: nnU-Net derives its deep-supervision scales from them.
         patch_size: voxels per axis.
         preset: ``nnunet`` takes features, blocks, norm and nonlinearity from the plan and sizes the tokens to
-            the bottleneck; ``official`` takes all of that from the published network (REFERENCE.md 1.2),
+            the bottleneck; ``official`` takes all of that from the published network,
             whose widths double with every stage that the plan has.
 
     Raises:

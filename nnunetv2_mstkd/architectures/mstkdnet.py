@@ -32,13 +32,16 @@ TOKEN_DECODERS = {"nnunet": TokenDecoder, "official": OfficialTokenDecoder}
 
 
 class MSTKDNet(AbstractDynamicNetworkArchitectures):
-    """U-Net with a transformer at the bottleneck and a split into style and content (REFERENCE.md 1.2).
+    """U-Net with a transformer at the bottleneck and a split into style and content.
 
     ::
 
         encoder ─ encoded ─ + tokens(encoded) ─ combined ─ content blocks ─ content ─┐
            │         └─────────────────────────────┤                                 ├─ 1×1 ─ decoder ─ logits
            └─ second-last features, pooled ────────┴─ 1×1 ────────────────── style ──┘
+
+    Source: github.com/Quanato607/MST-KDNet, commit 2c77373 (Apache-2.0), written anew; the modules of this
+    room name what they correspond to there.
 
     Sizes: any patch works. Every stride maps n voxels to ceil(n / stride), the bottleneck is padded to whole
     tokens and cropped back, the decoder upsamples to the size of its skip, and positions are interpolated
@@ -113,15 +116,8 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         self.style_channels = width = features_per_stage[-1]
         self.bottleneck_size = bottleneck_size(patch_size, strides)
         layers = Layers(conv_op, norm_op, norm_op_kwargs or {}, nonlin, nonlin_kwargs or {}, conv_bias)
-        tokens = TokenSettings(
-            token_patch_size,
-            token_features,
-            token_layers,
-            token_heads,
-            token_mlp_features,
-            token_taps,
-            token_dropout,
-        )
+        sizes = (token_features, token_layers, token_heads, token_mlp_features)
+        tokens = TokenSettings(token_patch_size, *sizes, token_taps, token_dropout)
         stages = (features_per_stage, kernel_sizes)
         self.encoder = Encoder(layers, input_channels, *stages, strides, n_blocks_per_stage[:-1])
         self.tokens = self._build_tokens(layers, tokens)

@@ -25,7 +25,7 @@ class ConvUnit(nn.Sequential):
 
 
 class OfficialTokenDecoder(nn.Module):
-    """The convolutional decoder of MST-KDNet's UNETR block, widths and detour included (REFERENCE.md 1.2).
+    """The convolutional decoder of MST-KDNet's UNETR block, widths and detour included.
 
     Each tap is lifted by transposed convolutions, concatenated with the deeper ones, fused and upsampled;
     the shallowest reaches twice the bottleneck's resolution and comes back by two strided convolutions and a

@@ -16,7 +16,7 @@ _MIN_STRIDED = 4
 
 
 class StyleDiscriminator(nn.Module):
-    """Strided convolutions with LeakyReLU, then one convolution over all that is left (REFERENCE.md 1.2).
+    """Strided convolutions with LeakyReLU, then one over all that is left, as MST-KDNet's.
 
     Up to three strided convolutions (kernel 4, stride 2, width doubling), as long as an axis is large enough;
     an axis that is not keeps its size (kernel 3, stride 1).

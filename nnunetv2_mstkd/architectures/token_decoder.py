@@ -47,10 +47,9 @@ class Rung(nn.Module):
 class TokenDecoder(nn.Module):
     """One rung per tapped layer, deep to shallow, from the token grid up to the bottleneck grid.
 
-    Diff to the published decoder (REFERENCE.md 1.2): bottleneck width instead of 64 to 512 channels, sums
-    instead of concatenations, one convolution per tap, the plan's norm, no resolution above the
-    bottleneck's, and no path from the bottleneck features (they are added to the output anyway). Of the
-    published 77 million decoder parameters this leaves about a twentieth at equal width.
+    Diff to the published decoder (:class:`OfficialTokenDecoder`): the bottleneck's width instead of 64 to 512
+    channels, sums instead of concatenations, one convolution per tap, the plan's norm, no resolution above
+    the bottleneck's, and no path from the bottleneck features: they are added to the output anyway.
 
     Args:
         layers: what to build it from.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nnunetv2_mstkd.architectures.blocks import Layers
 from nnunetv2_mstkd.architectures.token_settings import TokenSettings
 
-# Value of MST-KDNet and of the ViT that it descends from (REFERENCE.md 1.2).
+# Value of MST-KDNet and of the ViT that it descends from.
 _NORM_EPS = 1e-6
 _LINEAR_INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
@@ -78,7 +78,7 @@ class TransformerLayer(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """Patch embedding, learnable positions, transformer layers (REFERENCE.md 1.2, "UNETR block").
+    """Patch embedding, learnable positions, transformer layers (``Unetr.transformer`` in its released code).
 
     Args:
         layers: gives the patch embedding's convolution.
