@@ -25,7 +25,7 @@ class DecoderStage(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder of MST-KDNet (``up4conva`` to ``up1conv`` in its released code) with nnU-Net's deep supervision.
+    """Decoder of MST-KDNet (``up4conva`` to ``up1conv`` in its released code), with deep supervision.
 
     Heads are in the order of computation (lowest resolution first) as in dynamic_network_architectures, and
     exist whether or not deep supervision is on, so that weights always load.

@@ -42,10 +42,10 @@ class EncoderStage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encoder of MST-KDNet (``conv1a`` to ``ds3`` in its released code). An axis of n voxels becomes ceil(n / stride).
+    """Encoder of MST-KDNet (``conv1a`` to ``ds3`` in its released code).
 
-    The last stage is its convolution alone: the tokens come between that and its residual blocks, so those
-    belong to the network.
+    An axis of n voxels becomes ceil(n / stride). The last stage is its convolution alone: the tokens come
+    between that and its residual blocks, so those belong to the network.
 
     Args:
         layers: what to build it from.
