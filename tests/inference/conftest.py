@@ -20,6 +20,26 @@ GEOMETRY = {  # nothing about it is a default; the grid is resampled to the plan
 }
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
+ARCHITECTURE = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * 3,
+        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [1] * 3,
+        "n_conv_per_stage_decoder": [1] * 2,
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    },
+    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+}
 SHARED_DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
@@ -38,7 +58,7 @@ def dataset_json(modalities=MODALITIES, *, regions=False, source_labels=None, en
 
 
 def plans_json(modalities=MODALITIES, *, normalization="ZScoreNormalization", cascade=False) -> dict:
-    stages, channels = 3, len(modalities)
+    channels = len(modalities)
     schemes = [normalization] * channels if isinstance(normalization, str) else list(normalization)
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration = {
@@ -51,26 +71,7 @@ def plans_json(modalities=MODALITIES, *, normalization="ZScoreNormalization", ca
         "normalization_schemes": schemes,
         "use_mask_for_norm": [scheme == "ZScoreNormalization" for scheme in schemes],
         "batch_dice": False,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": [4, 8, 8],
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[3, 3, 3]] * stages,
-                "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-                "n_conv_per_stage": [1] * stages,
-                "n_conv_per_stage_decoder": [1] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": ARCHITECTURE,
         **{
             f"resampling_fn_{what}": "resample_data_or_seg_to_shape"
             for what in ("data", "seg", "probabilities")
