@@ -84,7 +84,7 @@ class Demo:
         self.run(f"nnUNetv2_mstkd convert -i {source} -d 900 --name Phantom --format brats2023")
 
     def plan(self) -> None:
-        self.run(f"nnUNetv2_plan_and_preprocess -d 900 -c {CONFIGURATION} --verify_dataset_integrity")
+        self.run(f"nnUNetv2_plan_and_preprocess -d 900 -c {CONFIGURATION} -npfp 2 -np 2")
         options = f"-d 900 {SIZE} --set {LENGTH}"
         self.run(f"nnUNetv2_mstkd plan {options}")
         self.run(f"nnUNetv2_mstkd plan --network plans -overwrite_plans_name nnUNetDemoPlans {options}")

@@ -20,7 +20,7 @@ def trained(new_workplace, real_case):
     work = new_workplace("real")
     shutil.copytree(real_case, work.root / "source" / CASE)
     work.run("nnUNetv2_mstkd convert -i source -d 226 --name BraTSReal --format brats2023")
-    work.run("nnUNetv2_plan_and_preprocess -d 226 -c 3d_fullres --verify_dataset_integrity -np 1")
+    work.run("nnUNetv2_plan_and_preprocess -d 226 -c 3d_fullres --verify_dataset_integrity -npfp 1 -np 1")
     size = "--patch-size 96 96 96 --batch-size 2 --base-features 4 --max-stages 4"
     work.run(f"nnUNetv2_mstkd plan -d 226 {size} --set {SETTINGS}")
     line = work.run("nnUNetv2_mstkd env").stdout
