@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,3 +63,21 @@ def writable_folder(path: Path) -> Path:
         reason = error.strerror or error
         raise MSTKDError(f"cannot write into {path}: {reason}; choose another folder") from None
     return path
+
+
+def link_or_copy(source: Path, target: Path, *, copy: bool) -> None:
+    """Copy, or link relatively, so that source and target can be moved together.
+
+    The way is counted between real folders: ``..`` behind a linked folder would lead elsewhere.
+
+    Raises:
+        MSTKDError: the file system does not link.
+    """
+    if copy:
+        shutil.copyfile(source, target)
+        return
+    real = Path(os.path.realpath(source.parent)) / source.name
+    try:
+        target.symlink_to(os.path.relpath(real, os.path.realpath(target.parent)))
+    except (OSError, ValueError) as error:
+        raise MSTKDError(f"cannot link {target} to {source} ({error}); use --copy") from None

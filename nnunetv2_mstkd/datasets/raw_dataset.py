@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from nnunetv2_mstkd.datasets.inspection import Inspection
 from nnunetv2_mstkd.datasets.labels import label_section, source_label_section, to_target_labels
 from nnunetv2_mstkd.datasets.sources import read_images
 from nnunetv2_mstkd.datasets.volumes import geometry_of, image_on_grid, read_checked, write_image, zero_image
-from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import link_or_copy
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 
@@ -61,7 +59,7 @@ def write_case(job: CaseJob) -> None:
         if image.channel is None and image.path.name.endswith(job.ending)
     }
     for modality in as_is:
-        _place(case.images[modality].path, targets[modality], copy=job.copy)
+        link_or_copy(case.images[modality].path, targets[modality], copy=job.copy)
     others = {modality: image for modality, image in case.images.items() if modality not in as_is}
     for modality, image in read_images(replace(case, images=others)):
         write_image(image, targets[modality])
@@ -75,26 +73,11 @@ def _write_segmentation(job: CaseJob, source: Path, target: Path) -> None:
     label_map = FORMATS[job.format_name].label_map
     unchanged = all(label_map[value] == value for value in job.inspection.label_values)
     if unchanged and job.inspection.integer_labels and source.name.endswith(job.ending):
-        _place(source, target, copy=job.copy)
+        link_or_copy(source, target, copy=job.copy)
         return
     image = read_checked(source)
     array = to_target_labels(sitk.GetArrayViewFromImage(image), FORMATS[job.format_name])
     write_image(image_on_grid(array, geometry_of(image)), target)
-
-
-def _place(source: Path, target: Path, *, copy: bool) -> None:
-    """Copy, or link relatively, so that source and data set can be moved together.
-
-    The way is counted between real folders: ``..`` behind a linked folder would lead elsewhere.
-    """
-    if copy:
-        shutil.copyfile(source, target)
-        return
-    real = Path(os.path.realpath(source.parent)) / source.name
-    try:
-        target.symlink_to(os.path.relpath(real, os.path.realpath(target.parent)))
-    except (OSError, ValueError) as error:
-        raise MSTKDError(f"cannot link {target} to {source} ({error}); use --copy") from None
 
 
 def dataset_json(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from nnunetv2_mstkd.datasets.volumes import (
     zero_image,
 )
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import atomic_path
+from nnunetv2_mstkd.files import atomic_path, link_or_copy
 from nnunetv2_mstkd.inference.placeholders import Normalisation, fills_the_grid, placeholder_value
 from nnunetv2_mstkd.inference.records import record
 from nnunetv2_mstkd.inference.selection import ModalityUse, chosen_images, modality_use
@@ -76,7 +74,7 @@ def prepare_case(case: Case, output: InputFolder, wanted: Collection[str]) -> Mo
             if name not in used:
                 write_image(_constant_image(geometry, values[name]), temporary)
             elif _usable_as_is(chosen[name], images[name], geometry, output.file_ending):
-                _place(chosen[name], temporary, copy=output.copy)
+                link_or_copy(chosen[name], temporary, copy=output.copy)
             else:
                 write_image(image_on_grid(sitk.GetArrayFromImage(images[name]), geometry), temporary)
         record(output.folder, case.name, use.to_json())
@@ -127,15 +125,3 @@ def _usable_as_is(path: Path, image: sitk.Image, geometry: Geometry, ending: str
         (own.direction, geometry.direction),
     )
     return path.name.endswith(ending) and all(np.allclose(a, b) for a, b in pairs)
-
-
-def _place(source: Path, target: Path, *, copy: bool) -> None:
-    """Copy, or link relatively (between real folders: ``..`` behind a linked one leads elsewhere)."""
-    if copy:
-        shutil.copyfile(source, target)
-        return
-    real = Path(os.path.realpath(source.parent)) / source.name
-    try:
-        target.symlink_to(os.path.relpath(real, os.path.realpath(target.parent)))
-    except (OSError, ValueError) as error:
-        raise MSTKDError(f"cannot link {target} to {source} ({error}); use --copy") from None
