@@ -42,14 +42,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_sizes(add: Callable[..., argparse.Action]) -> None:
     add("--patch-size", type=int, nargs="+", metavar="N", help="voxels per axis, axis order of the plans")
     add("--batch-size", type=int, metavar="N", help="patches per batch")
-    add("--min-batch-size", type=int, metavar="N", help="smallest batch (default 2, official 1)")
+    add("--min-batch-size", type=int, metavar="N", help="smallest batch to plan for (default 2)")
     add("--base-features", type=int, metavar="N", help="channels of the first stage")
     add("--max-features", type=int, metavar="N", help="upper limit of the channels of a stage")
     add("--max-stages", type=int, metavar="N", help="resolution stages, bottleneck included")
 
 
 def _add_nnunet_flags(add: Callable[..., argparse.Action]) -> None:
-    add("-gpu_memory_target", type=float, metavar="GB", help="GPU memory to plan for (default 8)")
+    add(
+        "-gpu_memory_target",
+        type=float,
+        metavar="GB",
+        help="GPU memory to plan for (default: the planner's, mostly 8)",
+    )
     add(
         "-overwrite_target_spacing",
         type=float,

@@ -95,29 +95,40 @@ def plan_dataset(
 
 
 def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
+    """The data set's dataset.json, if it and the fingerprint have what nnU-Net's planner needs."""
     dataset_json = read_json(raw / "dataset.json")
+    for key in ("labels", "numTraining", "file_ending"):
+        if key not in dataset_json:
+            raise MSTKDError(f"{raw / 'dataset.json'} has no '{key}'; nnU-Net needs it")
+    if "dataset" not in dataset_json and not any((raw / "imagesTr").glob("*")):
+        raise MSTKDError(f"no training images in {raw / 'imagesTr'}; nnU-Net's planner looks at one of them")
     number = raw.name[len("Dataset") :].split("_")[0]
-    if not (preprocessed / _FINGERPRINT).exists():
+    file = preprocessed / _FINGERPRINT
+    if not file.exists():
         raise MSTKDError(
             f"no {_FINGERPRINT} in {preprocessed}; run nnUNetv2_plan_and_preprocess -d {number}"
             f" (or only nnUNetv2_extract_fingerprint -d {number})"
         )
-    fingerprint = read_json(preprocessed / _FINGERPRINT)
-    missing = [key for key in _FINGERPRINT_KEYS if key not in fingerprint]
-    remedy = f"run nnUNetv2_extract_fingerprint -d {number} --clean"
-    if missing or not fingerprint["shapes_after_crop"]:
-        what = f"has no '{missing[0]}'" if missing else "describes no case"
-        raise MSTKDError(f"{preprocessed / _FINGERPRINT} {what}; {remedy}")
     channels = len(dataset_json.get("channel_names") or dataset_json.get("modality") or ())
-    described = len(fingerprint["foreground_intensity_properties_per_channel"])
-    if channels != described:
-        raise MSTKDError(
-            f"{raw / 'dataset.json'} names {channels} channels, but {_FINGERPRINT} describes {described};"
-            f" {remedy}"
-        )
-    if "dataset" not in dataset_json and not any((raw / "imagesTr").glob("*")):
-        raise MSTKDError(f"no training images in {raw / 'imagesTr'}; nnU-Net's planner looks at one of them")
+    problem = _fingerprint_problem(read_json(file), channels)
+    if problem:
+        raise MSTKDError(f"{file} {problem}; run nnUNetv2_extract_fingerprint -d {number} --clean")
     return dataset_json
+
+
+def _fingerprint_problem(fingerprint: Mapping[str, Any], channels: int) -> str | None:
+    for key in _FINGERPRINT_KEYS:
+        if key not in fingerprint:
+            return f"has no '{key}'"
+    if not fingerprint["shapes_after_crop"]:
+        return "describes no case"
+    smallest = min(min(spacing) for spacing in fingerprint["spacings"])
+    if smallest <= 0:
+        return f"has a spacing of {smallest:g}"
+    described = len(fingerprint["foreground_intensity_properties_per_channel"])
+    if described != channels:
+        return f"describes {described} channels, but dataset.json names {channels}"
+    return None
 
 
 def _check_numbers(gpu_memory_target: float | None, target_spacing: Sequence[float] | None) -> None:

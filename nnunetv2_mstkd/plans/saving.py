@@ -76,7 +76,8 @@ def check_replaceable(target: Path) -> None:
         MSTKDError: naming that planner.
     """
     if target.exists():
-        planner = read_json(target).get(_PLANNER_KEY)
+        content = read_json(target)
+        planner = content.get(_PLANNER_KEY, "hand") if isinstance(content, dict) else "hand"
         if planner != PLANNER_NAME:
             raise MSTKDError(
                 f"{target.name} was written by {planner}; choose another name with -overwrite_plans_name"

@@ -127,23 +127,36 @@ def test_missing_fingerprint(brats, refused):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("key", "value", "message"),
     [
-        ("{", "cannot read"),
-        ("{}", "has no 'spacings'"),
-        (None, "names 4 channels, but dataset_fingerprint.json describes 1"),
+        ("spacings", None, "has no 'spacings'"),
+        ("shapes_after_crop", [], "describes no case"),
+        ("spacings", [[1, 0, 1]], "has a spacing of 0"),
+        ("foreground_intensity_properties_per_channel", {"0": {}}, "describes 1 channels, but dataset.json"),
     ],
 )
-def test_unusable_fingerprint(brats, refused, content, message):
+def test_unusable_fingerprint(brats, refused, key, value, message):
     file = brats / "dataset_fingerprint.json"
-    if content is None:
-        fingerprint = json.loads(file.read_text())
-        del fingerprint["foreground_intensity_properties_per_channel"]["1"]
-        del fingerprint["foreground_intensity_properties_per_channel"]["2"]
-        del fingerprint["foreground_intensity_properties_per_channel"]["3"]
-        content = json.dumps(fingerprint)
-    file.write_text(content)
-    assert message in refused("-d", "226")
+    fingerprint = json.loads(file.read_text())
+    fingerprint[key] = value
+    file.write_text(json.dumps({k: v for k, v in fingerprint.items() if v is not None}))
+    error = refused("-d", "226")
+    assert message in error
+    assert "run nnUNetv2_extract_fingerprint -d 226 --clean" in error
+
+
+def test_broken_json(brats, refused):
+    (brats / "dataset_fingerprint.json").write_text("{")
+    assert "dataset_fingerprint.json as JSON" in refused("-d", "226")
+
+
+@pytest.mark.parametrize("key", ["labels", "numTraining", "file_ending"])
+def test_incomplete_dataset_json(brats, refused, key):
+    file = brats.parents[1] / "nnUNet_raw" / brats.name / "dataset.json"
+    dataset_json = json.loads(file.read_text())
+    del dataset_json[key]
+    file.write_text(json.dumps(dataset_json))
+    assert f"dataset.json has no '{key}'" in refused("-d", "226")
 
 
 def test_no_training_images(brats, refused):
