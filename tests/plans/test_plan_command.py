@@ -111,6 +111,11 @@ def test_the_installed_command(brats):
     assert set(_configurations(brats)) == {"2d"}
 
 
+def test_memory_too_small_for_nnunets_network(brats, refused):
+    arguments = ["--network", "plans", "-overwrite_plans_name", "Equal", "-gpu_memory_target", "0.00001"]
+    assert "too small for any patch of this network" in refused("-d", "226", *arguments)
+
+
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed"])
 def test_unset_environment(brats, refused, monkeypatch, variable):
     monkeypatch.delenv(variable)
