@@ -85,7 +85,7 @@ class Demo:
 
     def plan(self) -> None:
         self.run(f"nnUNetv2_plan_and_preprocess -d 900 -c {CONFIGURATION} -npfp 2 -np 2")
-        options = f"-d 900 {SIZE} --set {LENGTH}"
+        options = f"-d 900 -c {CONFIGURATION} {SIZE} --set {LENGTH}"
         self.run(f"nnUNetv2_mstkd plan {options}")
         self.run(f"nnUNetv2_mstkd plan --network plans -overwrite_plans_name nnUNetDemoPlans {options}")
 

@@ -22,7 +22,7 @@ def trained(new_workplace, real_case):
     work.run("nnUNetv2_mstkd convert -i source -d 226 --name BraTSReal --format brats2023")
     work.run("nnUNetv2_plan_and_preprocess -d 226 -c 3d_fullres --verify_dataset_integrity -npfp 1 -np 1")
     size = "--patch-size 96 96 96 --batch-size 2 --base-features 4 --max-stages 4"
-    work.run(f"nnUNetv2_mstkd plan -d 226 {size} --set {SETTINGS}")
+    work.run(f"nnUNetv2_mstkd plan -d 226 -c 3d_fullres {size} --set {SETTINGS}")
     line = work.run("nnUNetv2_mstkd env").stdout
     work.environment["nnUNet_extTrainer"] = shlex.split(line)[1].split("=", 1)[1]
     work.run("nnUNetv2_train 226 3d_fullres all -tr nnUNetTrainerMSTKD -p nnUNetMSTKDPlans -device cpu")
