@@ -156,7 +156,8 @@ class MSTKDObjective:
         step = _Step(student, teacher, target, style_discriminator)
         terms = {name: self._compute(name, step) for name in self._active(teacher, train_teacher)}
         scales = scales or {}
-        weights = {n: self.config.weight(n, epoch, num_epochs) * scales.get(n, 1.0) for n in terms}
+        when = (epoch, num_epochs, self.regions)
+        weights = {name: self.config.weight(name, *when) * scales.get(name, 1.0) for name in terms}
         total = torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
         return ObjectiveOutput(terms, weights, total)
 

@@ -52,6 +52,13 @@ def test_official_ramps_consistency_alone_over_twenty_epochs_of_any_length():
     assert config.weight("kl", 0, 1000) == 1
 
 
+def test_kl_of_label_heads_has_a_factor_of_its_own():
+    config = ObjectiveConfig()
+    assert config.weight("kl", 50, 100, regions=False) == config.kl * config.label_kl_factor
+    assert config.weight("gram", 50, 100, regions=False) == config.gram
+    assert ObjectiveConfig.official().weight("kl", 50, 100, regions=False) == 1
+
+
 def test_with_weights_replaces_what_is_named():
     config = ObjectiveConfig().with_weights({"kl": 3, "gram": 0})
     assert (config.kl, config.gram) == (3.0, 0.0)

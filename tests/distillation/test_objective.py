@@ -218,7 +218,7 @@ def test_ramp_and_bounds_multiply_the_weights():
     assert result.weights["content"] == config.content
 
 
-def test_temperature_is_that_of_the_heads():
+def test_temperature_and_weight_of_the_kl_are_those_of_the_heads():
     config = only("segmentation", "kl")
     logits = [fake_taps(s).logits for s in (1, 2)]
     for regions, temperature in ((True, config.temperature), (False, config.label_temperature)):
@@ -227,6 +227,7 @@ def test_temperature_is_that_of_the_heads():
             student=logits[0], teacher=logits[1], regions=regions, temperature=temperature
         )
         assert result.terms["kl"] == expected
+        assert result.weights["kl"] == (1 if regions else config.label_kl_factor)
 
 
 def test_default_needs_a_segmentation_loss_and_a_known_variant():
