@@ -32,24 +32,26 @@ def gradient_shares(
 ) -> dict[str, Share]:
     """Share and cosine of every other term's gradient; the graph stays for the step's own backward.
 
-    In distributed training the products are averaged over the processes, so that all reach the same numbers;
-    every process has to call this at the same step.
+    Terms that reach none of the parameters (the teacher's own loss) are left out. In distributed training
+    the products are averaged over the processes, so that all reach the same numbers; every process has to
+    call this at the same step.
 
     Args:
         weighted_terms: scalars as they enter the total (a common factor such as a loss scale cancels).
         reference: name of the term to compare with.
-        parameters: of the student; those that a term does not reach count as 0.
+        parameters: of the student.
 
     Raises:
         KeyError: there is no term ``reference``.
     """
     parameters = [p for p in parameters if p.requires_grad]
     base = _gradient(weighted_terms[reference], parameters)
-    names = [name for name in weighted_terms if name != reference]
-    products = [_dot(base, base)]
-    for name in names:
-        gradient = _gradient(weighted_terms[name], parameters)
-        products += [_dot(gradient, gradient), _dot(gradient, base)]
+    names, products = [], [_dot(base, base)]
+    for name, value in weighted_terms.items():
+        gradient = [] if name == reference else _gradient(value, parameters)
+        if any(g is not None for g in gradient):
+            names.append(name)
+            products += [_dot(gradient, gradient), _dot(gradient, base)]
     stacked = torch.stack([torch.as_tensor(p, device=parameters[0].device) for p in products])
     values = iter(_mean_over_processes(stacked).tolist())
     base_square = next(values)
