@@ -30,7 +30,7 @@ SHAPE = "56 56 48"
 TRAIN_CASES, TEST_CASES = 30, 8
 # One size for all: patch, batch, features and number of iterations are the same for the three models.
 SIZE = "--patch-size 40 40 32 --batch-size 2 --base-features 8 --max-stages 4"
-LENGTH = "num_epochs=16 num_iterations_per_epoch=40 num_val_iterations_per_epoch=4 full_phase=0.5 seed=0"
+LENGTH = "num_epochs=10 num_iterations_per_epoch=36 num_val_iterations_per_epoch=4 full_phase=0.5 seed=0"
 # name in the table -> (trainer, plans)
 MODELS = {
     "nnU-Net, all modalities": ("nnUNetTrainerFullModality", "nnUNetDemoPlans"),
@@ -99,7 +99,7 @@ class Demo:
             folders = f"-i {self.path('phantom', f'test_{subset}')}"
             for trainer, plans in MODELS.values():
                 out = self.path("predictions", trainer, subset)
-                model = f"-d 900 -c {CONFIGURATION} -f 0 -tr {trainer} -p {plans}"
+                model = f"-d 900 -c {CONFIGURATION} -f 0 -tr {trainer} -p {plans} --disable_tta"
                 self.run(f"nnUNetv2_mstkd predict {folders} -o {out} {model} -device cpu")
 
     def folder_with_only(self, subset: str) -> None:
