@@ -35,6 +35,34 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
     nnU-Net's ``get_dataloaders`` names its loader class inside the function, so the function is laid out
     here again; pipelines, patch sizes and process numbers are asked from the trainer and from nnU-Net.
     """
+    train_pipeline, validation_pipeline, initial_patch = _pipelines(trainer)
+    train_set, validation_set = trainer.get_tr_and_val_datasets()
+    patch = trainer.configuration_manager.patch_size
+    options = {
+        "oversample_foreground_percent": trainer.oversample_foreground_percent,
+        "probabilistic_oversampling": trainer.probabilistic_oversampling,
+    }
+    available = availability(trainer.dataset_json, trainer.modalities)
+    sizes, labels = (trainer.batch_size, initial_patch, patch), trainer.label_manager
+    train_loader = MaskedPatchLoader(
+        train_set, *sizes, labels, transforms=train_pipeline, available=available, **options
+    )
+    validation_loader = nnUNetDataLoader(
+        validation_set, trainer.batch_size, patch, patch, labels, transforms=validation_pipeline, **options
+    )
+    processes = get_allowed_n_proc_DA()
+    generators = (
+        _generator(train_loader, trainer, processes, cached=max(6, processes // 2), stream=0),
+        _generator(validation_loader, trainer, processes // 2, cached=max(3, processes // 4), stream=1),
+    )
+    for generator in generators:
+        next(generator)  # start the workers now, so that a loading error shows before training
+    return generators
+
+
+def _pipelines(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any, Any]:
+    """nnU-Net's training transforms with the masking after them, its validation transforms, and the
+    size of the patch that the training transforms start from."""
     config, labels = trainer.configuration_manager, trainer.label_manager
     scales = trainer._get_deep_supervision_scales()
     rotation, dummy_2d, initial_patch, mirror_axes = (
@@ -46,7 +74,7 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
         "regions": labels.foreground_regions if labels.has_regions else None,
         "ignore_label": labels.ignore_label,
     }
-    stock_pipeline = trainer.get_training_transforms(
+    training = trainer.get_training_transforms(
         config.patch_size,
         rotation,
         scales,
@@ -56,40 +84,8 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
         **seg_options,
     )
     masking = ModalityMaskingTransform(trainer.modalities, trainer.subset_sampler())
-    train_pipeline = ComposeTransforms([stock_pipeline, masking])
-    validation_pipeline = trainer.get_validation_transforms(scales, **seg_options)
-    train_set, validation_set = trainer.get_tr_and_val_datasets()
-    options = {
-        "oversample_foreground_percent": trainer.oversample_foreground_percent,
-        "probabilistic_oversampling": trainer.probabilistic_oversampling,
-    }
-    train_loader = MaskedPatchLoader(
-        train_set,
-        trainer.batch_size,
-        initial_patch,
-        config.patch_size,
-        labels,
-        transforms=train_pipeline,
-        available=availability(trainer.dataset_json, trainer.modalities),
-        **options,
-    )
-    validation_loader = nnUNetDataLoader(
-        validation_set,
-        trainer.batch_size,
-        config.patch_size,
-        config.patch_size,
-        labels,
-        transforms=validation_pipeline,
-        **options,
-    )
-    processes = get_allowed_n_proc_DA()
-    generators = (
-        _generator(train_loader, trainer, processes, cached=max(6, processes // 2), stream=0),
-        _generator(validation_loader, trainer, processes // 2, cached=max(3, processes // 4), stream=1),
-    )
-    for generator in generators:
-        next(generator)  # start the workers now, so that a loading error shows before training
-    return generators
+    validation = trainer.get_validation_transforms(scales, **seg_options)
+    return ComposeTransforms([training, masking]), validation, initial_patch
 
 
 def _generator(
