@@ -66,3 +66,12 @@ def test_default_survives_thousands_of_tokens_in_half_precision():
     exact = attention_extremes_loss(student=[student], teacher=[teacher])
     halved = attention_extremes_loss(student=[student.half()], teacher=[teacher.half()])
     assert float(halved) == pytest.approx(float(exact), rel=0.01)
+
+
+def test_default_squares_nothing_that_underflows():
+    """Products are 1/N² = 1e-12 here, their squares far below the guard against 0/0; N times N is not."""
+    values = []
+    for keys in (100, 1_000_000):
+        student, teacher = (random_attention(1, 1, 2, keys, seed=s, sharpness=0.5) for s in (1, 2))
+        values.append(float(attention_extremes_loss(student=[student], teacher=[teacher])))
+    assert values[0] == pytest.approx(values[1], rel=0.3)

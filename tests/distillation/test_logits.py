@@ -11,7 +11,7 @@ STUDENT, TEACHER = 3 * randn(2, 4, 5, 6, 7, seed=1), 3 * randn(2, 4, 5, 6, 7, se
 
 
 def z_scores(logits):
-    return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True)
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-3)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -21,7 +21,7 @@ def test_labels_are_kl_from_teacher_to_student_over_classes(temperature):
     )
     expected = kl_divergence(teacher, student).mean() * temperature**2
     loss = standardised_kl_loss(student=STUDENT, teacher=TEACHER, temperature=temperature)
-    torch.testing.assert_close(loss, expected, rtol=0.01, atol=0)
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -159,6 +159,12 @@ def test_official_background_head_of_the_student_learns_from_no_dice():
         assert (student.logits.grad.abs().sum((0, 2, 3, 4)) > 0).tolist() == learns
 
 
+def test_official_region_heads_have_no_background():
+    student = fake_taps(1)
+    step(only("segmentation"), variant="official", student=student).total.backward()
+    assert (student.logits.grad.abs().sum((0, 2, 3, 4)) > 0).all()
+
+
 @pytest.mark.parametrize("regions", [True, False])
 @pytest.mark.parametrize("variant", ["default", "official"])
 def test_deep_supervision_trains_on_every_output_and_distils_from_the_finest(variant, regions):
