@@ -24,7 +24,7 @@ def attention_extremes_loss(
     """Difference of attention maps, each weighted by the extremes over all tapped layers.
 
     With P_l the maps of one network and X their element-wise maximum, minimum or mean over the layers, the
-    compared quantities are the 3·L products X ∘ P_l (MST-KDNet's "EVD", REFERENCE.md 1.3).
+    compared quantities are the 3·L products X ∘ P_l (MST-KDNet's "EVD", docs/fidelity.md).
 
     ``official``: sum of their 3·L mean squared errors, nothing detached. Near uniform attention P is about
     1/N, so the value shrinks as N⁻⁴ with the number of tokens N (see :meth:`ObjectiveConfig.official`).

@@ -32,7 +32,7 @@ def matched_pairs(student: TensorOrLevels, teacher: TensorOrLevels, variant: str
     """(student, teacher) tensors level by level.
 
     The teacher's are detached unless ``variant`` is ``official``, whose code detaches nothing
-    (REFERENCE.md 1.5, item 5).
+    (docs/fidelity.md).
 
     Raises:
         ValueError: numbers of levels or shapes differ (they would broadcast silently), or no level at all.

@@ -25,9 +25,9 @@ TERM_NAMES = (
 # Tokens of the published network (160×192×128, 32 voxels per token and axis), which 1e8 belongs to.
 OFFICIAL_TOKENS = 120
 
-# A term is scaled back when its gradient exceeds this share of the segmentation gradient. DESIGN 4.3 wants
-# about 20 % for the leading terms and at most about 5 % for the others. The leading ones get a margin of a
-# half: their shares on single batches reach that far above the median (docs/fidelity.md).
+# A term is scaled back when its gradient exceeds this share of the segmentation gradient. Meant are about
+# 20 % for the leading terms and at most about 5 % for the others. The leading ones get a margin of a half:
+# their shares on single batches reach that far above the median (docs/fidelity.md).
 _CAPS = {
     "consistency": 0.3,
     "kl": 0.3,
@@ -44,8 +44,7 @@ class ObjectiveConfig:
     """Weights of the named terms and their schedule; the defaults are those of the ``default`` variant.
 
     A weight of 0 switches its term off: it is not computed. Weights "by measured share" are chosen from the
-    terms' gradient norms relative to the segmentation gradient, as DESIGN 4.3 asks; docs/fidelity.md has the
-    measurement.
+    terms' gradient norms relative to the segmentation gradient; docs/fidelity.md has the measurement.
 
     Attributes:
         segmentation: student's segmentation loss; 1, the unit of all others.
@@ -59,12 +58,12 @@ class ObjectiveConfig:
         adversarial: student's side of the style game.
         label_kl_factor: multiplies ``kl`` for label heads, whose z-scores have smaller gradients than raw
             logits; by measured share (about 20 %).
-        temperature: T of the KL for region heads; 2, pilot (REFERENCE.md 4.2).
+        temperature: T of the KL for region heads; 2, pilot (docs/fidelity.md).
         label_temperature: T of the KL for label heads; 1, see ``logits.LABEL_TEMPERATURE``.
         ramped: terms whose weight starts near 0 and grows by :func:`sigmoid_rampup`; pilot.
         ramp_fraction: length of the ramp as a share of the distillation epochs; 0.2, pilot.
         ramp_epochs: length of the ramp in epochs; overrides ``ramp_fraction`` unless ``None``.
-        caps: largest share of the segmentation gradient per term, see :class:`TermBounds`; DESIGN 4.3.
+        caps: largest share of the segmentation gradient per term, see :class:`TermBounds`.
     """
 
     segmentation: float = 1.0
@@ -86,7 +85,7 @@ class ObjectiveConfig:
 
     @classmethod
     def official(cls, num_tokens: int = OFFICIAL_TOKENS) -> ObjectiveConfig:
-        """The released script's constants (REFERENCE.md 1.3), without bounds.
+        """The released script's constants (docs/fidelity.md), without bounds.
 
         The Gram term is at 0 because the only call in the script is commented out; it never had a weight.
 

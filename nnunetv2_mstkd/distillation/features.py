@@ -22,7 +22,7 @@ from nnunetv2_mstkd.distillation.precision import full_precision
 def token_feature_loss(
     *, student: Sequence[Tensor], teacher: Sequence[Tensor], variant: str = "default"
 ) -> Tensor:
-    """Difference of the decoded token features, level by level (MST-KDNet's "unetr" loss, REFERENCE.md 1.3).
+    """Difference of the decoded token features, level by level (MST-KDNet's "unetr" loss, docs/fidelity.md).
 
     ``official``: sum over levels of the mean squared error, nothing detached.
 
@@ -39,7 +39,7 @@ def token_feature_loss(
 
 @full_precision
 def content_loss(*, student: Tensor, teacher: Tensor, variant: str = "default") -> Tensor:
-    """Difference of the content features (SMU-Net's content loss, REFERENCE.md 1.3).
+    """Difference of the content features (SMU-Net's content loss, docs/fidelity.md).
 
     ``official``: mean squared error, nothing detached. ``default``: :func:`bounded_relative_error`, the
     teacher detached.

@@ -9,8 +9,8 @@ from torch import Tensor
 from nnunetv2_mstkd.distillation.comparison import is_official, matched_pairs
 from nnunetv2_mstkd.distillation.precision import full_precision
 
-OFFICIAL_TEMPERATURE = 7.0  # REFERENCE.md 1.3
-REGION_TEMPERATURE = 2.0  # pilot, REFERENCE.md 4.2
+OFFICIAL_TEMPERATURE = 7.0  # docs/fidelity.md
+REGION_TEMPERATURE = 2.0  # pilot, docs/fidelity.md
 # A z-score over K classes stays within (K-1)/√K (1.5 for K = 4): already soft. A higher temperature would
 # only flatten it towards a mean squared error of z-scores.
 LABEL_TEMPERATURE = 1.0
@@ -36,7 +36,7 @@ def standardised_kl_loss(
     nothing but the sign, so those stay raw. Region heads: Bernoulli KL on raw logits, for the same reason;
     mean over batch, channels and voxels.
 
-    ``official`` (REFERENCE.md 1.5, items 2, 3, 5): z-scores over the *last spatial axis*, softmax over
+    ``official`` (docs/fidelity.md): z-scores over the *last spatial axis*, softmax over
     channels, KL(student ‖ teacher), nothing detached, sum over everything divided by the batch size and by
     the number of logits. ``regions`` makes no difference.
 
@@ -64,7 +64,7 @@ def consistency_loss(
     regions: bool = False,
     background_channel: int | None = None,
 ) -> Tensor:
-    """Mean squared error of probabilities (REFERENCE.md 1.3).
+    """Mean squared error of probabilities (docs/fidelity.md).
 
     ``default``: mean over all channels of softmax (labels) or sigmoid (regions); the teacher detached.
 

@@ -212,7 +212,7 @@ class MSTKDObjective:
         )
         if not self.official or self.background_channel is None:
             return loss
-        # Released under the name of a background MSE (REFERENCE.md 1.5, item 4).
+        # Released under the name of a background MSE (docs/fidelity.md).
         return loss + self._dice(step.teacher, step)[self.background_channel]
 
     def _kl(self, step: _Step) -> Tensor:

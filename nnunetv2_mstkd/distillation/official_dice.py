@@ -38,7 +38,7 @@ def head_dice_losses(*, logits: Tensor, target: Tensor | Sequence[Tensor], regio
 def official_student_dice(student: Tensor, teacher: Tensor, background_channel: int) -> Tensor:
     """Sum of the student's Dice losses, in which the *teacher's* stands for the background's.
 
-    So the released code has it (REFERENCE.md 1.5, item 4): the student's background head learns from no Dice.
+    So the released code has it (docs/fidelity.md): the student's background head learns from no Dice.
 
     Args:
         student: Dice loss per head (K,).

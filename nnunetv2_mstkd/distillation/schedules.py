@@ -6,7 +6,7 @@ from math import exp
 
 
 def sigmoid_rampup(epoch: float, length: float) -> float:
-    """exp(−5·(1 − min(epoch, length)/length)²): 0.0067 at epoch 0, 1 from ``length`` on (REFERENCE.md 1.3).
+    """exp(−5·(1 − min(epoch, length)/length)²): 0.0067 at epoch 0, 1 from ``length`` on (docs/fidelity.md).
 
     Args:
         epoch: epochs done, may be fractional; below 0 counts as 0.
@@ -20,7 +20,7 @@ def sigmoid_rampup(epoch: float, length: float) -> float:
 def official_poly_lr(
     epoch: int, num_epochs: int = 100, initial_lr: float = 1e-4, exponent: float = 0.9
 ) -> float:
-    """Learning rate in force during ``epoch`` in the released script (REFERENCE.md 1.4).
+    """Learning rate in force during ``epoch`` in the released script (released train.py).
 
     It steps its scheduler before the epoch, so epoch e has (1 − (e+1)/num_epochs)^exponent and the last
     epoch a rate of exactly 0.

@@ -27,7 +27,7 @@ def gram_matching_loss(
 
     Map i is paired with map i − 1, the first with the last; a single map gives its ordinary Gram matrix.
 
-    ``official`` (``get_GS_loss``, for a single map ``get_style_loss``; REFERENCE.md 1.3): batch and channels
+    ``official`` (``get_GS_loss``, for a single map ``get_style_loss``; docs/fidelity.md): batch and channels
     form one axis, G = F Fᵀ / (B·C·X·Y·Z), and the summed squared difference is divided by
     4·C²·(X·Y)² and multiplied by 1e-4; sum over pairs, nothing detached. About 1e-10 or less.
 
@@ -73,7 +73,7 @@ def style_adversarial_loss(*, student: Tensor, variant: str = "default") -> Tens
 def style_discriminator_loss(*, student: Tensor, teacher: Tensor, variant: str = "default") -> Tensor:
     """Loss of the discriminator: teacher's style is 0 (full), student's is 1 (missing).
 
-    Sum of the two binary cross-entropies, without a half (REFERENCE.md 1.3). Both variants are the same; the
+    Sum of the two binary cross-entropies, without a half (docs/fidelity.md). Both variants are the same; the
     style features must be detached before the discriminator sees them.
 
     Args:

@@ -48,10 +48,10 @@ class Preset:
         return np.minimum(median_shape, self.largest_patch)
 
 
-# Published widths 16, 32, 64, 128 and four stages (REFERENCE.md 1.2), the tokens at a stride of 8.
+# Published widths 16, 32, 64, 128 and four stages (released models/MSTKDNet.py), the tokens at a stride of 8.
 _PRESETS = {
     "nnunet": Preset(base_features=16, max_stages=4),
-    # Published patch 160×192×128 in (x, y, z), batch 1, no deep supervision (REFERENCE.md 1.1, 1.4).
+    # Published patch 160×192×128 in (x, y, z), batch 1, no deep supervision (docs/fidelity.md).
     "official": Preset(
         base_features=16,
         max_stages=4,

@@ -16,7 +16,7 @@ class StyleAdversary:
 
     Args:
         discriminator: gives one logit per sample from style features (B, C, ...).
-        lr: constant; 1e-4 in MST-KDNet's script (REFERENCE 1.4), with betas (0.9, 0.99).
+        lr: constant; 1e-4 in MST-KDNet's script (released train.py), with betas (0.9, 0.99).
         renew_optimizer: a new Adam for every step, as that script does; its moments then stay empty.
             By default the optimizer persists, and is in checkpoints.
         parallel: the discriminator in its DDP wrapper, where training is distributed.

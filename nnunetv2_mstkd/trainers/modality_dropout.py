@@ -9,5 +9,5 @@ class nnUNetTrainerModalityDropout(nnUNetTrainerMissingModality):
     """nnU-Net with modality dropout: from scratch, or after a full-modality phase (``full_phase``).
 
     Network, loss, optimizer and augmentation are nnU-Net's; a random subset of the modalities of each
-    training patch is kept. Any distillation has to beat this at equal compute (DESIGN 4.4).
+    training patch is kept. Any distillation has to beat this at equal compute (docs/methods.md).
     """

@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures import MSTKDNet, NetworkTaps, StyleDiscriminator, mstkdnet_kwargs
+from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, official_kwargs
 from nnunetv2_mstkd.distillation import MSTKDObjective, ObjectiveConfig, TermBounds, gradient_shares
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
 from nnunetv2_mstkd.errors import MSTKDError
@@ -22,7 +23,6 @@ from nnunetv2_mstkd.trainers.teacher import FrozenTeacher
 from nnunetv2_mstkd.transforms import mask_modalities
 
 NETWORK_CLASS = f"{MSTKDNet.__module__}.{MSTKDNet.__qualname__}"
-_CLASSES_IN_KWARGS = ["conv_op", "norm_op", "nonlin"]
 # Step of the first gradient check in a run: early enough to bound a term before it has done much.
 FIRST_CHECK = 20
 
@@ -32,7 +32,7 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
 
     The first ``full_phase`` of the epochs trains one network on all modalities. Then a frozen copy of it
     becomes the teacher, and the network goes on as the student, under masking, with its learning rate
-    restarted (DESIGN 4.4). Stock nnU-Net plans are followed with MSTKDNet in place of their network;
+    restarted (docs/methods.md). Stock nnU-Net plans are followed with MSTKDNet in place of their network;
     MSTKD plans name it themselves.
 
     Checkpoints: ``network_weights`` is the student alone. checkpoint_latest and checkpoint_best also carry
@@ -71,22 +71,26 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """MSTKDNet as the plans describe it, or shaped after the network that stock plans describe."""
-        kwargs = configuration_manager.network_arch_init_kwargs
-        imports = configuration_manager.network_arch_init_kwargs_req_import
-        if configuration_manager.network_arch_class_name != NETWORK_CLASS:
-            settings = configuration_manager.configuration.get(SETTINGS_KEY) or {}
-            preset = settings.get("preset") or cls.preset
-            kwargs = mstkdnet_kwargs(kwargs, configuration_manager.patch_size, preset)
-            imports = _CLASSES_IN_KWARGS
         return get_network_from_plans(
             NETWORK_CLASS,
-            kwargs,
-            imports,
+            cls._network_kwargs(configuration_manager),
+            list(CLASS_KWARGS),
             num_input_channels,
             num_output_channels,
             allow_init=True,
             deep_supervision=enable_deep_supervision,
         )
+
+    @classmethod
+    def _network_kwargs(cls, configuration: ConfigurationManager) -> dict[str, Any]:
+        kwargs, patch_size = configuration.network_arch_init_kwargs, configuration.patch_size
+        if configuration.network_arch_class_name == NETWORK_CLASS:
+            return kwargs
+        settings = configuration.configuration.get(SETTINGS_KEY) or {}
+        if (settings.get("preset") or cls.preset) == "official":
+            # Its four stages, not the plan's: with the deeper ones of stock plans a patch is a token or two.
+            return official_kwargs(patch_size)
+        return mstkdnet_kwargs(kwargs, patch_size)
 
     def _new_network(self) -> nn.Module:
         return self.build_network_architecture(
@@ -107,6 +111,8 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
                 f"teacher 'warm_start' needs a full-modality phase, but full_phase {self.full_phase} of "
                 f"{self.num_epochs} epochs leaves none; raise one of them, or set teacher 'joint'"
             )
+        if self._network_kwargs(self.configuration_manager)["preset"] == "official":
+            self.enable_deep_supervision = False  # the published network has one output
         self.joint_teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
         self._styles: tuple[Tensor, Tensor] | None = None

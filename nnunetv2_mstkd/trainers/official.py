@@ -13,7 +13,7 @@ from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
 
 
 class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
-    """Published network, objective, joint teacher and optimiser (REFERENCE 1.2 to 1.4, quirks included).
+    """Published network, objective, joint teacher and optimiser (docs/fidelity.md, quirks included).
 
     One Adam (1e-4, weight decay 1e-5) for teacher and student, polynomial decay stepped before the epoch,
     no gradient clipping, a discriminator whose Adam is renewed for every step, no deep supervision.

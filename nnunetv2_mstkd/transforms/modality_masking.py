@@ -48,7 +48,7 @@ class ModalityMaskingTransform(BasicTransform):
         apply_mask: zero the image here.
 
     Source: MST-KDNet's released training script draws one of the 15 non-empty subsets uniformly and
-    multiplies absent channels by 0 (REFERENCE 1.1). Here each sample of a batch has its own draw.
+    multiplies absent channels by 0 (released train.py). Here each sample of a batch has its own draw.
     """
 
     def __init__(

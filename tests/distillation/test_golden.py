@@ -157,7 +157,7 @@ def test_dice_and_consistency_channel_by_channel(prefix, channels):
     for index, name in enumerate(channels):
         of_teacher = official_dice_losses(full, target)[index]
         same(of_teacher, f"{prefix}_out_ep7_{name}_dc_loss")
-        if name == "bg":  # REFERENCE.md 1.5, item 4: both are the teacher's Dice
+        if name == "bg":  # docs/fidelity.md: both are the teacher's Dice
             same(of_teacher, f"{prefix}_out_ep7_bg_miss_dc_loss")
             same(of_teacher, f"{prefix}_out_ep7_bg_mse_loss")
             continue
