@@ -19,7 +19,7 @@ fewer feature maps and a second network beside it, so for it the 8 GB are taken 
   is a second student.
 * ``LOGIT_LOSSES``: consistency and KL work in 32 bits at full resolution. Per logit they save 32 bytes
   (measured likewise, region heads), the teacher's logits take 4, gradients and temporaries an assumed 12.
-* ``ATTENTION_LOSSES``: per element of the tapped attention matrices, 11 bytes saved (measured likewise) and
+* ``ATTENTION_LOSSES``: per element of the tapped attention matrices, 23 bytes saved (measured likewise) and
   the teacher's own 4. It only matters with thousands of tokens.
 """
 
@@ -44,7 +44,7 @@ _OVERHEAD = 1.8
 # autocast operations, not measured.
 _SAVED_BYTES = {"nnunet": 4.1, "official": 10.0}
 _LOGIT_LOSSES_BYTES = 32 + 4 + 12
-_ATTENTION_LOSSES_BYTES = 11 + 4
+_ATTENTION_LOSSES_BYTES = 23 + 4
 # Weight, gradient, two moments of Adam(W), 16-bit copy.
 _TRAINED_BYTES = 4 + 4 + 8 + 2
 _FROZEN_BYTES = 4 + 2

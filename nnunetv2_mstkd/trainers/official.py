@@ -17,7 +17,8 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
 
     One Adam (1e-4, weight decay 1e-5) for teacher and student, polynomial decay stepped before the epoch,
     no gradient clipping, a discriminator whose Adam is renewed for every step, no deep supervision.
-    nnU-Net's preprocessing, augmentation, patch size and epoch length stay (see docs/fidelity.md).
+    nnU-Net's preprocessing, augmentation, patch size and epoch length stay (see docs/fidelity.md). Meant for
+    region labels: with plain labels the released objective leaves the background head almost untrained.
     """
 
     preset = "official"
@@ -41,6 +42,14 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
             self.trainable_parameters(), self.initial_lr, weight_decay=self.weight_decay
         )
         return self.optimizer, self.build_lr_scheduler()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if not self.label_manager.has_regions:
+            self.print_to_log_file(
+                "WARNING: plain labels. The released code trains the student's background head with no Dice, "
+                "and nnU-Net's argmax uses that head; train with regions, as nnUNetv2_mstkd convert writes them"
+            )
 
     def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
         return PhasedPolyLRScheduler(self.optimizer, self.initial_lr, self.phases, lead=1)

@@ -135,5 +135,9 @@ def test_official_preset_objective_and_optimiser(make_trainer, regions):
     train(trainer)
     assert isinstance(trainer.optimizer, torch.optim.Adam)
     assert not trainer.enable_deep_supervision
+    assert trainer.network.preset == "official"
+    assert len(trainer.network.encoder.strides) == 4, "the published four stages on a plan of three"
+    log = Path(trainer.log_file).read_text()
+    assert ("WARNING: plain labels" in log) == (not regions)
     assert trainer.logger.get_value("lrs", None) == pytest.approx([1e-4 * 0.5**0.9, 0.0])
     assert all(math.isfinite(x) for x in losses(trainer))
