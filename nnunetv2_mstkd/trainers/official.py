@@ -47,8 +47,8 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
         super().on_train_start()
         if not self.label_manager.has_regions:
             self.print_to_log_file(
-                "WARNING: plain labels. The released code trains the student's background head with no Dice, "
-                "and nnU-Net's argmax uses that head; train with regions, as nnUNetv2_mstkd convert writes them"
+                "WARNING: plain labels. The released code trains the student's background head with no "
+                "Dice, and nnU-Net's argmax uses that head; train with regions, as convert writes them"
             )
 
     def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
