@@ -27,10 +27,10 @@ import SimpleITK as sitk
 DATASET = "Dataset900_Phantom"
 CONFIGURATION = "3d_fullres"
 SHAPE = "56 56 48"
-TRAIN_CASES, TEST_CASES = 30, 8
+TRAIN_CASES, TEST_CASES = 30, 6
 # One size for all: patch, batch, features and number of iterations are the same for the three models.
 SIZE = "--patch-size 40 40 32 --batch-size 2 --base-features 8 --max-stages 4"
-LENGTH = "num_epochs=10 num_iterations_per_epoch=36 num_val_iterations_per_epoch=4 full_phase=0.5 seed=0"
+LENGTH = "num_epochs=10 num_iterations_per_epoch=32 num_val_iterations_per_epoch=4 full_phase=0.5 seed=0"
 # name in the table -> (trainer, plans)
 MODELS = {
     "nnU-Net, all modalities": ("nnUNetTrainerFullModality", "nnUNetDemoPlans"),
