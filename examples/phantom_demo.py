@@ -159,7 +159,7 @@ class Demo:
         figure = Figure(figsize=(2.1 * (len(SUBSETS) + 1), 2.2 * len(MODELS) + 0.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(MODELS), len(SUBSETS) + 1)
-        for row, model in zip(axes, MODELS, strict=True):
+        for number, (row, model) in enumerate(zip(axes, MODELS, strict=True)):
             columns = {"reference": truth}
             columns |= {s: read(self.predictions(model, s) / f"{case.name}.nii.gz") for s in SUBSETS}
             for axis, (title, labels) in zip(row, columns.items(), strict=True):
@@ -168,7 +168,7 @@ class Demo:
                 style = {"cmap": ListedColormap(colours), "vmin": 1, "vmax": 3, "interpolation": "nearest"}
                 axis.imshow(np.ma.masked_equal(labels[z], 0), alpha=0.55, **style)
                 axis.set(xticks=[], yticks=[])
-                if row is axes[0]:
+                if number == 0:
                     axis.set_title(title, fontsize=9)
             row[0].set_ylabel(model, fontsize=9)
         handles = [Patch(color=c, label=n) for c, n in zip(colours, ("NCR", "ED", "ET"), strict=True)]

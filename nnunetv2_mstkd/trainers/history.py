@@ -10,6 +10,8 @@ from typing import Any
 from nnunetv2_mstkd.files import atomic_path
 
 PLOT_NAME = "distillation.png"
+# Groups whose members differ by orders of magnitude.
+LOG_SCALED = ("terms", "gradient share")
 
 
 class TermHistory:
@@ -52,6 +54,13 @@ class TermHistory:
             groups.setdefault(name.split("/", 1)[0], []).append(name)
         if not groups:
             return
+        import matplotlib.style
+
+        # nnU-Net's own plot changes matplotlib's settings for the whole process (seaborn, huge fonts).
+        with matplotlib.style.context("default", after_reset=True), atomic_path(folder / PLOT_NAME) as file:
+            self._figure(groups).savefig(file, dpi=110, format="png")
+
+    def _figure(self, groups: Mapping[str, list[str]]) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -61,12 +70,11 @@ class TermHistory:
         for axis, (group, names) in zip(axes, groups.items(), strict=True):
             for name in names:
                 epochs, values = self.series(name)
-                axis.plot(
-                    epochs, values, marker="." if len(epochs) < 30 else None, label=name.split("/", 1)[-1]
-                )
-            positive = all(v > 0 for name in names for v in self.series(name)[1])
-            axis.set(title=group, xlabel="epoch", yscale="log" if group == "terms" and positive else "linear")
+                marker = "." if len(epochs) < 30 else None
+                axis.plot(epochs, values, marker=marker, label=name.split("/", 1)[-1])
+            positive = all(value > 0 for name in names for value in self.series(name)[1])
+            scale = "log" if positive and group in LOG_SCALED else "linear"
+            axis.set(title=group, xlabel="epoch", yscale=scale)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        with atomic_path(folder / PLOT_NAME) as temporary:
-            figure.savefig(temporary, dpi=110, format="png")
+        return figure

@@ -234,7 +234,9 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             name: float(torch.stack([terms[name].float() for terms in steps if name in terms]).mean())
             for name in names
         }
-        self.history.log(self.current_epoch, {f"terms/{name}": value for name, value in means.items()})
+        # Segmentation losses may be negative (Dice), so they are drawn in a panel of their own.
+        panels = {n: "segmentation" if n.endswith("segmentation") else "terms" for n in means}
+        self.history.log(self.current_epoch, {f"{panels[n]}/{n}": value for n, value in means.items()})
         self.print_to_log_file("terms", {name: float(f"{value:.4g}") for name, value in means.items()})
 
     # ---------------------------------------------------------------- epochs and checkpoints
