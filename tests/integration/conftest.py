@@ -44,6 +44,17 @@ class Workplace:
             assert done.returncode == 0, f"$ {command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        """Start a command and leave it running."""
+        program, *arguments = shlex.split(command)
+        return subprocess.Popen(
+            [Path(sysconfig.get_path("scripts")) / program, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self.environment,
+            cwd=self.root,
+        )
+
 
 @pytest.fixture(scope="session")
 def new_workplace(tmp_path_factory) -> Callable[[str], Workplace]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT
+import torch
 
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
 COMMANDS = [line.split("    #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
@@ -66,12 +70,13 @@ def shorten(work) -> None:
         plans.write_text(json.dumps(content))
 
 
-@pytest.mark.slow
-def test_every_nnunet_command_of_the_readme_in_its_order(work):
-    segmentations = {}
+@pytest.fixture(scope="module")
+def segmentations(work) -> dict[str, list[str]]:
+    """Run the README's commands in their order; what each prediction wrote."""
+    written = {}
     for command in COMMANDS:
         if command.startswith(("make", "pip")):
-            continue  # make demo: test_demo.py; make test: CI; pip install: test_wheel.py
+            continue  # make demo: below; make test: CI; pip install: test_wheel.py
         if command.startswith("eval"):
             line = work.run("nnUNetv2_mstkd env").stdout
             work.environment["nnUNet_extTrainer"] = shlex.split(line)[1].split("=", 1)[1]
@@ -81,17 +86,59 @@ def test_every_nnunet_command_of_the_readme_in_its_order(work):
             here += " -device cpu"
         shorten(work)
         work.run(here)
-        if " predict " in here or here.startswith("nnUNetv2_predict"):
-            out = work.root / shlex.split(here)[shlex.split(here).index("-o") + 1]
-            segmentations[here] = sorted(p.name for p in out.glob("*.nii.gz"))
+        if "predict " in here:
+            words = shlex.split(here)
+            written[command] = sorted(p.name for p in Path(words[words.index("-o") + 1]).glob("*.nii.gz"))
+    return written
+
+
+@pytest.mark.slow
+def test_every_nnunet_command_of_the_readme_in_its_order(work, segmentations):
     assert len(segmentations) == 2
     cases = sorted(p.name for p in (work.root / "cases").iterdir())
     for command, written in segmentations.items():
         assert written == [f"{case}.nii.gz" for case in cases], command
     record = json.loads((work.root / "out" / "modalities.json").read_text())
-    assert cases[0] in json.dumps(record)
-    one = sitk.ReadImage(str(work.root / "out" / segmentations[next(iter(segmentations))][0]))
-    assert one.GetSize() == (40, 40, 40)
+    assert set(record) == set(cases)
+    assert any(entry["absent"] for entry in record.values()), "nothing was missing"
+    assert sitk.ReadImage(str(work.root / "out" / f"{cases[0]}.nii.gz")).GetSize() == (40, 40, 40)
+
+
+@pytest.mark.slow
+def test_a_killed_training_continues_to_the_losses_of_an_uninterrupted_one(work, segmentations):
+    length = "num_epochs=4 num_iterations_per_epoch=2 num_val_iterations_per_epoch=1 save_every=1 seed=3"
+    size = "--patch-size 32 32 32 --batch-size 2 --base-features 4"
+    name = "-overwrite_plans_name nnUNetContinuePlans"
+    work.run(f"nnUNetv2_mstkd plan -d 226 -c 3d_fullres {size} {name} --set {length}")
+    train = "nnUNetv2_mstkd train 226 3d_fullres 0 -tr nnUNetTrainerMSTKD -p nnUNetContinuePlans -device cpu"
+    model = "nnUNetTrainerMSTKD__nnUNetContinuePlans__3d_fullres"
+    fold = work.results / "Dataset226_BraTS2024GLI" / model / "fold_0"
+
+    def final_losses() -> list[float]:
+        checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+        return checkpoint["logging"]["train_losses"]
+
+    work.environment["nnUNet_n_proc_DA"] = "0"
+    work.run(train)
+    whole = final_losses()
+    assert len(whole) == 4
+    shutil.rmtree(fold)
+    process = work.start(train)
+    latest = fold / "checkpoint_latest.pth"
+    # The third epoch's checkpoint: distillation has begun, its teacher is in it.
+    wait_until(lambda: latest.exists() and torch.load(latest, weights_only=False)["current_epoch"] >= 3)
+    process.kill()
+    process.wait()
+    work.run(f"{train} --c")
+    assert final_losses() == whole
+
+
+def wait_until(condition, seconds: int = 240) -> None:
+    for _ in range(10 * seconds):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
 
 
 @pytest.mark.slow
