@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunetv2_mstkd.errors import MSTKDError
 
 EXTERNAL_TRAINERS = Path(__file__).parent / "external_trainers"
-# Overrides the setting gradient_shares_every for one run (`nnUNetv2_mstkd train --gradient_shares N`).
+# Iterations between two logs of the gradient shares (`nnUNetv2_mstkd train --gradient_shares N`).
 GRADIENT_SHARES_VARIABLE = "nnUNet_mstkd_gradient_shares"
 _VARIABLE = "nnUNet_extTrainer"
 

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE, activate, nnunet_folder
+from nnunetv2_mstkd.errors import MSTKDError
 
 _HELP = """nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in reach. One flag of its own:
   --gradient_shares N   every N iterations, log each objective term's gradient as a share of the
-                        segmentation gradient and its cosine with it (0: never)
+                        segmentation gradient and its cosine with it (costs a backward pass per term)
 """
 
 
@@ -32,6 +33,8 @@ def run(argv: Sequence[str]) -> int:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             nnunet_folder(variable)
     if ours.gradient_shares is not None:
+        if ours.gradient_shares < 1:
+            raise MSTKDError(f"--gradient_shares is {ours.gradient_shares}; give a number of iterations")
         os.environ[GRADIENT_SHARES_VARIABLE] = str(ours.gradient_shares)
     from nnunetv2.run.run_training import run_training_entry
 

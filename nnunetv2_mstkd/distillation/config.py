@@ -127,10 +127,14 @@ class ObjectiveConfig:
                 raise MSTKDError(f"weight of term '{name}' is {weight!r}; it must be finite and at least 0")
         return replace(self, **{name: float(weight) for name, weight in weights.items()})
 
-    def weight(self, term: str, epoch: float, num_epochs: int, regions: bool = True) -> float:
-        """Weight of a term in force at ``epoch`` of ``num_epochs`` distillation epochs, ramp included."""
+    def weight(self, term: str, epoch: float, num_epochs: int, raw_logits: bool = True) -> float:
+        """Weight of a term in force at ``epoch`` of ``num_epochs`` distillation epochs, ramp included.
+
+        Args:
+            raw_logits: the KL compares raw logits (regions, two label heads), not z-scores.
+        """
         base = getattr(self, term)
-        if term == "kl" and not regions:
+        if term == "kl" and not raw_logits:
             base *= self.label_kl_factor
         if term not in self.ramped:
             return base

@@ -156,7 +156,9 @@ class MSTKDObjective:
         step = _Step(student, teacher, target, style_discriminator)
         terms = {name: self._compute(name, step) for name in self._active(teacher, train_teacher)}
         scales = scales or {}
-        when = (epoch, num_epochs, self.regions)
+        # Two label heads stay raw like regions: see standardised_kl_loss.
+        raw_logits = self.regions or _finest(student).shape[1] == 2
+        when = (epoch, num_epochs, raw_logits)
         weights = {name: self.config.weight(name, *when) * scales.get(name, 1.0) for name in terms}
         total = torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
         return ObjectiveOutput(terms, weights, total)

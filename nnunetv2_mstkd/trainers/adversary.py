@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.distillation import style_discriminator_loss
@@ -38,8 +39,12 @@ class StyleAdversary:
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=(0.9, 0.99))
 
-    def step(self, student_style: Tensor, teacher_style: Tensor) -> float:
-        """One update on detached style features, in float32; returns the loss."""
+    def step(self, student_style: Tensor, teacher_style: Tensor) -> Tensor:
+        """One update on detached style features, in float32; returns the loss.
+
+        A batch whose loss is not finite changes nothing: gradient scaling lets the main optimizer skip such
+        a step, and it must not be the discriminator that stays poisoned.
+        """
         if self.renew_optimizer:
             self.optimizer = self._new_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
@@ -48,9 +53,10 @@ class StyleAdversary:
             styles = torch.cat((student_style, teacher_style)).detach().float()
             student_logits, teacher_logits = self._forward(styles).chunk(2)
             loss = style_discriminator_loss(student=student_logits, teacher=teacher_logits)
-        loss.backward()
-        self.optimizer.step()
-        return float(loss.detach())
+        if _finite_everywhere(loss):
+            loss.backward()
+            self.optimizer.step()
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints that a training continues from."""
@@ -63,3 +69,11 @@ class StyleAdversary:
         """Restore :meth:`state_dict`."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _finite_everywhere(loss: Tensor) -> bool:
+    """Whether the loss is finite in every process: they have to agree on whether there is a backward."""
+    finite = torch.isfinite(loss.detach()).float()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite)

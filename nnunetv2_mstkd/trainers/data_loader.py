@@ -9,11 +9,14 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
-from nnunetv2_mstkd.transforms.modality_masking import AVAILABLE_KEY, MASK_KEY
+from nnunetv2_mstkd.transforms.modality_masking import AVAILABLE_KEY, MASK_KEY, mask_modalities
 
 
 class _RecordingPipeline:
     """Runs a transform pipeline sample by sample, handing in availability and keeping the drawn masks.
+
+    A modality that the case lacks is zero again afterwards, whatever normalisation and augmentation made of
+    its placeholder: the teacher and the full-modality phase see it as the student does.
 
     nnU-Net's loader keeps only image and segmentation of what the pipeline returns, so the masks are taken
     here, without a second copy of its batch-making code.
@@ -24,14 +27,19 @@ class _RecordingPipeline:
         self.available = available
         self.keys: list[str] = []
         self.masks: list[Tensor] = []
+        self._position = 0
 
     def start_batch(self, keys: list[str]) -> None:
-        self.keys, self.masks = keys, []
+        self.keys, self.masks, self._position = keys, [], 0
 
     def __call__(self, **sample: Any) -> dict[str, Any]:
-        sample[AVAILABLE_KEY] = self.available.get(self.keys[len(self.masks)])
-        transformed = self.pipeline(**sample)
-        self.masks.append(transformed.pop(MASK_KEY))
+        available = self.available.get(self.keys[self._position])
+        self._position += 1
+        transformed = self.pipeline(**sample, **{AVAILABLE_KEY: available})
+        if available is not None:
+            transformed["image"] = mask_modalities(transformed["image"], torch.tensor(available))
+        if MASK_KEY in transformed:
+            self.masks.append(transformed[MASK_KEY])
         return transformed
 
     def __repr__(self) -> str:
@@ -39,12 +47,14 @@ class _RecordingPipeline:
 
 
 class MaskedPatchLoader(nnUNetDataLoader):
-    """:class:`nnUNetDataLoader` whose batches also hold ``modality_mask`` (B, C).
+    """:class:`nnUNetDataLoader` that knows which cases lack modalities.
+
+    If ``transforms`` ends with a ``ModalityMaskingTransform``, batches also hold ``modality_mask`` (B, C).
 
     Args:
         available: case key → flags (C,), for cases that lack modalities; others have all of them.
 
-    The remaining arguments are nnU-Net's. ``transforms`` must end with a ``ModalityMaskingTransform``.
+    The remaining arguments are nnU-Net's.
     """
 
     def __init__(self, *args: Any, available: Mapping[str, tuple[bool, ...]], **kwargs: Any) -> None:
@@ -58,5 +68,6 @@ class MaskedPatchLoader(nnUNetDataLoader):
 
     def generate_train_batch(self) -> dict[str, Any]:
         batch = super().generate_train_batch()
-        batch[MASK_KEY] = torch.stack(self.transforms.masks)
+        if self.transforms.masks:
+            batch[MASK_KEY] = torch.stack(self.transforms.masks)
         return batch

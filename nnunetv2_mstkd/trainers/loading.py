@@ -47,8 +47,9 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
     train_loader = MaskedPatchLoader(
         train_set, *sizes, labels, transforms=train_pipeline, available=available, **options
     )
-    validation_loader = nnUNetDataLoader(
-        validation_set, trainer.batch_size, patch, patch, labels, transforms=validation_pipeline, **options
+    sizes = (trainer.batch_size, patch, patch)
+    validation_loader = MaskedPatchLoader(
+        validation_set, *sizes, labels, transforms=validation_pipeline, available=available, **options
     )
     processes = get_allowed_n_proc_DA()
     generators = (
@@ -97,8 +98,9 @@ def _generator(
     processes = max(1, processes)
     seeds = None
     if trainer.seed is not None:
-        # Distinct per worker, per rank and per generator; the order in which workers deliver stays free.
-        first = trainer.seed + 1000003 * (2 * trainer.local_rank + stream)
+        # Distinct per worker, per rank and per generator, and anew when a training is continued; the order
+        # in which workers deliver stays free.
+        first = trainer.seed + 1000003 * (2 * trainer.local_rank + stream) + 7919 * trainer.current_epoch
         seeds = [(first + worker) % 2**32 for worker in range(processes)]
     return NonDetMultiThreadedAugmenter(
         data_loader=loader,

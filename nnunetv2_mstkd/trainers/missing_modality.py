@@ -86,7 +86,7 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             setattr(self, _ATTRIBUTE_OF.get(name, name), value)
         channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
         self.modalities = modalities_of(channel_names)
-        self.phases = Phases.from_fraction(self.num_epochs, self.full_phase)
+        self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
         self.history = TermHistory()
 
@@ -110,8 +110,13 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         """Parameters that the main optimizer updates and gradient clipping bounds."""
         return [p for p in self.network.parameters() if p.requires_grad]
 
-    def after_step(self) -> None:
-        """Called after the main optimizer's step (a discriminator trains here)."""
+    def after_step(self) -> dict[str, Tensor]:
+        """Called after the main optimizer's step (a discriminator trains here); returns more for the log."""
+        return {}
+
+    def full_phase_in_force(self) -> float:
+        """Share of the epochs with all modalities, once the settings are known."""
+        return self.full_phase
 
     def extra_state(self, final: bool) -> dict[str, Any]:
         """State beyond nnU-Net's for a checkpoint; the final one holds only what inference may want."""
@@ -180,6 +185,11 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             f"{self.subset_sampler()!r}; full-modality phase: {self.phases.full_epochs} of "
             f"{self.num_epochs} epochs"
         )
+        if self.is_cascaded:
+            self.print_to_log_file(
+                "WARNING: the previous stage's segmentations were predicted with all modalities and are "
+                "never masked, so the student sees in them what its absent modalities showed"
+            )
 
     def on_epoch_start(self) -> None:
         super().on_epoch_start()
@@ -207,7 +217,7 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         with self.autocast():
             losses = self.compute_losses(data, mask, target)
         self._backward_and_step(losses.total)
-        self.after_step()
+        losses.terms.update(self.after_step())
         # The terms stay on the device until the epoch ends: reading each one here would stall it.
         terms = {name: value.detach() for name, value in losses.terms.items()}
         return {"loss": losses.total.detach().float().cpu().numpy(), "terms": terms}

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures import MSTKDNet, NetworkTaps, StyleDiscriminator, mstkdnet_kwargs
-from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, official_kwargs
+from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, bottleneck_size, official_kwargs
 from nnunetv2_mstkd.distillation import MSTKDObjective, ObjectiveConfig, TermBounds, gradient_shares
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
 from nnunetv2_mstkd.errors import MSTKDError
@@ -43,7 +43,8 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         teacher: ``warm_start`` or ``joint`` (two networks learn side by side from the start).
         preset: of MSTKDNet when the plans name another network.
         term_weights: replaces weights of the objective by term name (setting ``weights``).
-        gradient_shares_every: iterations between measurements of each term's share of the gradient.
+        gradient_shares_every: iterations between measurements of each term's share of the gradient, by which
+            the terms are bounded; 0 is never, and then nothing is bounded.
     """
 
     teacher: str = "warm_start"
@@ -111,17 +112,20 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
                 f"teacher 'warm_start' needs a full-modality phase, but full_phase {self.full_phase} of "
                 f"{self.num_epochs} epochs leaves none; raise one of them, or set teacher 'joint'"
             )
-        if self._network_kwargs(self.configuration_manager)["preset"] == "official":
-            self.enable_deep_supervision = False  # the published network has one output
+        self._check_preset()
         self.joint_teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
         self._styles: tuple[Tensor, Tensor] | None = None
         self._distillation_steps = 0
-        if self._do_i_compile():
+        if self._do_i_compile() and hasattr(torch._functorch.config, "donated_buffer"):
             # Gradient shares go through the graph more than once before the step's own backward.
             torch._functorch.config.donated_buffer = False
         super().initialize()
         config = self.objective_config()
+        if config.segmentation <= 0:
+            raise MSTKDError(
+                "weight of term 'segmentation' is 0; all others are measured against it, raise it"
+            )
         self.objective = MSTKDObjective(
             config,
             regions=self.label_manager.has_regions,
@@ -130,12 +134,33 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         )
         self.bounds = TermBounds(config.caps)
         self.adversary = self._build_adversary() if config.adversarial else None
-        self.gradient_shares_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, self.gradient_shares_every))
+        self._log_shares_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, 0))
         if self.is_ddp and self.joint_teacher is not None:
             self.joint_teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.joint_teacher)
             self.joint_teacher = nn.parallel.DistributedDataParallel(
                 self.joint_teacher, device_ids=[self.local_rank]
             )
+
+    def full_phase_in_force(self) -> float:
+        if self.teacher != "joint":
+            return self.full_phase
+        if self.settings.full_phase:
+            self.print_to_log_file(
+                "A joint teacher learns from the start: the setting full_phase is not used."
+            )
+        return 0.0
+
+    def _check_preset(self) -> None:
+        """Refuse plans of another preset than was asked for; the published network has one output."""
+        planned = self._network_kwargs(self.configuration_manager)["preset"]
+        wanted = self.settings.preset or ("official" if self.preset == "official" else planned)
+        if planned != wanted:
+            raise MSTKDError(
+                f"these plans hold MSTKDNet's preset '{planned}', but '{wanted}' is wanted; plan again with "
+                f"nnUNetv2_mstkd plan --preset {wanted}, or train on nnU-Net's own plans"
+            )
+        if planned == "official":
+            self.enable_deep_supervision = False
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         if self.teacher == "joint":
@@ -152,7 +177,9 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
 
     def _build_adversary(self) -> StyleAdversary:
         network = unwrap(self.network)
-        discriminator = StyleDiscriminator(network.style_channels, network.bottleneck_size).to(self.device)
+        # Of the patch that is trained on: a user may have edited it in the plans.
+        size = bottleneck_size(self.configuration_manager.patch_size, network.encoder.strides)
+        discriminator = StyleDiscriminator(network.style_channels, size).to(self.device)
         parallel = None
         if self.is_ddp:
             parallel = nn.parallel.DistributedDataParallel(discriminator, device_ids=[self.local_rank])
@@ -205,18 +232,20 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         self._watch_gradients(result.weighted_terms())
         return StepLosses(result.total, result.terms)
 
-    def after_step(self) -> None:
+    def after_step(self) -> dict[str, Tensor]:
         if self.in_full_phase or self.adversary is None:
-            return
+            return {}
         student_style, teacher_style = self._styles
         self._styles = None
-        self.adversary.step(student_style, teacher_style)
+        return {"discriminator": self.adversary.step(student_style, teacher_style)}
 
     def _watch_gradients(self, weighted_terms: Mapping[str, Tensor]) -> None:
         """Now and then: each term's gradient norm as a share of the segmentation's, its cosine, its bound."""
-        step, every = self._distillation_steps, self.gradient_shares_every
+        step = self._distillation_steps
         self._distillation_steps += 1
-        if every == 0 or step % every != min(FIRST_CHECK, every - 1):
+        # Asking for a log must not change the training: the bounds keep their own pace.
+        bounding = _is_due(step, self.gradient_shares_every)
+        if not bounding and not _is_due(step, self._log_shares_every):
             return
         # Scaled like the loss itself: half-precision gradients of small terms would underflow otherwise.
         scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
@@ -230,7 +259,7 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
             )
         shown = {name: f"{s.share:.3g} (cosine {s.cosine:+.2f})" for name, s in shares.items()}
         self.print_to_log_file("gradient shares of the segmentation gradient", shown)
-        for line in self.bounds.update(shares):
+        for line in self.bounds.update(shares) if bounding else ():
             self.print_to_log_file(line)
 
     # ---------------------------------------------------------------- checkpoints
@@ -264,8 +293,5 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         network.load_state_dict(state["teacher"])
 
 
-class nnUNetTrainerMSTKDJoint(nnUNetTrainerMSTKD):
-    """MST-KD with a joint teacher: two networks learn side by side from the start (the published way)."""
-
-    teacher = "joint"
-    full_phase = 0.0
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == min(FIRST_CHECK, every - 1)

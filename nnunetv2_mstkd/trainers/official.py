@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from nnunetv2_mstkd.distillation import ObjectiveConfig
+from nnunetv2_mstkd.trainers.joint import nnUNetTrainerMSTKDJoint
 from nnunetv2_mstkd.trainers.missing_modality import unwrap
-from nnunetv2_mstkd.trainers.mstkd import nnUNetTrainerMSTKDJoint
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
 
 
@@ -37,7 +37,9 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
         return ObjectiveConfig.official(num_tokens).with_weights(self.term_weights or {})
 
     def configure_optimizers(self) -> tuple[Any, PhasedPolyLRScheduler]:
-        super().configure_optimizers()
+        stock = super().configure_optimizers()
+        if self.settings.optimizer is not None:
+            return stock
         self.optimizer = torch.optim.Adam(
             self.trainable_parameters(), self.initial_lr, weight_decay=self.weight_decay
         )

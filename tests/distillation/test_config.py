@@ -54,9 +54,9 @@ def test_official_ramps_consistency_alone_over_twenty_epochs_of_any_length():
 
 def test_kl_of_label_heads_has_a_factor_of_its_own():
     config = ObjectiveConfig()
-    assert config.weight("kl", 50, 100, regions=False) == config.kl * config.label_kl_factor
-    assert config.weight("gram", 50, 100, regions=False) == config.gram
-    assert ObjectiveConfig.official().weight("kl", 50, 100, regions=False) == 1
+    assert config.weight("kl", 50, 100, raw_logits=False) == config.kl * config.label_kl_factor
+    assert config.weight("gram", 50, 100, raw_logits=False) == config.gram
+    assert ObjectiveConfig.official().weight("kl", 50, 100, raw_logits=False) == 1
 
 
 def test_with_weights_replaces_what_is_named():

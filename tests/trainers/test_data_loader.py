@@ -43,3 +43,13 @@ def test_the_sampler_of_the_settings_is_used(make_trainer):
     _, generator, _ = loaded(make_trainer, settings=settings)
     for _ in range(4):
         np.testing.assert_array_equal(next(generator)["modality_mask"], [[0, 0, 0, 1]] * 2)
+
+
+def test_what_a_case_lacks_is_zero_for_everybody_after_augmentation(make_trainer):
+    incomplete = {f"case_{i}": ["t1c", "t2f"] for i in range(4)}
+    _, generator, validation = loaded(make_trainer, extra={"mstkd": {"incomplete_cases": incomplete}})
+    for source in (generator, validation):
+        for _ in range(4):
+            data = next(source)["data"]
+            assert not data[:, [1, 3]].any(), "the placeholder's channels, in whose place noise was put here"
+            assert data[:, [0, 2]].any()

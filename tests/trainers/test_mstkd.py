@@ -5,14 +5,17 @@ import pytest
 import torch
 from loop import losses, train
 
-from nnunetv2_mstkd.architectures import MSTKDNet
+from nnunetv2_mstkd.architectures import MSTKDNet, StyleDiscriminator, mstkdnet_kwargs
+from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers import (
     nnUNetTrainerMSTKD,
     nnUNetTrainerMSTKDJoint,
     nnUNetTrainerMSTKDOfficial,
 )
+from nnunetv2_mstkd.trainers.adversary import StyleAdversary
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
+from nnunetv2_mstkd.trainers.mstkd import NETWORK_CLASS
 
 EVERY_STEP = {"gradient_shares_every": 1}
 
@@ -21,25 +24,27 @@ def checkpoint_of(trainer, name):
     return torch.load(Path(trainer.output_folder) / f"checkpoint_{name}.pth", weights_only=False)
 
 
-@pytest.mark.parametrize(
-    ("regions", "patch"), [(True, (16, 16, 16)), (False, (16, 16, 16)), (True, (16, 16))]
+CUBE, SQUARE = (16, 16, 16), (16, 16)
+TERMS = (
+    "kl",
+    "consistency",
+    "content",
+    "token_features",
+    "attention",
+    "gram",
+    "adversarial",
+    "discriminator",
 )
+
+
+@pytest.mark.parametrize(("regions", "patch"), [(True, CUBE), (False, CUBE), (True, SQUARE)])
 def test_trains_on_stock_plans(make_trainer, regions, patch):
     trainer = train(make_trainer(nnUNetTrainerMSTKD, regions=regions, patch=patch, settings=EVERY_STEP))
     assert isinstance(trainer.network, MSTKDNet)
     assert all(math.isfinite(x) for x in losses(trainer))
-    terms = [name for name in trainer.history.names() if name.startswith("terms/")]
-    for name in (
-        "segmentation",
-        "kl",
-        "consistency",
-        "content",
-        "token_features",
-        "attention",
-        "gram",
-        "adversarial",
-    ):
-        assert any(name in term for term in terms), name
+    assert "segmentation/segmentation" in trainer.history.names()
+    for name in TERMS:
+        assert f"terms/{name}" in trainer.history.names()
     shares = trainer.history.epochs[2]
     assert shares["gradient share/kl"] >= 0
     assert -1 <= shares["gradient cosine/kl"] <= 1
@@ -124,6 +129,49 @@ def test_joint_teacher_learns_too(make_trainer):
     before = {k: v.clone() for k, v in trainer.joint_teacher.state_dict().items()}
     train(trainer, epochs=1)
     assert any(not torch.equal(v, before[k]) for k, v in trainer.joint_teacher.state_dict().items())
+
+
+def test_a_joint_teacher_learns_from_the_first_epoch_whatever_the_plans_say(make_trainer):
+    for trainer_class, settings in (
+        (nnUNetTrainerMSTKD, {"teacher": "joint"}),
+        (nnUNetTrainerMSTKDJoint, {"full_phase": 0.5}),
+    ):
+        assert make_trainer(trainer_class, settings=settings).phases.full_epochs == 0
+
+
+def test_plans_of_another_preset_than_wanted_are_refused(make_trainer):
+    trainer = make_trainer(nnUNetTrainerMSTKDOfficial)
+    configuration = trainer.configuration_manager.configuration
+    kwargs = mstkdnet_kwargs(configuration["architecture"]["arch_kwargs"], CUBE)
+    configuration["architecture"] |= {"network_class_name": NETWORK_CLASS, "arch_kwargs": kwargs}
+    with pytest.raises(MSTKDError, match="preset 'nnunet', but 'official' is wanted"):
+        trainer.initialize()
+
+
+def test_without_a_segmentation_term_there_is_nothing_to_measure_against(make_trainer):
+    trainer = make_trainer(nnUNetTrainerMSTKD, settings={"weights": {"segmentation": 0}})
+    with pytest.raises(MSTKDError, match="'segmentation' is 0"):
+        trainer.initialize()
+
+
+def test_a_batch_that_is_not_finite_does_not_poison_the_discriminator():
+    adversary = StyleAdversary(StyleDiscriminator(3, (4, 4, 4), base_features=4))
+    before = {k: v.clone() for k, v in adversary.discriminator.state_dict().items()}
+    style = torch.randn(2, 3, 4, 4, 4)
+    assert not torch.isfinite(adversary.step(style * float("inf"), style))
+    assert all(torch.equal(v, before[k]) for k, v in adversary.discriminator.state_dict().items())
+    assert torch.isfinite(adversary.step(style, style))
+    assert any(not torch.equal(v, before[k]) for k, v in adversary.discriminator.state_dict().items())
+
+
+def test_asking_for_a_log_of_the_shares_does_not_change_the_training(make_trainer, monkeypatch):
+    quiet = train(make_trainer(nnUNetTrainerMSTKD, results="quiet"))
+    monkeypatch.setenv(GRADIENT_SHARES_VARIABLE, "1")
+    loud = train(make_trainer(nnUNetTrainerMSTKD, results="loud"))
+    assert losses(loud) == losses(quiet)
+    assert loud.bounds.scales == quiet.bounds.scales
+    assert "gradient share/kl" in loud.history.names()
+    assert "gradient share/kl" not in quiet.history.names()
 
 
 @pytest.mark.slow
