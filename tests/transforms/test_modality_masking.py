@@ -144,7 +144,7 @@ def _masks_by_worker(seeds):
     generator = NonDetMultiThreadedAugmenter(_Loader(), None, 2, num_cached=2, seeds=seeds, wait_time=0.002)
     first: dict[int, torch.Tensor] = {}
     try:
-        for _ in range(200):
+        for _ in range(20_000):  # the second worker may start late on a busy machine
             item = next(generator)
             first.setdefault(item["worker"], item["mask"])
             if len(first) == 2:
