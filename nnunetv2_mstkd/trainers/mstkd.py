@@ -10,6 +10,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from nnunetv2_mstkd.architectures import MSTKDNet, NetworkTaps, StyleDiscriminator, mstkdnet_kwargs
 from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, bottleneck_size, official_kwargs
@@ -117,9 +118,9 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         self.frozen_teacher: FrozenTeacher | None = None
         self._styles: tuple[Tensor, Tensor] | None = None
         self._distillation_steps = 0
-        if self._do_i_compile() and hasattr(torch._functorch.config, "donated_buffer"):
+        if self._do_i_compile() and hasattr(functorch_config, "donated_buffer"):
             # Gradient shares go through the graph more than once before the step's own backward.
-            torch._functorch.config.donated_buffer = False
+            functorch_config.donated_buffer = False
         super().initialize()
         config = self.objective_config()
         if config.segmentation <= 0:
