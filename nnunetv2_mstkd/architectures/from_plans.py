@@ -7,8 +7,8 @@ from math import ceil
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.settings import PRESETS
 
-PRESETS = ("nnunet", "official")
 # Entries that name classes, as nnU-Net's `_kw_requires_import` wants to know.
 CLASS_KWARGS = ("conv_op", "norm_op", "nonlin")
 

@@ -8,6 +8,7 @@ from nnunetv2_mstkd.distillation.objective import MSTKDObjective, ObjectiveOutpu
 from nnunetv2_mstkd.distillation.schedules import official_poly_lr, sigmoid_rampup
 from nnunetv2_mstkd.distillation.shares import Share, TermBounds, gradient_shares
 from nnunetv2_mstkd.distillation.style import (
+    discriminator_loss_on_styles,
     gram_matching_loss,
     style_adversarial_loss,
     style_discriminator_loss,
@@ -24,6 +25,7 @@ __all__ = [
     "attention_extremes_loss",
     "consistency_loss",
     "content_loss",
+    "discriminator_loss_on_styles",
     "gradient_shares",
     "gram_matching_loss",
     "official_poly_lr",

@@ -16,9 +16,9 @@ from nnunetv2_mstkd.distillation.features import content_loss, token_feature_los
 from nnunetv2_mstkd.distillation.logits import consistency_loss, standardised_kl_loss
 from nnunetv2_mstkd.distillation.official_dice import head_dice_losses, official_student_dice
 from nnunetv2_mstkd.distillation.style import (
+    discriminator_loss_on_styles,
     gram_matching_loss,
     style_adversarial_loss,
-    style_discriminator_loss,
 )
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -165,11 +165,12 @@ class MSTKDObjective:
 
     def discriminator_loss(self, *, student: Taps, teacher: Taps, style_discriminator: nn.Module) -> Tensor:
         """What the discriminator minimises (teacher's style is 0, student's 1); the networks are detached."""
-        styles = torch.cat((student.style, teacher.style)).detach().float()
-        with torch.autocast(styles.device.type, enabled=False):
-            # One forward for both: DDP allows only one before the backward.
-            of_student, of_teacher = style_discriminator(styles).chunk(2)
-        return style_discriminator_loss(student=of_student, teacher=of_teacher, variant=self.variant)
+        return discriminator_loss_on_styles(
+            student=student.style,
+            teacher=teacher.style,
+            style_discriminator=style_discriminator,
+            variant=self.variant,
+        )
 
     def _active(self, teacher: Taps | None, train_teacher: bool) -> list[str]:
         if teacher is None:

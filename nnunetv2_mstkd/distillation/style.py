@@ -7,7 +7,7 @@ from math import prod, sqrt
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunetv2_mstkd.distillation.comparison import TensorOrLevels, is_official, matched_pairs, mean
 from nnunetv2_mstkd.distillation.precision import full_precision
@@ -83,6 +83,24 @@ def style_discriminator_loss(*, student: Tensor, teacher: Tensor, variant: str =
     """
     is_official(variant)
     return _cross_entropy(teacher, FULL_LABEL) + _cross_entropy(student, MISSING_LABEL)
+
+
+def discriminator_loss_on_styles(
+    *, student: Tensor, teacher: Tensor, style_discriminator: nn.Module, variant: str = "default"
+) -> Tensor:
+    """:func:`style_discriminator_loss` from the style features; neither network gets a gradient.
+
+    Args:
+        student: style features of the student (B, C, ...).
+        teacher: of the teacher.
+        style_discriminator: one logit per sample from style features.
+        variant: ``default`` or ``official``.
+    """
+    styles = torch.cat((student, teacher)).detach().float()
+    with torch.autocast(styles.device.type, enabled=False):
+        # One forward for both: DDP allows only one before the backward.
+        of_student, of_teacher = style_discriminator(styles).chunk(2)
+    return style_discriminator_loss(student=of_student, teacher=of_teacher, variant=variant)
 
 
 def official_gram(first: Tensor, second: Tensor) -> Tensor:

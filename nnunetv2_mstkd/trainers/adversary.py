@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.distillation import style_discriminator_loss
+from nnunetv2_mstkd.distillation import discriminator_loss_on_styles
 
 
 class StyleAdversary:
@@ -48,11 +48,9 @@ class StyleAdversary:
         if self.renew_optimizer:
             self.optimizer = self._new_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(student_style.device.type, enabled=False):
-            # One forward for both: DDP allows only one before the backward.
-            styles = torch.cat((student_style, teacher_style)).detach().float()
-            student_logits, teacher_logits = self._forward(styles).chunk(2)
-            loss = style_discriminator_loss(student=student_logits, teacher=teacher_logits)
+        loss = discriminator_loss_on_styles(
+            student=student_style, teacher=teacher_style, style_discriminator=self._forward
+        )
         if _finite_everywhere(loss):
             loss.backward()
             self.optimizer.step()
