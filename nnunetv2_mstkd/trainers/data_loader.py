@@ -9,7 +9,12 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
-from nnunetv2_mstkd.transforms.modality_masking import AVAILABLE_KEY, MASK_KEY, mask_modalities
+from nnunetv2_mstkd.transforms.modality_masking import (
+    AVAILABLE_KEY,
+    BATCH_AVAILABLE_KEY,
+    MASK_KEY,
+    mask_modalities,
+)
 
 
 class _RecordingPipeline:
@@ -33,10 +38,10 @@ class _RecordingPipeline:
         self.keys, self.masks, self._position = keys, [], 0
 
     def __call__(self, **sample: Any) -> dict[str, Any]:
-        available = self.available.get(self.keys[self._position])
+        available = self.available[self.keys[self._position]]
         self._position += 1
         transformed = self.pipeline(**sample, **{AVAILABLE_KEY: available})
-        if available is not None:
+        if not all(available):
             transformed["image"] = mask_modalities(transformed["image"], torch.tensor(available))
         if MASK_KEY in transformed:
             self.masks.append(transformed[MASK_KEY])
@@ -49,10 +54,12 @@ class _RecordingPipeline:
 class MaskedPatchLoader(nnUNetDataLoader):
     """:class:`nnUNetDataLoader` that knows which cases lack modalities.
 
-    If ``transforms`` ends with a ``ModalityMaskingTransform``, batches also hold ``modality_mask`` (B, C).
+    Every batch also holds ``modality_available`` (B, C), bool: what the case of each sample has. If
+    ``transforms`` ends with a ``ModalityMaskingTransform``, it holds ``modality_mask`` (B, C) as well: what
+    the student sees.
 
     Args:
-        available: case key → flags (C,), for cases that lack modalities; others have all of them.
+        available: case key → flags (C,), for every case of ``data``.
 
     The remaining arguments are nnU-Net's.
     """
@@ -68,6 +75,8 @@ class MaskedPatchLoader(nnUNetDataLoader):
 
     def generate_train_batch(self) -> dict[str, Any]:
         batch = super().generate_train_batch()
+        available = self.transforms.available
+        batch[BATCH_AVAILABLE_KEY] = torch.tensor([available[key] for key in batch["keys"]])
         if self.transforms.masks:
             batch[MASK_KEY] = torch.stack(self.transforms.masks)
         return batch

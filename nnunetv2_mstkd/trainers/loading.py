@@ -42,7 +42,10 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
         "oversample_foreground_percent": trainer.oversample_foreground_percent,
         "probabilistic_oversampling": trainer.probabilistic_oversampling,
     }
-    available = availability(trainer.dataset_json, trainer.modalities)
+    incomplete = availability(trainer.dataset_json, trainer.modalities)
+    complete = (True,) * len(trainer.modalities)
+    cases = (*train_set.identifiers, *validation_set.identifiers)
+    available = {case: incomplete.get(case, complete) for case in cases}
     sizes, labels = (trainer.batch_size, initial_patch, patch), trainer.label_manager
     train_loader = MaskedPatchLoader(
         train_set, *sizes, labels, transforms=train_pipeline, available=available, **options

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from nnunetv2_mstkd.transforms.subset_samplers import SubsetSampler, UniformSampler
 
+# In samples and batches: what the student sees, (C,) and (B, C) float.
 MASK_KEY = "modality_mask"
+# In samples, while they are transformed: what the case has, (C,).
 AVAILABLE_KEY = "available_modalities"
+# In batches, training and validation: what the case of each sample has, (B, C) bool.
+BATCH_AVAILABLE_KEY = "modality_available"
 
 
 def mask_modalities(image: Tensor, mask: Tensor) -> Tensor:

@@ -19,8 +19,30 @@ def test_the_batch_carries_one_whole_image_and_a_mask(make_trainer):
         assert batch["modality_mask"].shape == (2, 4)
         assert batch["modality_mask"].any(dim=1).all()
         assert (batch["data"].abs().amax(dim=(2, 3, 4)) > 0).all(), "the teacher's patch must be whole"
-        assert {k for k in batch if isinstance(batch[k], torch.Tensor)} == {"data", "modality_mask"}
-    assert "modality_mask" not in next(validation)
+        tensors = {k for k in batch if isinstance(batch[k], torch.Tensor)}
+        assert tensors == {"data", "modality_mask", "modality_available"}
+        assert batch["modality_available"].dtype == torch.bool
+        assert batch["modality_available"].all()
+    batch = next(validation)
+    assert "modality_mask" not in batch
+    assert batch["modality_available"].tolist() == [[True] * 4] * 2
+
+
+def test_the_batch_says_what_the_case_of_each_sample_has(make_trainer):
+    extra = {"mstkd": {"incomplete_cases": {"case_0": ["t1c", "t2f"], "case_3": ["t1n"]}}}
+    _, generator, validation = loaded(make_trainer, extra=extra)
+    expected = {"case_0": [True, False, True, False], "case_3": [False, True, True, True]}
+    seen = set()
+    for _ in range(8):
+        batch = next(generator)
+        for key, available, mask in zip(
+            batch["keys"], batch["modality_available"], batch["modality_mask"], strict=True
+        ):
+            assert available.tolist() == expected.get(key, [True] * 4)
+            assert not mask[~available].any()
+            seen.add(key)
+    assert {"case_0"} < seen
+    assert next(validation)["modality_available"].tolist() == [expected["case_3"]] * 2
 
 
 def test_samples_of_a_batch_have_draws_of_their_own(make_trainer):
