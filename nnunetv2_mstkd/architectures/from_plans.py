@@ -17,6 +17,9 @@ _MIN_TOKENS_PER_AXIS = 4
 _MAX_TOKEN_PATCH = 4
 _MAX_TOKEN_FEATURES = 768
 _NARROW_HEAD, _WIDE_HEAD = 32, 64
+# Grid of the position table, whatever the patch: weights then fit the network of any other patch.
+_POSITIONS_PER_AXIS = 8
+_OFFICIAL_POSITION_GRID = (5, 6, 4)  # of the published patch, 160×192×128
 
 
 def mstkdnet_kwargs(
@@ -84,6 +87,7 @@ def _official(n_stages: int, axes: int) -> dict[str, Any]:
         "nonlin": "torch.nn.modules.activation.ReLU",
         "nonlin_kwargs": {"inplace": True},
         "token_patch_size": [4] * axes,
+        "position_grid": list(_OFFICIAL_POSITION_GRID[:axes]),
         "token_features": 768,
         "token_layers": 12,
         "token_heads": 12,
@@ -106,6 +110,7 @@ def _nnunet(arch_kwargs: Mapping[str, Any], n_stages: int, bottleneck: Sequence[
         "nonlin": _class_name(arch_kwargs["nonlin"]),
         "nonlin_kwargs": dict(arch_kwargs.get("nonlin_kwargs") or {}),
         "token_patch_size": [_token_patch(n) for n in bottleneck],
+        "position_grid": [_POSITIONS_PER_AXIS] * len(bottleneck),
         "token_features": token_features,
         "token_layers": 8,
         "token_heads": heads,

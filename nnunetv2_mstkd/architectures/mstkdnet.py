@@ -44,8 +44,8 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
     room name what they correspond to there.
 
     Sizes: any patch works. Every stride maps n voxels to ceil(n / stride), the bottleneck is padded to whole
-    tokens and cropped back, the decoder upsamples to the size of its skip, and positions are interpolated
-    where the input has another token grid than ``patch_size`` gives.
+    tokens and cropped back, the decoder upsamples to the size of its skip, and the position table is
+    interpolated to the token grid. With the same ``token_patch_size`` the weights fit any patch.
 
     Two presets. ``official`` is the published network: GroupNorm and ReLU, one head, the published token
     decoder, PyTorch's own initialisation; with deep supervision it returns a list of its one output.
@@ -61,7 +61,8 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         strides: per stage and axis.
         n_blocks_per_stage: residual blocks per encoder stage; those of the last make the content features.
         num_classes: channels of the logits.
-        patch_size: voxels per axis that the position table is made for.
+        patch_size: voxels per axis of the plan; sets the sizes below, no weight.
+        position_grid: tokens per axis of the position table.
         norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, conv_bias: see :class:`Layers`.
         token_patch_size, token_features, token_layers, token_heads, token_mlp_features, token_taps,
             token_dropout: see :class:`TokenSettings`.
@@ -72,6 +73,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
     Attributes:
         style_channels: channels of the style, content and encoded features.
         bottleneck_size: their voxels per axis for a patch of ``patch_size``.
+        token_grid: tokens per axis for a patch of ``patch_size``.
 
     Raises:
         MSTKDError: a value that no network can be built from.
@@ -97,6 +99,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         norm_op: type[nn.Module],
         nonlin: type[nn.Module],
         token_patch_size: Sequence[int],
+        position_grid: Sequence[int],
         token_features: int,
         token_layers: int,
         token_heads: int,
@@ -120,7 +123,8 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         tokens = TokenSettings(token_patch_size, *sizes, token_taps, token_dropout)
         stages = (features_per_stage, kernel_sizes)
         self.encoder = Encoder(layers, input_channels, *stages, strides, n_blocks_per_stage[:-1])
-        self.tokens = self._build_tokens(layers, tokens)
+        self.tokens = self._build_tokens(layers, tokens, position_grid)
+        self.token_grid = self._token_grid(patch_size)
         self.content_blocks = residual_blocks(layers, n_blocks_per_stage[-1], width, kernel_sizes[-1])
         self.pool = get_matching_pool_op(conv_op, pool_type="max")(strides[-1], strides[-1], ceil_mode=True)
         self.style_conv = layers.conv(features_per_stage[-2] + 2 * width, width, kernel_size=1)
@@ -138,11 +142,12 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         classes = {name: locate(kwargs[name]) for name in CLASS_KWARGS}
         return cls(input_channels=input_channels, num_classes=num_classes, **(kwargs | classes))
 
-    def _build_tokens(self, layers: Layers, settings: TokenSettings) -> TokenBottleneck:
+    def _build_tokens(
+        self, layers: Layers, settings: TokenSettings, position_grid: Sequence[int]
+    ) -> TokenBottleneck:
         if self.preset not in TOKEN_DECODERS:
             raise MSTKDError(f"unknown preset '{self.preset}'; use one of {', '.join(TOKEN_DECODERS)}")
-        grid = [-(-n // p) for n, p in zip(self.bottleneck_size, settings.patch_size, strict=True)]
-        transformer = TokenTransformer(layers, self.style_channels, grid, settings)
+        transformer = TokenTransformer(layers, self.style_channels, position_grid, settings)
         decoder = TOKEN_DECODERS[self.preset](layers, self.style_channels, settings)
         if self.preset == "official":
             # The published network has this layer and never calls it: it stays, so that checkpoints and
@@ -219,9 +224,16 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         return sum(counts) + self._attention_size(input_size)
 
     def _attention_size(self, input_size: Sequence[int]) -> int:
+        return self.attention_matrices * prod(self._token_grid(input_size)) ** 2
+
+    @property
+    def attention_matrices(self) -> int:
+        """Attention matrices (N, N) that a sample's taps hold."""
+        return len(self.tokens.transformer.taps) * self.tokens.transformer.heads
+
+    def _token_grid(self, input_size: Sequence[int]) -> tuple[int, ...]:
         sizes = bottleneck_size(input_size, self.encoder.strides)
-        tokens = prod(-(-n // p) for n, p in zip(sizes, self.tokens.patch_size, strict=True))
-        return len(self.tokens.transformer.taps) * self.tokens.transformer.heads * tokens**2
+        return tuple(-(-n // p) for n, p in zip(sizes, self.tokens.patch_size, strict=True))
 
     @staticmethod
     def initialize(module: nn.Module) -> None:

@@ -83,22 +83,22 @@ class TokenTransformer(nn.Module):
     Args:
         layers: gives the patch embedding's convolution.
         in_channels: of the features that become tokens.
-        grid: tokens per axis that the position table is made for.
+        position_grid: tokens per axis of the position table, which is interpolated to any other grid.
         settings: of the tokens.
     """
 
     def __init__(
-        self, layers: Layers, in_channels: int, grid: Sequence[int], settings: TokenSettings
+        self, layers: Layers, in_channels: int, position_grid: Sequence[int], settings: TokenSettings
     ) -> None:
         super().__init__()
-        self.grid = tuple(grid)
+        self.position_grid = tuple(position_grid)
         self.taps = frozenset(settings.taps)
         self.heads = settings.heads
         # Not Layers.conv, which pads: patches do not overlap.
         self.patch_embedding = layers.conv_op(
             in_channels, settings.features, settings.patch_size, settings.patch_size
         )
-        self.position_table = nn.Parameter(torch.zeros(1, math.prod(self.grid), settings.features))
+        self.position_table = nn.Parameter(torch.zeros(1, math.prod(self.position_grid), settings.features))
         self.dropout = nn.Dropout(settings.dropout)
         self.layers = nn.ModuleList(TransformerLayer(settings) for _ in range(settings.layers))
 
@@ -127,10 +127,10 @@ class TokenTransformer(nn.Module):
 
     def _positions(self, grid: Sequence[int]) -> Tensor:
         """Position table (1, N, D), interpolated linearly where the input has another grid."""
-        if tuple(grid) == self.grid:
+        if tuple(grid) == self.position_grid:
             return self.position_table
-        table = self.position_table.transpose(1, 2).unflatten(2, self.grid)
+        table = self.position_table.transpose(1, 2).unflatten(2, self.position_grid)
         resized = F.interpolate(
-            table, size=tuple(grid), mode=_LINEAR_INTERPOLATION[len(self.grid)], align_corners=False
+            table, size=tuple(grid), mode=_LINEAR_INTERPOLATION[len(grid)], align_corners=False
         )
         return resized.flatten(2).transpose(1, 2)

@@ -132,7 +132,6 @@ def _count(architecture: str, patch_size: tuple[int, ...], channels: int, output
     network = build_on_meta(json.loads(architecture), channels, outputs)
     attention = 0
     if isinstance(network, MSTKDNet):
-        transformer = network.tokens.transformer
-        attention = len(transformer.taps) * transformer.heads * prod(transformer.grid) ** 2
+        attention = network.attention_matrices * prod(network.token_grid) ** 2
     weights = sum(p.numel() for p in network.parameters())
     return _Counts(weights, int(network.compute_conv_feature_map_size(patch_size)), attention)

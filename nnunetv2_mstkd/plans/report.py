@@ -41,7 +41,7 @@ def _row(planned: Planned, name: str) -> tuple[str, ...]:
         _times(configuration["patch_size"]),
         str(configuration["batch_size"]),
         ",".join(map(str, architecture["arch_kwargs"]["features_per_stage"])),
-        _times(network.tokens.transformer.grid) if isinstance(network, MSTKDNet) else "-",
+        _times(network.token_grid) if isinstance(network, MSTKDNet) else "-",
         f"{parameters / 1e6:.1f} M",
         f"{_gigabytes(planned, name):.1f} GB",
         f"{source.identifier} ({source.cases} of {planned.dataset_json['numTraining']} cases)",

@@ -186,7 +186,17 @@ def test_feature_map_size_is_what_a_forward_makes(
 def test_weight_transfer_keys_exist(build_network):
     network = build_network((32, 32))
     abstract_arch.test_submodules_loadable(network)
-    assert network.get_parameter(network.key_to_lpe).shape[1] == 16
+    assert network.get_parameter(network.key_to_lpe).shape[1] == 8**2
+
+
+def test_weights_fit_a_network_for_another_patch(build_network):
+    """nnU-Net's -pretrained_weights asks for equal shapes of everything but the segmentation heads."""
+    small = build_network((32, 32), max_stages=3)
+    large = build_network((48, 32), max_stages=3)
+    assert small.token_grid != large.token_grid
+    large.load_state_dict(small.state_dict())
+    x = torch.randn(1, 4, 48, 32)
+    torch.testing.assert_close(small.eval()(x), large.eval()(x))
 
 
 def test_pretrained_weights_load_into_another_number_of_classes(build_network, tmp_path, capsys):
