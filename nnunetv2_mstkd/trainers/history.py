@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from nnunetv2_mstkd.files import atomic_path
 
 PLOT_NAME = "distillation.png"
 # Groups whose members differ by orders of magnitude.
 LOG_SCALED = ("terms", "gradient share")
+
+
+def epoch_means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Mean of each named scalar over the steps that have it, and over the processes of a distributed run."""
+    names = dict.fromkeys(name for terms in steps for name in terms)
+    means = {
+        name: float(torch.stack([terms[name].float() for terms in steps if name in terms]).mean())
+        for name in names
+    }
+    if not (dist.is_available() and dist.is_initialized()):
+        return means
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, means)
+    return {name: float(np.mean([m[name] for m in gathered if name in m])) for name in means}
 
 
 class TermHistory:

@@ -16,7 +16,7 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME, load_extra, save_with_extra
-from nnunetv2_mstkd.trainers.history import TermHistory
+from nnunetv2_mstkd.trainers.history import TermHistory, epoch_means
 from nnunetv2_mstkd.trainers.loading import availability, build_generators
 from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
@@ -143,6 +143,12 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             seed_everything(self.seed, "initialize")  # equal on every rank: DDP broadcasts rank 0 anyway
         super().initialize()
 
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
+        """``module`` for distributed data parallel, with synchronised batch norms, as nnU-Net's network."""
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        device_ids = [self.local_rank] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedPolyLRScheduler]:
         parameters = self.trainable_parameters()
         self.optimizer: torch.optim.Optimizer
@@ -239,11 +245,7 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         steps = [output.pop("terms") for output in train_outputs]
         super().on_train_epoch_end(train_outputs)
-        names = dict.fromkeys(name for terms in steps for name in terms)
-        means = {
-            name: float(torch.stack([terms[name].float() for terms in steps if name in terms]).mean())
-            for name in names
-        }
+        means = epoch_means(steps)
         # Segmentation losses may be negative (Dice), so they are drawn in a panel of their own.
         panels = {n: "segmentation" if n.endswith("segmentation") else "terms" for n in means}
         self.history.log(self.current_epoch, {f"{panels[n]}/{n}": value for n, value in means.items()})

@@ -137,10 +137,7 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         self.adversary = self._build_adversary() if config.adversarial else None
         self._log_shares_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, 0))
         if self.is_ddp and self.joint_teacher is not None:
-            self.joint_teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.joint_teacher)
-            self.joint_teacher = nn.parallel.DistributedDataParallel(
-                self.joint_teacher, device_ids=[self.local_rank]
-            )
+            self.joint_teacher = self.wrap_ddp(self.joint_teacher)
 
     def full_phase_in_force(self) -> float:
         if self.teacher != "joint":
@@ -181,11 +178,10 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMissingModality):
         # Of the patch that is trained on: a user may have edited it in the plans.
         size = bottleneck_size(self.configuration_manager.patch_size, network.encoder.strides)
         discriminator = StyleDiscriminator(network.style_channels, size).to(self.device)
-        parallel = None
-        if self.is_ddp:
-            parallel = nn.parallel.DistributedDataParallel(discriminator, device_ids=[self.local_rank])
         return StyleAdversary(
-            discriminator, renew_optimizer=self.renew_discriminator_optimizer, parallel=parallel
+            discriminator,
+            renew_optimizer=self.renew_discriminator_optimizer,
+            parallel=self.wrap_ddp(discriminator) if self.is_ddp else None,
         )
 
     # ---------------------------------------------------------------- training
