@@ -2,30 +2,141 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import itertools
 import json
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 
+# Nobody writes on one file for a day: older ones are leftovers even where we cannot ask for their process.
+_ABANDONED_SECONDS = 24 * 3600
+_TEMPORARY = re.compile(r"\.mstkd-([0-9a-f]{8})-(\d+)-\d+\..+")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_count = itertools.count()
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Short name of the space in which process ids are unique: folders are shared by hosts and containers."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name for writing ``target``, in its folder, that no other thread, process or machine uses.
+
+    It is hidden, says who writes, and keeps every suffix of ``target``, because image writers choose the
+    format by suffix.
+    """
+    return target.with_name(f".mstkd-{_machine()}-{os.getpid()}-{next(_count)}.{target.name}")
+
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, replacing: AbstractContextManager[Any] | None = None) -> Iterator[Path]:
     """Yield a temporary path in ``target``'s folder; on success it takes ``target``'s place, else it is gone.
 
-    The temporary name is hidden, carries the process id (two processes may write into one folder) and keeps
-    every suffix of ``target``, because image writers choose the format by suffix.
+    The bytes are on the disk before the name is: neither a killed process nor a power cut leaves half a file.
+
+    Args:
+        target: the file to write.
+        replacing: entered only while the name changes hands, for what must be true of that moment.
+
+    Raises:
+        MSTKDError: the disk is full, over quota, read-only or broken; ``target`` is as it was.
     """
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    temporary = temporary_beside(target)
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with explained_disk_errors(target):
+            yield temporary
+            _flush(temporary)
+            with replacing or nullcontext():
+                os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained_disk_errors(target: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of a disk that is full, over quota, read-only or broken into a user error.
+
+    Raises:
+        MSTKDError: naming ``target``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise MSTKDError(f"cannot write {target}: {error.strerror}; what was there is untouched") from error
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk; network disks and quotas report a short write only here."""
+    if path.is_symlink():
+        return
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def sweep_leftovers(folder: Path) -> list[Path]:
+    """Remove temporary files and folders that killed processes have left in ``folder``.
+
+    One is left alone while its process runs. A process of another machine cannot be asked for; what it has
+    left goes after a day without a change.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not _is_leftover(path):
+            continue
+        try:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError:  # another process was faster, or it is not ours to remove
+            continue
+        removed.append(path)
+    return removed
+
+
+def _is_leftover(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    machine, process = match.group(1), int(match.group(2))
+    if machine == _machine() and not _is_running(process):
+        return True
+    try:
+        changed = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    except OSError:
+        return False
+    return time.time() - changed > _ABANDONED_SECONDS
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # there os.kill would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OverflowError, PermissionError):  # the latter: it runs, as another user
+        return True
+    return True
 
 
 def write_json(content: Any, target: Path) -> None:
@@ -49,14 +160,15 @@ def read_json(path: Path) -> Any:
 
 
 def writable_folder(path: Path) -> Path:
-    """Create ``path`` if needed and make sure files can be written there.
+    """Create ``path`` if needed, make sure files can be written there, and sweep what killed runs have left.
 
     Raises:
         MSTKDError: the folder cannot be made or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.write-probe"
+        sweep_leftovers(path)
+        probe = temporary_beside(path / "write-probe")
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -17,7 +17,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
             temporary.write_text("half")
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(MSTKDError, match=r"a\.nii\.gz: No space left on device; what was there"):
         write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from nnunetv2_mstkd.files import explained_disk_errors, temporary_beside
 
 
 @contextmanager
@@ -15,17 +16,17 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
     The sibling lies at the same depth, so relative links written in it hold after the renaming.
     """
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary, old = temporary_beside(target), target.with_name(f".{target.name}.replaced")
+    if old.exists() and not target.exists():  # killed between the two renames below
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     try:
-        yield temporary
-        if target.exists():
-            old = target.with_name(f".{os.getpid()}.old.{target.name}")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
+        with explained_disk_errors(target):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if target.exists():
+                target.rename(old)
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from nnunetv2_mstkd.errors import MSTKDError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,6 +24,9 @@ def run_all(
     Args:
         function: a module-level function (it is sent to other processes).
         num_processes: 1 stays in this process.
+
+    Raises:
+        MSTKDError: one of the processes was killed.
     """
     bar = tqdm(total=len(items), desc=title, unit="case", disable=None)
     results = []
@@ -32,8 +38,14 @@ def run_all(
             return results
         # spawn, as nnU-Net does: a fork of a process that has started threads can hang.
         workers = min(num_processes, len(items))
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for result in pool.map(function, items):
-                results.append(result)
-                bar.update()
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                for result in pool.map(function, items):
+                    results.append(result)
+                    bar.update()
+        except BrokenProcessPool:
+            raise MSTKDError(
+                f"{title}: one of {workers} worker processes was killed, perhaps for want of memory;"
+                " try --num-processes 1"
+            ) from None
     return results

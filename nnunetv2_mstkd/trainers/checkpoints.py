@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnunetv2_mstkd.files import atomic_path
+from nnunetv2_mstkd.checkpoint_files import safe_load
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import atomic_path, sweep_leftovers
 
 EXTRA_KEY = "mstkd"
 FINAL_NAME = "checkpoint_final.pth"
@@ -18,20 +21,36 @@ def save_with_extra(save: Callable[[str], None], target: Path, extra: Mapping[st
     """Let ``save`` (nnU-Net's own) write a checkpoint, add ``extra`` to it, and put it in place at once.
 
     nnU-Net's file is read back rather than rebuilt here, so that whatever a release of nnU-Net puts into
-    its checkpoints stays in ours.
+    its checkpoints stays in ours. What killed trainings have left in the folder is removed first: it may be
+    what fills the disk.
+
+    Raises:
+        MSTKDError: the file cannot be written; the earlier one is as it was.
     """
+    sweep_leftovers(target.parent)
     with atomic_path(target) as whole:
         stock = whole.with_name(f"{whole.name}.stock")
         try:
             save(str(stock))
+            # Written this moment by this process: there is nobody to distrust.
             checkpoint = torch.load(stock, map_location="cpu", weights_only=False)
+            stock.unlink()
+            checkpoint[EXTRA_KEY] = dict(extra)
+            torch.save(checkpoint, whole)
+        except RuntimeError as error:  # torch's word for a short write
+            free = shutil.disk_usage(target.parent).free // 2**20
+            raise MSTKDError(
+                f"cannot write {target} ({str(error).splitlines()[0]}): is the disk full ({free} MiB free)?"
+                " The earlier checkpoint is untouched; make room and continue with --c"
+            ) from error
         finally:
             stock.unlink(missing_ok=True)
-        checkpoint[EXTRA_KEY] = dict(extra)
-        torch.save(checkpoint, whole)
 
 
 def load_extra(source: Path, device: torch.device) -> dict[str, Any]:
-    """The extra entry of a checkpoint, empty for one of stock nnU-Net."""
-    checkpoint = torch.load(source, map_location=device, weights_only=False)
-    return dict(checkpoint.get(EXTRA_KEY, {}))
+    """The extra entry of a checkpoint, empty for one of stock nnU-Net.
+
+    Raises:
+        MSTKDError: the file is damaged, or holds more than nnU-Net and this plugin store.
+    """
+    return dict(safe_load(source, device=device).get(EXTRA_KEY, {}))
