@@ -1,4 +1,4 @@
-"""Running the installed commands on real files, in processes of their own."""
+"""What tests of several rooms use: commands in processes of their own, trainers on a tiny data set."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import subprocess
 import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from tiny_dataset import PATCH, dataset_json, plans, write_dataset
 
 
 class Workplace:
@@ -62,3 +64,43 @@ class Workplace:
 @pytest.fixture(scope="session")
 def new_workplace(tmp_path_factory) -> Callable[[str], Workplace]:
     return lambda name: Workplace(tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
+def nnunet_folders(tmp_path_factory) -> Path:
+    """Folder with ``raw``, ``preprocessed`` and ``results``; the preprocessed data set is complete."""
+    return write_dataset(tmp_path_factory.mktemp("nnunet"))
+
+
+@pytest.fixture
+def make_trainer(nnunet_folders, tmp_path, monkeypatch):
+    """Builds a trainer of a class on the tiny data set, results in this test's own folder."""
+    import torch
+
+    monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(nnunet_folders / "preprocessed"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    torch.set_num_threads(1)
+
+    def make(
+        trainer_class, *, results="results", regions=True, settings=None, patch=PATCH, extra=None, change=None
+    ):
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / results))
+        length = {
+            "num_epochs": 4,
+            "num_iterations_per_epoch": 2,
+            "num_val_iterations_per_epoch": 2,
+            "seed": 7,
+        }
+        content = plans(settings=length | (settings or {}), patch=patch)
+        if change is not None:
+            change(content)
+        dataset = dataset_json(regions=regions) | (extra or {})
+        trainer = trainer_class(
+            deepcopy(content) | {"continue_training": False}, "tiny", 0, dataset, torch.device("cpu")
+        )
+        # nnU-Net's progress.png takes a second an epoch and is not ours to test.
+        monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
+        return trainer
+
+    return make

@@ -1,14 +1,11 @@
-"""A tiny preprocessed data set, written as nnU-Net's preprocessing leaves it, and trainers on it."""
+"""A tiny preprocessed data set, written as nnU-Net's preprocessing leaves it."""
 
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 
 DATASET = "Dataset990_Tiny"
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
@@ -105,10 +102,8 @@ def write_case(folder: Path, name: str, channels: int, seed: int) -> None:
     nnUNetDatasetBlosc2.save_case(data, seg, properties, str(folder / name), chunks=block, blocks=block)
 
 
-@pytest.fixture(scope="session")
-def nnunet_folders(tmp_path_factory) -> Path:
+def write_dataset(root: Path) -> Path:
     """Folder with ``raw``, ``preprocessed`` and ``results``; the preprocessed data set is complete."""
-    root = tmp_path_factory.mktemp("nnunet")
     for name in ("raw", "preprocessed", "results"):
         (root / name).mkdir()
     base = root / "preprocessed" / DATASET
@@ -119,31 +114,3 @@ def nnunet_folders(tmp_path_factory) -> Path:
     (base / "splits_final.json").write_text(json.dumps([{"train": CASES[:3], "val": CASES[3:]}]))
     (base / "dataset_fingerprint.json").write_text("{}")
     return root
-
-
-@pytest.fixture
-def make_trainer(nnunet_folders, tmp_path, monkeypatch):
-    """Builds a trainer of a class on the tiny data set, results in this test's own folder."""
-    monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "raw"))
-    monkeypatch.setenv("nnUNet_preprocessed", str(nnunet_folders / "preprocessed"))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    torch.set_num_threads(1)
-
-    def make(trainer_class, *, results="results", regions=True, settings=None, patch=PATCH, extra=None):
-        monkeypatch.setenv("nnUNet_results", str(tmp_path / results))
-        length = {
-            "num_epochs": 4,
-            "num_iterations_per_epoch": 2,
-            "num_val_iterations_per_epoch": 2,
-            "seed": 7,
-        }
-        content = plans(settings=length | (settings or {}), patch=patch)
-        dataset = dataset_json(regions=regions) | (extra or {})
-        trainer = trainer_class(
-            deepcopy(content) | {"continue_training": False}, "tiny", 0, dataset, torch.device("cpu")
-        )
-        # nnU-Net's progress.png takes a second an epoch and is not ours to test.
-        monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
-        return trainer
-
-    return make
