@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,36 +19,18 @@ from nnunetv2_mstkd.distillation.style import (
     gram_matching_loss,
     style_adversarial_loss,
 )
+from nnunetv2_mstkd.distillation.taps import (
+    Taps,
+    compared,
+    looks_inside,
+    misfit,
+    of_samples,
+    style_features,
+)
 from nnunetv2_mstkd.errors import MSTKDError
 
 Target = Tensor | list[Tensor]
-
-# What a term looks at beside the logits.
-_TAPS: dict[str, tuple[str, ...]] = {
-    "content": ("content",),
-    "token_features": ("token_features",),
-    "attention": ("attention",),
-    "gram": ("encoded", "style", "content"),
-    "adversarial": ("style",),
-}
-
-
-class Taps(Protocol):
-    """What a network shows of itself; a tap that no active term needs may be ``None``.
-
-    Attributes:
-        logits: (B, K, ...), with deep supervision a list, full resolution first.
-        attention: one (B, heads, N, N) per tapped layer.
-        token_features: one (B, C_l, ...) per tapped layer.
-        encoded, style, content: (B, C, *bottleneck).
-    """
-
-    logits: Tensor | list[Tensor]
-    attention: Sequence[Tensor] | None
-    token_features: Sequence[Tensor] | None
-    encoded: Tensor | None
-    style: Tensor | None
-    content: Tensor | None
+_SEGMENTATION = {"segmentation", "teacher_segmentation"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +58,8 @@ class _Step:
     teacher: Taps | None
     target: Target
     style_discriminator: nn.Module | None
+    compared_student: Taps
+    compared_teacher: Taps | None
 
 
 class MSTKDObjective:
@@ -122,9 +105,19 @@ class MSTKDObjective:
         return tuple(name for name in TERM_NAMES if getattr(self.config, name) > 0)
 
     @property
-    def needs_taps(self) -> frozenset[str]:
-        """Names of the taps, beside the logits, that the active terms look at."""
-        return frozenset(tap for name in self.term_names for tap in _TAPS.get(name, ()))
+    def distils(self) -> bool:
+        """Whether any active term needs a teacher."""
+        return bool({*self.term_names} - _SEGMENTATION)
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether any active term compares more than logits."""
+        return any(map(looks_inside, self.term_names))
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the networks have to show attention, which costs them memory and time."""
+        return "attention" in self.term_names
 
     def __call__(
         self,
@@ -137,6 +130,7 @@ class MSTKDObjective:
         style_discriminator: nn.Module | None = None,
         train_teacher: bool = False,
         scales: Mapping[str, float] | None = None,
+        samples: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Terms, weights and total of one step.
 
@@ -149,12 +143,19 @@ class MSTKDObjective:
             style_discriminator: one logit per sample from style features; it gets no gradient from here.
             train_teacher: the teacher learns too, from its own segmentation loss.
             scales: factor per term, see :class:`TermBounds`.
+            samples: indices (n,) of the samples in which the student learns from the teacher; ``None`` is
+                all of them. The segmentation losses see the whole batch.
 
         Raises:
             MSTKDError: an active term lacks a tap or the discriminator.
         """
-        step = _Step(student, teacher, target, style_discriminator)
-        terms = {name: self._compute(name, step) for name in self._active(teacher, train_teacher)}
+        compared_taps = (student, teacher)
+        if samples is not None and teacher is not None:
+            compared_taps = of_samples(student, samples), of_samples(teacher, samples)
+        step = _Step(student, teacher, target, style_discriminator, *compared_taps)
+        distil = samples is None or len(samples) > 0
+        active = self._active(teacher, train_teacher, distil)
+        terms = {name: self._compute(name, step) for name in active}
         scales = scales or {}
         # Two label heads stay raw like regions: see standardised_kl_loss.
         raw_logits = self.regions or _finest(student).shape[1] == 2
@@ -172,19 +173,17 @@ class MSTKDObjective:
             variant=self.variant,
         )
 
-    def _active(self, teacher: Taps | None, train_teacher: bool) -> list[str]:
-        if teacher is None:
-            return [name for name in self.term_names if name == "segmentation"]
-        return [name for name in self.term_names if train_teacher or name != "teacher_segmentation"]
+    def _active(self, teacher: Taps | None, train_teacher: bool, distil: bool) -> list[str]:
+        active = {"segmentation"}
+        if teacher is not None:
+            active |= {"teacher_segmentation"} if train_teacher else set()
+            active |= {*self.term_names} - _SEGMENTATION if distil else set()
+        return [name for name in self.term_names if name in active]
 
     def _compute(self, name: str, step: _Step) -> Tensor:
-        for tap in _TAPS.get(name, ()):
-            for owner, taps in (("student", step.student), ("teacher", step.teacher)):
-                if getattr(taps, tap, None) is None:
-                    raise MSTKDError(
-                        f"objective term '{name}' needs {tap}, which the {owner} does not give; "
-                        f"set the weight of '{name}' to 0"
-                    )
+        problem = None if step.teacher is None else misfit(name, step.student, step.teacher)
+        if problem:
+            raise MSTKDError(f"objective term '{name}': {problem}; set the weight of '{name}' to 0")
         return getattr(self, f"_{name}")(step)
 
     # ------------------------------------------------------------ terms, one method each, named as the term
@@ -207,8 +206,8 @@ class MSTKDObjective:
 
     def _consistency(self, step: _Step) -> Tensor:
         loss = consistency_loss(
-            student=_finest(step.student),
-            teacher=_finest(step.teacher),
+            student=_finest(step.compared_student),
+            teacher=_finest(step.compared_teacher),
             variant=self.variant,
             regions=self.regions,
             background_channel=self.background_channel,
@@ -220,37 +219,33 @@ class MSTKDObjective:
 
     def _kl(self, step: _Step) -> Tensor:
         return standardised_kl_loss(
-            student=_finest(step.student),
-            teacher=_finest(step.teacher),
+            student=_finest(step.compared_student),
+            teacher=_finest(step.compared_teacher),
             variant=self.variant,
             regions=self.regions,
             temperature=self.config.temperature if self.regions else self.config.label_temperature,
         )
 
     def _content(self, step: _Step) -> Tensor:
-        return content_loss(student=step.student.content, teacher=step.teacher.content, variant=self.variant)
+        return content_loss(**_features("content", step), variant=self.variant)
 
     def _token_features(self, step: _Step) -> Tensor:
-        return token_feature_loss(
-            student=step.student.token_features, teacher=step.teacher.token_features, variant=self.variant
-        )
+        return token_feature_loss(**_features("token_features", step), variant=self.variant)
 
     def _attention(self, step: _Step) -> Tensor:
-        return attention_extremes_loss(
-            student=step.student.attention, teacher=step.teacher.attention, variant=self.variant
-        )
+        return attention_extremes_loss(**_features("attention", step), variant=self.variant)
 
     def _gram(self, step: _Step) -> Tensor:
-        return gram_matching_loss(
-            student=_scales_of_style(step.student),
-            teacher=_scales_of_style(step.teacher),
-            variant=self.variant,
+        # The released code's "Global_style": bottleneck features, style, content, in this order.
+        student, teacher = (
+            list(compared("gram", taps).values()) for taps in (step.compared_student, step.compared_teacher)
         )
+        return gram_matching_loss(student=student, teacher=teacher, variant=self.variant)
 
     def _adversarial(self, step: _Step) -> Tensor:
         if step.style_discriminator is None:
             raise MSTKDError("objective term 'adversarial' needs a style discriminator; set its weight to 0")
-        style = step.student.style.float()
+        style = style_features(step.compared_student).float()
         # Detached parameters, so that the student's backward leaves no gradient on the discriminator.
         parameters = {name: p.detach() for name, p in step.style_discriminator.named_parameters()}
         with torch.autocast(style.device.type, enabled=False):
@@ -263,6 +258,8 @@ def _finest(taps: Taps) -> Tensor:
     return taps.logits if isinstance(taps.logits, Tensor) else taps.logits[0]
 
 
-def _scales_of_style(taps: Taps) -> list[Tensor]:
-    """The released code's "Global_style": bottleneck features, style, content."""
-    return [taps.encoded, taps.style, taps.content]
+def _features(term: str, step: _Step) -> dict[str, Tensor | Sequence[Tensor]]:
+    """The one tap that a term compares, of student and teacher."""
+    pair = (compared(term, taps) for taps in (step.compared_student, step.compared_teacher))
+    student, teacher = (next(iter(found.values())) for found in pair)
+    return {"student": student, "teacher": teacher}

@@ -6,6 +6,7 @@ from fake_taps import fake_taps, leaves
 from torch import nn
 
 from nnunetv2_mstkd.distillation import TERM_NAMES, MSTKDObjective, ObjectiveConfig, objective
+from nnunetv2_mstkd.distillation.taps import of_samples
 from nnunetv2_mstkd.errors import MSTKDError
 
 LOSS_FUNCTIONS = {
@@ -91,7 +92,9 @@ def test_a_term_of_weight_zero_is_not_computed_and_the_others_once(monkeypatch, 
 def test_asks_for_no_tap_that_it_does_not_need(terms, taps):
     config = only(*terms)
     criterion = MSTKDObjective(config, regions=True, segmentation_loss=cross_entropy)
-    assert criterion.needs_taps == taps
+    assert criterion.looks_inside == bool(taps)
+    assert criterion.needs_attention == ("attention" in taps)
+    assert criterion.distils
     assert criterion.term_names == tuple(n for n in TERM_NAMES if n in terms)
 
     def bare(seed):
@@ -105,7 +108,7 @@ def test_asks_for_no_tap_that_it_does_not_need(terms, taps):
 def test_a_missing_tap_says_what_to_switch_off():
     teacher = fake_taps(2)
     teacher.attention = None
-    with pytest.raises(MSTKDError, match="'attention' needs attention, which the teacher does not give"):
+    with pytest.raises(MSTKDError, match="'attention': the teacher's network shows no attention; set"):
         step(teacher=teacher)
     with pytest.raises(MSTKDError, match="needs a style discriminator"):
         step(style_discriminator=None)
@@ -241,3 +244,16 @@ def test_default_needs_a_segmentation_loss_and_a_known_variant():
         MSTKDObjective(ObjectiveConfig(), regions=True)
     with pytest.raises(ValueError, match="unknown variant 'paper'"):
         MSTKDObjective(ObjectiveConfig(), regions=True, segmentation_loss=cross_entropy, variant="paper")
+
+
+def test_samples_in_which_the_teacher_does_not_count_still_learn_to_segment():
+    student, teacher = fake_taps(1), fake_taps(2)
+    config = only("segmentation", "kl", "consistency", "content", "gram", "attention", "token_features")
+    whole = step(config, student=student, teacher=teacher)
+    first = step(config, student=student, teacher=teacher, samples=torch.tensor([0]))
+    alone = step(config, student=of_samples(student, [0]), teacher=of_samples(teacher, [0]))
+    assert first.terms["segmentation"] == whole.terms["segmentation"]
+    for name in set(first.terms) - {"segmentation"}:
+        torch.testing.assert_close(first.terms[name], alone.terms[name])
+    none = step(config, student=student, teacher=teacher, samples=torch.tensor([], dtype=torch.long))
+    assert set(none.terms) == {"segmentation"}
