@@ -17,17 +17,31 @@ EXTRA_KEY = "mstkd"
 FINAL_NAME = "checkpoint_final.pth"
 
 
-def save_with_extra(save: Callable[[str], None], target: Path, extra: Mapping[str, Any]) -> None:
+def save_with_extra(
+    save: Callable[[str], None], target: Path, extra: Mapping[str, Any], *, log: Callable[[str], None]
+) -> None:
     """Let ``save`` (nnU-Net's own) write a checkpoint, add ``extra`` to it, and put it in place at once.
 
     nnU-Net's file is read back rather than rebuilt here, so that whatever a release of nnU-Net puts into
     its checkpoints stays in ours. What killed trainings have left in the folder is removed first: it may be
     what fills the disk.
 
+    Args:
+        save: writes a checkpoint to the path it is given.
+        log: told of a failure.
+
     Raises:
         MSTKDError: the file cannot be written; the earlier one is as it was.
     """
     sweep_leftovers(target.parent)
+    try:
+        _write(save, target, extra)
+    except MSTKDError as error:
+        log(f"ERROR: {error}")  # nnU-Net's commands end with a traceback that no file keeps
+        raise
+
+
+def _write(save: Callable[[str], None], target: Path, extra: Mapping[str, Any]) -> None:
     with atomic_path(target) as whole:
         stock = whole.with_name(f"{whole.name}.stock")
         try:

@@ -268,11 +268,14 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             super().save_checkpoint(filename)  # says so, writes nothing
             return
         target = Path(filename)
-        save_with_extra(super().save_checkpoint, target, self.extra_state(final=target.name == FINAL_NAME))
+        extra = self.extra_state(final=target.name == FINAL_NAME)
+        save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
+        extra = load_extra(Path(filename_or_checkpoint), self.device)
         super().load_checkpoint(filename_or_checkpoint)
-        self.load_extra_state(load_extra(Path(filename_or_checkpoint), self.device))
+        self.load_extra_state(extra)
 
 
 def _to_device(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
