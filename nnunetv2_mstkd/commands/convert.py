@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,12 +74,13 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _summary(conversion: Conversion, arguments: argparse.Namespace) -> list[str]:
+    from nnunetv2_mstkd.datasets.availability_report import describe
+
     cases, patients = len(conversion.patients), len(set(conversion.patients.values()))
     lines = [f"{conversion.folder}: {cases} cases of {patients} patients ({conversion.format.title})"]
-    if conversion.incomplete:
-        counts = Counter(name for absent in conversion.incomplete.values() for name in absent)
-        listed = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
-        lines.append(f"{len(conversion.incomplete)} cases are incomplete, zeros stand in: {listed}")
+    lines += describe(conversion.availability)
+    if conversion.availability.incomplete:
+        lines.append("all-zero images stand in for what is absent; training knows of it")
     if conversion.without_segmentation:
         names = ", ".join(conversion.without_segmentation)
         lines.append(f"left out, no segmentation: {len(conversion.without_segmentation)} cases ({names})")

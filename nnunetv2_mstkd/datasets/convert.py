@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_mstkd.datasets.availability import Availability, recorded
 from nnunetv2_mstkd.datasets.folders import replacing_folder
 from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_names, detect_format
 from nnunetv2_mstkd.datasets.inspection import Inspection, inspect_case
@@ -20,6 +21,7 @@ from nnunetv2_mstkd.datasets.splits import patient_splits
 from nnunetv2_mstkd.environment import nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder, write_json
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 
 class BadCasesError(MSTKDError):
@@ -42,7 +44,7 @@ class Conversion:
         splits_file: ``splits_final.json``.
         format: the source's format.
         patients: case → patient, of the cases written.
-        incomplete: case → absent modalities, of those written with a placeholder.
+        availability: which modalities each of them has.
         without_segmentation: cases that were left out because nothing can be learnt from them.
         folds: number of folds in the splits file.
     """
@@ -51,7 +53,7 @@ class Conversion:
     splits_file: Path
     format: DatasetFormat
     patients: dict[str, str]
-    incomplete: dict[str, list[str]]
+    availability: Availability
     without_segmentation: list[str]
     folds: int
 
@@ -96,7 +98,7 @@ def convert(
     fmt = _checked_format(source_format, inspections)
     usable = [i for i in inspections if i.case.segmentation is not None]
     content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
-    patients, incomplete = content["mstkd"]["patients"], content["mstkd"]["incomplete_cases"]
+    patients, availability = content["mstkd"]["patients"], recorded(content, BRATS_MODALITIES)
     splits = patient_splits(patients, folds=folds, seed=seed)
     writable_folder(raw_folder.parent)
     writable_folder(preprocessed_folder.parent)
@@ -104,7 +106,7 @@ def convert(
     splits_file = writable_folder(preprocessed_folder) / "splits_final.json"
     write_json(splits, splits_file)
     left_out = [i.case.name for i in inspections if i.case.segmentation is None]
-    return Conversion(raw_folder, splits_file, fmt, patients, incomplete, left_out, len(splits))
+    return Conversion(raw_folder, splits_file, fmt, patients, availability, left_out, len(splits))
 
 
 def _write_raw(

@@ -13,6 +13,7 @@ from nnunetv2_mstkd.datasets.volumes import (
     NNUNET_SPACING_TOLERANCE,
     Geometry,
     geometry_of,
+    is_constant,
     read_checked,
 )
 from nnunetv2_mstkd.errors import MSTKDError
@@ -26,7 +27,7 @@ class Inspection:
     Attributes:
         case: the case.
         geometry: the grid that all its files share.
-        blank: modalities whose file is there but all zero: as good as absent.
+        blank: modalities whose file is there but constant: as good as absent.
         label_values: distinct values of the segmentation; empty without one.
         integer_labels: whether the segmentation is stored as an integer type.
         problem: None, or one line that says why the case cannot be used (the rest is then meaningless).
@@ -41,7 +42,7 @@ class Inspection:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Modalities without information: no file, or an all-zero one."""
+        """Modalities without information: no file, or a constant one."""
         return tuple(m for m in BRATS_MODALITIES if m not in self.case.images or m in self.blank)
 
 
@@ -58,10 +59,10 @@ def _inspect(case: SourceCase) -> Inspection:
     blank = []
     for modality, image in read_images(case):
         reference = _same_grid(reference, str(case.images[modality].path), image)
-        if not sitk.GetArrayViewFromImage(image).any():
+        if is_constant(sitk.GetArrayViewFromImage(image)):
             blank.append(modality)
     if reference is None or len(blank) == len(case.images):
-        raise MSTKDError("no modality at all: every image is zero everywhere")
+        raise MSTKDError("no modality at all: every image is constant (one value everywhere)")
     if case.segmentation is None:
         return Inspection(case, reference[1], tuple(blank))
     segmentation = read_checked(case.segmentation)

@@ -53,17 +53,19 @@ def write_case(job: CaseJob) -> None:
         modality: job.folder / "imagesTr" / f"{case.name}_{channel:04d}{job.ending}"
         for channel, modality in enumerate(BRATS_MODALITIES)
     }
+    # What an image holds that shows nothing is not always zero; its placeholder is.
+    shown = {m: image for m, image in case.images.items() if m not in job.inspection.absent}
     as_is = {
         modality
-        for modality, image in case.images.items()
+        for modality, image in shown.items()
         if image.channel is None and image.path.name.endswith(job.ending)
     }
     for modality in as_is:
         link_or_copy(case.images[modality].path, targets[modality], copy=job.copy)
-    others = {modality: image for modality, image in case.images.items() if modality not in as_is}
+    others = {modality: image for modality, image in shown.items() if modality not in as_is}
     for modality, image in read_images(replace(case, images=others)):
         write_image(image, targets[modality])
-    for modality in set(BRATS_MODALITIES).difference(case.images):
+    for modality in job.inspection.absent:
         write_image(zero_image(geometry), targets[modality])
     _write_segmentation(job, case.segmentation, job.folder / "labelsTr" / f"{case.name}{job.ending}")
 

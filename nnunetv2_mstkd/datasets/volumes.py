@@ -123,6 +123,16 @@ def image_on_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     return image
 
 
+def is_constant(volume: np.ndarray) -> bool:
+    """Whether a volume has one value everywhere: it shows nothing, so its modality counts as absent.
+
+    A difference of 1e-6 of the largest magnitude, eight steps of float32, is none: that is how far resampling
+    takes a constant apart, and a z-score of rounding errors would be noise.
+    """
+    lowest, highest = float(volume.min()), float(volume.max())
+    return highest - lowest <= 1e-6 * max(abs(lowest), abs(highest))
+
+
 def zero_image(geometry: Geometry) -> sitk.Image:
     """The placeholder for an absent modality: all zero (uint8) on the grid ``geometry``."""
     return image_on_grid(np.zeros(geometry.size[::-1], dtype=np.uint8), geometry)

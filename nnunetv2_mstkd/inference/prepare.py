@@ -16,6 +16,7 @@ from nnunetv2_mstkd.datasets.volumes import (
     check_case,
     geometry_of,
     image_on_grid,
+    is_constant,
     read_checked,
     write_image,
     zero_image,
@@ -63,7 +64,7 @@ def prepare_case(case: Case, output: InputFolder, wanted: Collection[str]) -> Mo
     chosen = chosen_images(case, wanted)
     check_case(chosen)
     images = {name: read_checked(path) for name, path in chosen.items()}
-    constant = {name for name, image in images.items() if _is_constant(image)}
+    constant = {name for name, image in images.items() if is_constant(sitk.GetArrayViewFromImage(image))}
     use = modality_use(case, output.modalities, wanted, constant)
     geometry = geometry_of(next(iter(images.values())))
     used = {name: images[name] for name in use.used}
@@ -103,11 +104,6 @@ def _placeholders(output: InputFolder, used: Mapping[str, sitk.Image]) -> dict[s
                 " this case; use nnUNetv2_mstkd predict"
             )
     return values
-
-
-def _is_constant(image: sitk.Image) -> bool:
-    array = sitk.GetArrayViewFromImage(image)
-    return bool(array.min() == array.max())
 
 
 def _constant_image(geometry: Geometry, value: float) -> sitk.Image:

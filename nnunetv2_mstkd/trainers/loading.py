@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -11,22 +10,14 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunetv2_mstkd.modalities import resolve, subset_mask
+from nnunetv2_mstkd.datasets.availability import Availability
+from nnunetv2_mstkd.datasets.availability_report import describe
+from nnunetv2_mstkd.trainers.availability import case_availability
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
-
-
-def availability(dataset_json: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, tuple[bool, ...]]:
-    """Case → flags (C,) for the cases that the converter recorded as incomplete."""
-    incomplete = dataset_json.get("mstkd", {}).get("incomplete_cases", {})
-    flags = {}
-    for case, absent_names in incomplete.items():
-        absent = {resolve(name, modalities) for name in absent_names}
-        flags[case] = subset_mask(set(modalities) - absent, modalities)
-    return flags
 
 
 def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
@@ -42,10 +33,9 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
         "oversample_foreground_percent": trainer.oversample_foreground_percent,
         "probabilistic_oversampling": trainer.probabilistic_oversampling,
     }
-    incomplete = availability(trainer.dataset_json, trainer.modalities)
-    complete = (True,) * len(trainer.modalities)
-    cases = (*train_set.identifiers, *validation_set.identifiers)
-    available = {case: incomplete.get(case, complete) for case in cases}
+    known = case_availability(trainer, (*train_set.identifiers, *validation_set.identifiers))
+    available = {case: known.flags(case) for case in known.entries}
+    _report(trainer, known, train_set.identifiers, validation_set.identifiers)
     sizes, labels = (trainer.batch_size, initial_patch, patch), trainer.label_manager
     train_loader = MaskedPatchLoader(
         train_set, *sizes, labels, transforms=train_pipeline, available=available, **options
@@ -62,6 +52,15 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
     for generator in generators:
         next(generator)  # start the workers now, so that a loading error shows before training
     return generators
+
+
+def _report(
+    trainer: nnUNetTrainerMissingModality, known: Availability, training: list[str], validation: list[str]
+) -> None:
+    """Repeat in the log what the cases of this fold lack."""
+    for title, cases in (("Training", training), ("Validation", validation)):
+        lines = "\n".join(describe(known.of(cases)))
+        trainer.print_to_log_file(f"{title} cases: {lines}", add_timestamp=False)
 
 
 def _pipelines(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any, Any]:

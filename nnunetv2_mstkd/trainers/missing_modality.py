@@ -15,9 +15,10 @@ from torch._dynamo import OptimizedModule
 
 from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
+from nnunetv2_mstkd.trainers.availability import absent_channels_at_zero
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME, load_extra, save_with_extra
 from nnunetv2_mstkd.trainers.history import TermHistory, epoch_means
-from nnunetv2_mstkd.trainers.loading import availability, build_generators
+from nnunetv2_mstkd.trainers.loading import build_generators
 from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.randomness import seed_everything
@@ -185,9 +186,8 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        incomplete = availability(self.dataset_json, self.modalities)
         self.print_to_log_file(
-            f"Modalities: {', '.join(self.modalities)}; cases that lack some: {len(incomplete)}; subsets: "
+            f"Modalities: {', '.join(self.modalities)}; subsets: "
             f"{self.subset_sampler()!r}; full-modality phase: {self.phases.full_epochs} of "
             f"{self.num_epochs} epochs"
         )
@@ -250,6 +250,10 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         panels = {n: "segmentation" if n.endswith("segmentation") else "terms" for n in means}
         self.history.log(self.current_epoch, {f"{panels[n]}/{n}": value for n, value in means.items()})
         self.print_to_log_file("terms", {name: float(f"{value:.4g}") for name, value in means.items()})
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with absent_channels_at_zero(self):
+            super().perform_actual_validation(save_probabilities)
 
     # ---------------------------------------------------------------- epochs and checkpoints
 

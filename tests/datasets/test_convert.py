@@ -79,15 +79,15 @@ def test_missing_sequences_get_an_empty_placeholder_and_are_recorded(tmp_path, n
     files.write_case(tmp_path / "src", "BraTS-GLI-00001-000", channels=("t1n", "t2f"))
     blank = tmp_path / "src" / "BraTS-GLI-00002-000"
     files.write_case(tmp_path / "src", blank.name)
-    files.write_volume(blank / f"{blank.name}-t2w.nii.gz", np.zeros((6, 7, 8), np.int16))
+    files.write_volume(blank / f"{blank.name}-t2w.nii.gz", np.full((6, 7, 8), 100, np.int16))
     conversion = convert(tmp_path / "src", 1, "A", source_format="brats2023")
     absent = {"BraTS-GLI-00001-000": ["t1c", "t2w"], "BraTS-GLI-00002-000": ["t2w"]}
-    assert conversion.incomplete == absent
+    assert {k: list(v) for k, v in conversion.availability.incomplete.items()} == absent
     assert dataset_of(conversion)["mstkd"]["incomplete_cases"] == absent
     images = conversion.folder / "imagesTr"
     present = sitk.ReadImage(str(images / "BraTS-GLI-00001-000_0000.nii.gz"))
-    for channel in (1, 2):
-        placeholder = images / f"BraTS-GLI-00001-000_{channel:04d}.nii.gz"
+    for name, channel in (("BraTS-GLI-00001-000", 1), ("BraTS-GLI-00001-000", 2), (blank.name, 2)):
+        placeholder = images / f"{name}_{channel:04d}.nii.gz"
         assert not placeholder.is_symlink()
         image = sitk.ReadImage(str(placeholder))
         assert not sitk.GetArrayFromImage(image).any()

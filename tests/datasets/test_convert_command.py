@@ -37,8 +37,18 @@ def test_the_command_says_what_is_incomplete_and_what_comes_next(tmp_path, nnune
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"{nnunet.raw / 'Dataset007_A'}: 3 cases of 2 patients (BraTS 2023 adult glioma)"
-    assert lines[1] == "2 cases are incomplete, zeros stand in: t1c in 2, t2w in 1"
-    assert lines[2] == "2 folds instead of 5: there are no more patients"
+    assert lines[1:10] == [
+        "2 of 3 cases lack modalities:",
+        "  cases  lack",
+        "      2  t1c",
+        "      1  t2w",
+        "  cases  have exactly",
+        "      1  t1n+t2f",
+        "      1  t1n+t2w+t2f",
+        "      1  t1n+t1c+t2w+t2f",
+        "all-zero images stand in for what is absent; training knows of it",
+    ]
+    assert lines[10] == "2 folds instead of 5: there are no more patients"
     assert lines[-1] == "next: nnUNetv2_plan_and_preprocess -d 7 --verify_dataset_integrity"
 
     again = run_convert(*argv)

@@ -48,7 +48,7 @@ BAD_CASES = {
     "all images empty": (
         lambda d, f: [
             f.write_volume(d / f"{GLI}-{c}.nii.gz", np.zeros((6, 7, 8), np.int16)) for c in f.channels],
-        "every image is zero"),
+        "every image is constant"),
     "broken link": (
         lambda d, f: ((d / f"{GLI}-t1c.nii.gz").unlink(), (d / f"{GLI}-t1c.nii.gz").symlink_to("nowhere")),
         "No such file"),

@@ -18,7 +18,7 @@ def test_nnunet_plans_and_preprocesses_what_convert_writes(tmp_path, nnunet, end
             sitk.WriteImage(sitk.ReadImage(str(path)), str(path).removesuffix(".gz"))
             path.unlink()
     conversion = convert(tmp_path / "src", 3, "P", source_format="brats2023")
-    assert conversion.incomplete
+    assert conversion.availability.incomplete
     entry = "from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints as entry"
     code = f"{entry}; entry.plan_and_preprocess_entry()"
     argv = ["-d", "3", "--verify_dataset_integrity", "-np", "1", "-npfp", "1", "-c", "3d_fullres"]

@@ -204,7 +204,7 @@ def test_the_commands_phantom_and_convert_fit_together(tmp_path, nnunet):
     assert "3 synthetic cases of 32x32x32 voxels, seed 4" in made.stdout
     done = run("convert", "-i", tmp_path / "src", "-d", 3, "--name", "P", "--format", "auto")
     assert done.returncode == 0, done.stderr
-    assert "incomplete, zeros stand in" in done.stdout
+    assert "of 3 cases lack modalities:" in done.stdout
     refused = run("phantom", "-o", tmp_path / "src", "--cases", 1, "--shape", 8, 8, 8)
     assert refused.returncode == 2
     assert refused.stderr.startswith("nnUNetv2_mstkd phantom: error: --shape 8 8 8 is too small")
