@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from math import prod
 from pydoc import locate
 from typing import Any
@@ -21,6 +20,7 @@ from nnunetv2_mstkd.architectures.conv_encoder import Encoder
 from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, bottleneck_size, official_kwargs
 from nnunetv2_mstkd.architectures.official_token_decoder import OfficialTokenDecoder
 from nnunetv2_mstkd.architectures.official_weights import load_official, official_network_names
+from nnunetv2_mstkd.architectures.shapes import run_on_meta
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.architectures.token_bottleneck import TokenBottleneck
 from nnunetv2_mstkd.architectures.token_decoder import TokenDecoder
@@ -155,19 +155,22 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             transformer.encoder_norm = nn.LayerNorm(settings.features).requires_grad_(False)
         return TokenBottleneck(settings.patch_size, transformer, decoder)
 
-    def forward(self, x: Tensor, return_taps: bool = False) -> Tensor | list[Tensor] | NetworkTaps:
+    def forward(
+        self, x: Tensor, return_taps: bool = False, attention: bool = True
+    ) -> Tensor | list[Tensor] | NetworkTaps:
         """Logits, and on request what the distillation looks at.
 
         Args:
             x: (B, input_channels, *patch).
-            return_taps: return :class:`NetworkTaps`. Only then are attention matrices computed.
+            return_taps: return :class:`NetworkTaps`.
+            attention: with attention matrices in them, which are computed for nothing else.
 
         Returns:
             Logits (B, num_classes, *patch) without a nonlinearity, or with deep supervision a list of
             ``n_stages - 1``, highest resolution first (``official``: of one).
         """
         skips, second_last, encoded = self.encoder(x)
-        tokens = self.tokens(encoded, return_taps)
+        tokens = self.tokens(encoded, return_taps and attention)
         combined = encoded + tokens.features
         content = self.content_blocks(combined)
         style = self.style_conv(torch.cat((self.pool(second_last), encoded, combined), dim=1))
@@ -175,7 +178,8 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         logits = self.decoder(self.dropout(merged), skips)
         if not return_taps:
             return logits
-        return NetworkTaps(logits, tokens.attention, tokens.token_features, encoded, style, content)
+        shown = tokens.attention if attention else None
+        return NetworkTaps(logits, shown, tokens.token_features, encoded, style, content)
 
     def forward_with_taps(self, x: Tensor) -> NetworkTaps:
         """``forward(x, return_taps=True)``."""
@@ -193,7 +197,6 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             )
         load_official(self, official_network_names(self), state_dict)
 
-    @torch.no_grad()
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Elements of the feature maps of one forward pass, batch of one, for nnU-Net's planner.
 
@@ -209,18 +212,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             counts.append(output.numel())
 
         counted = [m for m in self.modules() if isinstance(m, (_ConvNd, nn.Linear))]
-        handles = [module.register_forward_hook(count) for module in counted]
-        on_meta = {
-            name: torch.empty_like(tensor, device="meta")
-            for name, tensor in chain(self.named_parameters(), self.named_buffers())
-        }
-        x = torch.empty(1, self.encoder.stages[0].conv.in_channels, *map(int, input_size), device="meta")
-        try:
-            # Shapes only: nothing is computed, stored or changed.
-            torch.func.functional_call(self, on_meta, (x,))
-        finally:
-            for handle in handles:
-                handle.remove()
+        run_on_meta(self, (1, self.encoder.stages[0].conv.in_channels, *input_size), count, counted)
         return sum(counts) + self._attention_size(input_size)
 
     def _attention_size(self, input_size: Sequence[int]) -> int:

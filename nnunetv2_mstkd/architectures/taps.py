@@ -9,7 +9,9 @@ from torch import Tensor
 
 @dataclass
 class NetworkTaps:
-    """Outputs and inner features of one forward pass. Sizes in brackets are per axis.
+    """Outputs and inner features of one forward pass; ``None`` is what a network does not have.
+
+    Sizes in brackets are per axis.
 
     Attributes:
         logits: (B, K, *patch), no nonlinearity applied; with deep supervision a list, full resolution first.
@@ -17,14 +19,15 @@ class NetworkTaps:
             after the softmax and before dropout (rows sum to 1), N tokens.
         token_features: one map per tapped layer, shallow first (z3, z6, z9, z12 in the published network), as
             the token decoder has fused them: each holds its own layer and all deeper ones.
-        encoded: (B, C, *bottleneck) output of the last downsampling convolution, before the tokens.
+        encoded: (B, C, *bottleneck) output of the last downsampling convolution, before the tokens; of a
+            U-Net, its deepest features.
         style: (B, C, *bottleneck).
         content: (B, C, *bottleneck).
     """
 
     logits: Tensor | list[Tensor]
-    attention: list[Tensor]
-    token_features: list[Tensor]
-    encoded: Tensor
-    style: Tensor
-    content: Tensor
+    attention: list[Tensor] | None = None
+    token_features: list[Tensor] | None = None
+    encoded: Tensor | None = None
+    style: Tensor | None = None
+    content: Tensor | None = None

@@ -1,0 +1,66 @@
+"""What a network would compute, in shapes only: nothing is calculated, stored or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
+
+
+@torch.no_grad()
+def run_on_meta(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    hook: Hook | None = None,
+    hooked: Iterable[nn.Module] = (),
+    **kwargs: Any,
+) -> Any:
+    """The network's output for an input of a shape, as tensors without storage.
+
+    Args:
+        network: on any device; its weights, buffers and mode stay as they are.
+        input_shape: (B, C, ...).
+        hook: forward hook (module, inputs, output) ...
+        hooked: ... of these modules.
+        kwargs: further arguments of the network's ``forward``.
+    """
+    on_meta = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in chain(network.named_parameters(), network.named_buffers())
+    }
+    x = torch.empty(*map(int, input_shape), device="meta")
+    handles = [module.register_forward_hook(hook) for module in hooked] if hook else []
+    try:
+        # A U-Net's decoder holds its encoder: the same modules under two names, which must be put back once.
+        return torch.func.functional_call(network, on_meta, (x,), kwargs, tie_weights=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def input_convolutions(network: nn.Module, input_shape: Sequence[int]) -> list[str]:
+    """Names of the leaf modules that see the network's input itself: its channels are theirs.
+
+    Args:
+        network: any.
+        input_shape: (B, C, ...) that it can take.
+    """
+    shape = tuple(map(int, input_shape))
+    found: list[nn.Module] = []
+    first: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        # The first leaf that runs sees the input; whoever else sees the same tensor belongs to it.
+        if not first and inputs[0].shape == shape:
+            first.append(inputs[0])
+        if first and inputs[0] is first[0]:
+            found.append(module)
+
+    leaves = [m for m in network.modules() if not list(m.children())]
+    run_on_meta(network, shape, look, leaves)
+    return [name for name, module in network.named_modules() if module in found]
