@@ -98,4 +98,5 @@ def _explanation(path: Path, error: Exception, trust: bool) -> str:
                 f" export {TRUST_VARIABLE}=1)"
             )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{path} is damaged or no checkpoint ({first[:120]}); copy or train it again"
+    sentence = re.split(r"\.\s", first)[0]
+    return f"{path} is damaged or no checkpoint ({sentence[:120]}); copy or train it again"

@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source_labels", action="store_true", help="write label values as the data set's source has them"
     )
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="read checkpoints that hold more than nnU-Net stores; code in them will run",
+    )
     _add_nnunet_arguments(parser)
     return parser
 
@@ -155,6 +160,7 @@ def _segment(
         mirroring=not arguments.disable_tta,
         everything_on_device=not arguments.not_on_device,
         verbose=arguments.verbose,
+        trust_checkpoint=arguments.trust_checkpoint,
     )
     reports = segment_cases(
         predictor,

@@ -1,7 +1,12 @@
-"""Loading a trained model into nnU-Net's predictor, with errors that say what does not fit."""
+"""Loading a trained model into nnU-Net's predictor, with errors that say what does not fit.
+
+The predictor is filled here rather than by nnU-Net's ``initialize_from_trained_model_folder``, which reads
+checkpoints in a way that runs whatever code they hold.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
@@ -12,7 +17,11 @@ from typing import Any
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 
+from nnunetv2_mstkd.checkpoint_files import safe_load
 from nnunetv2_mstkd.environment import activate
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
@@ -53,12 +62,19 @@ def checked_device(name: str) -> torch.device:
 
 
 def load_nnunet_predictor(
-    model: ModelFolder, folds: Sequence[Fold], checkpoint_name: str, *, device: str, **options: Any
+    model: ModelFolder,
+    folds: Sequence[Fold],
+    checkpoint_name: str,
+    *,
+    device: str,
+    trust: bool = False,
+    **options: Any,
 ) -> nnUNetPredictor:
     """nnU-Net's predictor with the model's weights in it.
 
     Args:
         folds: each must have the checkpoint, see :meth:`ModelFolder.folds`.
+        trust: read checkpoints that hold more than nnU-Net stores, see :func:`safe_load`.
         options: arguments of ``nnUNetPredictor``.
 
     Raises:
@@ -69,15 +85,66 @@ def load_nnunet_predictor(
     with quiet(not options.get("verbose")):
         predictor = nnUNetPredictor(device=checked_device(device), **options)
         try:
-            predictor.initialize_from_trained_model_folder(str(model.path), tuple(folds), checkpoint_name)
+            _fill(predictor, model, _checkpoints(model, folds, checkpoint_name, trust))
             _check_fit(predictor, model, folds)
         except MSTKDError:
             raise
-        # Whatever is wrong in a model folder ends here: nnU-Net and pickle raise every kind of exception.
+        # Whatever is wrong in a model folder ends here: nnU-Net raises every kind of exception.
         except Exception as error:
             logger.debug("loading %s", model.path, exc_info=True)
             raise MSTKDError(f"cannot load the model in {model.path}: {_reason(error, model)}") from error
     return predictor
+
+
+def _checkpoints(model: ModelFolder, folds: Sequence[Fold], name: str, trust: bool) -> list[dict[str, Any]]:
+    """What prediction needs of each fold's checkpoint; optimizers and teachers are let go one by one."""
+    needed = ("trainer_name", "init_args", "network_weights")
+    kept = (*needed, "inference_allowed_mirroring_axes")
+    checkpoints = []
+    for fold in folds:
+        path = model.path / f"fold_{fold}" / name
+        content = safe_load(path, trust=trust)
+        missing = [key for key in needed if key not in content]
+        if missing:
+            raise MSTKDError(f"{path} has no '{missing[0]}'; it is not a checkpoint of nnU-Net's training")
+        checkpoints.append({key: content[key] for key in kept if key in content})
+    return checkpoints
+
+
+def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[dict[str, Any]]) -> None:
+    """What nnU-Net does with a model folder: the first checkpoint says which network it is."""
+    first, dataset_json = checkpoints[0], dict(model.dataset_json)
+    plans = PlansManager(dict(model.plans))
+    configuration = plans.get_configuration(first["init_args"]["configuration"])
+    network = _build_network(first["trainer_name"], plans, configuration, dataset_json)
+    network.load_state_dict(first["network_weights"])
+    predictor.manual_initialization(
+        network,
+        plans,
+        configuration,
+        [checkpoint["network_weights"] for checkpoint in checkpoints],
+        dataset_json,
+        first["trainer_name"],
+        first.get("inference_allowed_mirroring_axes"),
+    )
+
+
+def _build_network(
+    trainer_name: str, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any]
+) -> nn.Module:
+    """The network as the trainer that a checkpoint names would build it for inference."""
+    build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    if "plans_manager" in inspect.signature(build).parameters:
+        described: tuple[Any, ...] = (plans, configuration)
+    else:  # trainers written before nnU-Net 2.8
+        described = (
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+        )
+    inputs = determine_num_input_channels(plans, configuration, dataset_json)
+    outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
+    return build(*described, inputs, outputs, enable_deep_supervision=False)
 
 
 def trained_for_missing(predictor: nnUNetPredictor) -> bool:

@@ -13,9 +13,8 @@ from nnunetv2_mstkd.files import read_json, write_json
 
 try:
     import fcntl
-except (
-    ImportError
-):  # Windows cannot lock a folder: parts that run side by side need folders of their own there
+except ImportError:
+    # Windows cannot lock a folder: parts that run side by side need folders of their own there.
     fcntl = None
 
 RECORDS_FILE = "modalities.json"
@@ -42,9 +41,20 @@ def record(folder: Path, case: str, entry: Mapping[str, Any]) -> None:
     The file is read again under a lock and replaced in one step, so any number of threads and processes can
     write into one folder, and a reader never sees half a file.
     """
+    with recorded(folder, case, entry):
+        pass
+
+
+@contextmanager
+def recorded(folder: Path, case: str, entry: Mapping[str, Any]) -> Iterator[None]:
+    """:func:`record`, and hold the lock while the case's segmentation takes its place.
+
+    So of two runs that segment one case at once, from other modalities perhaps, the last writes both.
+    """
     with _locked(folder):
         records = {**read_records(folder), case: dict(entry)}
         write_json(dict(sorted(records.items())), folder / RECORDS_FILE)
+        yield
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, write_json
 from nnunetv2_mstkd.inference.model_folder import ModelFolder
-from nnunetv2_mstkd.inference.records import record
+from nnunetv2_mstkd.inference.records import recorded
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -71,20 +72,23 @@ def write_segmentation(
             temporary.write_bytes(pickle.dumps(result.properties))
         result = replace(result, probabilities=None)
     entry = {**result.use.to_json(), **({SOURCE_LABELS_KEY: True} if output.source_labels else {})}
-    with atomic_path(output.target(result.name)) as temporary:
-        writer.write_seg(result.array, str(temporary), result.properties)
-        _check_written(temporary, output.target(result.name))
-        record(output.folder, result.name, entry)
+    target = output.target(result.name)
+    with atomic_path(target, replacing=recorded(output.folder, result.name, entry)) as temporary:
+        _write(result, temporary, target, writer)
     return result
 
 
-def _check_written(temporary: Path, target: Path) -> None:
-    """Image libraries do not notice every short write."""
+def _write(result: Segmentation, temporary: Path, target: Path, writer: BaseReaderWriter) -> None:
+    """Let nnU-Net write, and see that it did: image libraries do not notice every short write."""
     try:
+        writer.write_seg(result.array, str(temporary), result.properties)
         if is_nifti_name(target.name):
             count_non_finite(temporary)  # reads to the end
-    except MSTKDError:
-        raise MSTKDError(f"cannot write {target}: it came out incomplete; is the disk full?") from None
+    except (MSTKDError, RuntimeError) as error:
+        free = shutil.disk_usage(target.parent).free // 2**20
+        raise MSTKDError(
+            f"cannot write {target}: it came out incomplete; is the disk full ({free} MiB free)?"
+        ) from error
 
 
 def write_model_files(output: Output, model: ModelFolder) -> None:

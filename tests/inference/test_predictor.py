@@ -173,7 +173,7 @@ UNFIT = {
     ),
     "truncated checkpoint": (
         lambda m: (m / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK\x03\x04 half"),
-        "cannot load the model in",
+        "checkpoint_final.pth is damaged or no checkpoint",
     ),
     "checkpoint of something else": (
         lambda m: torch.save({"weights": 1}, m / "fold_0" / "checkpoint_final.pth"),
