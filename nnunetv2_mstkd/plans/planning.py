@@ -14,9 +14,11 @@ import nnunetv2
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
+from nnunetv2_mstkd.datasets.availability import Availability, store_availability
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, writable_folder
+from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
@@ -41,12 +43,14 @@ class Planned:
         dataset_json: of the raw data set.
         memory: estimate for each configuration planned now (a cascade shares that of 3d_fullres).
         target_gb: GPU memory that was planned for.
+        availability: which modalities each training case has; stored for the trainers.
     """
 
     saved: Saved
     dataset_json: Mapping[str, Any]
     memory: Mapping[str, Memory]
     target_gb: float
+    availability: Availability
 
 
 def plan_dataset(
@@ -88,10 +92,12 @@ def plan_dataset(
         arguments["gpu_memory_target_in_gb"] = gpu_memory_target
     if target_spacing is not None:
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
+    channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
+    availability = store_availability(raw, preprocessed, modalities_of(channel_names))
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
         planner.plan_experiment()
-    return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB)
+    return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB, availability)
 
 
 def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mstkd.architectures.mstkdnet import MSTKDNet
+from nnunetv2_mstkd.datasets.availability_report import describe as describe_availability
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.planning import Planned
@@ -25,7 +26,8 @@ def describe(planned: Planned) -> str:
     """A table with a row per newly planned configuration, what is left to do, and what to type next."""
     rows = [_row(planned, name) for name in planned.saved.sources]
     lines = [str(planned.saved.file), *_table([_HEADER, *rows]), *_cascades(planned), *_warnings(planned)]
-    return "\n".join([*lines, *_preprocess(planned), _train(planned)])
+    cases = describe_availability(planned.availability)
+    return "\n".join([*lines, *cases, *_preprocess(planned), _train(planned)])
 
 
 def _row(planned: Planned, name: str) -> tuple[str, ...]:

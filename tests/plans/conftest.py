@@ -27,7 +27,7 @@ def _write_dataset(
     preprocessed.mkdir(parents=True)
     images = [str(raw / "imagesTr" / f"case_{channel:04d}.nii.gz") for channel in range(len(channels))]
     for image in images:
-        sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkFloat32), image)
+        sitk.WriteImage(sitk.GaussianSource(size=[4, 4, 4], mean=[2, 2, 2]), image)
     dataset_json = {
         "channel_names": {str(index): channel for index, channel in enumerate(channels)},
         "labels": labels or {"background": 0, "lesion": 1},
