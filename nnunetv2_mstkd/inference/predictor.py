@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
-from nnunetv2_mstkd.datasets.discovery import Case
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.loading import load_nnunet_predictor, trained_for_missing
+from nnunetv2_mstkd.inference.memory import Source
 from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold, ModelFolder
 from nnunetv2_mstkd.inference.reading import CaseVolumes, read_case
-from nnunetv2_mstkd.inference.selection import ModalityUse
+from nnunetv2_mstkd.inference.selection import Examination, ModalityUse
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +92,12 @@ class MissingModalityPredictor:
         mirroring: bool = True,
         everything_on_device: bool = True,
         verbose: bool = False,
+        trust_checkpoint: bool = False,
     ) -> MissingModalityPredictor:
         """Load a model; the arguments mean what they mean to ``nnUNetv2_predict``.
+
+        Args:
+            trust_checkpoint: read a checkpoint that holds more than nnU-Net stores, which may run code.
 
         Raises:
             MSTKDError: no such device, a missing or unfit checkpoint, an unknown trainer.
@@ -104,6 +107,7 @@ class MissingModalityPredictor:
             model.folds(folds, checkpoint_name),
             checkpoint_name,
             device=device,
+            trust=trust_checkpoint,
             tile_step_size=step_size,
             use_mirroring=mirroring,
             perform_everything_on_device=everything_on_device,
@@ -132,7 +136,10 @@ class MissingModalityPredictor:
             )
 
     def read(
-        self, case: Case, wanted: Collection[str] | None = None, previous_stage: Path | None = None
+        self,
+        case: Examination[Source],
+        wanted: Collection[str] | None = None,
+        previous_stage: Source | None = None,
     ) -> CaseVolumes:
         """Read a case, of it the ``wanted`` modalities only; see :func:`read_case`."""
         reader = self.predictor.plans_manager.image_reader_writer_class()
@@ -181,7 +188,11 @@ class MissingModalityPredictor:
         return Segmentation(prediction.name, array, prediction.properties, prediction.use, values)
 
     def predict(
-        self, case: Case, wanted: Collection[str] | None = None, *, probabilities: bool = False
+        self,
+        case: Examination[Source],
+        wanted: Collection[str] | None = None,
+        *,
+        probabilities: bool = False,
     ) -> Segmentation:
         """Segment one case.
 

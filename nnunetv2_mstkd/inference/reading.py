@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import SimpleITK as sitk
 
-from nnunetv2_mstkd.datasets.discovery import Case
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
-from nnunetv2_mstkd.datasets.volumes import check_case
+from nnunetv2_mstkd.datasets.volumes import check_header
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.selection import ModalityUse, chosen_images, modality_use
+from nnunetv2_mstkd.inference.memory import Source, geometry_in_memory, read_image
+from nnunetv2_mstkd.inference.selection import Examination, ModalityUse, chosen_images, modality_use
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+
+@dataclass(frozen=True)
+class LooseCase:
+    """A case whose images are files or SimpleITK images in memory, by modality."""
+
+    name: str
+    images: Mapping[str, Source]
 
 
 @dataclass
@@ -39,15 +48,16 @@ class CaseVolumes:
 
 
 def read_case(
-    case: Case,
+    case: Examination[Source],
     modalities: Sequence[str],
     wanted: Collection[str],
     reader: BaseReaderWriter,
-    previous_stage: Path | None = None,
+    previous_stage: Source | None = None,
 ) -> CaseVolumes:
-    """Read the files of a case that are asked for; no other file of it is touched.
+    """Read the images of a case that are asked for; no other file of it is touched.
 
     Args:
+        case: a :class:`LooseCase`, or a :class:`~nnunetv2_mstkd.datasets.discovery.Case`.
         modalities: those of the model, in channel order.
         wanted: those to use.
         reader: the plans' reader; each file is read alone, because nnU-Net's readers refuse grids that
@@ -55,36 +65,68 @@ def read_case(
         previous_stage: the case's segmentation by the previous stage of a cascade.
 
     Raises:
-        MSTKDError: a file cannot be used, the grids differ, or no modality is left.
+        MSTKDError: an image cannot be used, the grids differ, or no modality is left.
     """
     chosen = chosen_images(case, wanted)
-    files = dict(chosen)
+    sources = dict(chosen)
     if previous_stage is not None:
-        if not previous_stage.is_file():
+        if isinstance(previous_stage, Path) and not previous_stage.is_file():
             raise MSTKDError(f"no segmentation of the previous stage: {previous_stage} does not exist")
-        files["previous stage"] = previous_stage
-    check_case(files)
+        sources["previous stage"] = previous_stage
+    _check_grids(sources)
     volumes: dict[str, np.ndarray] = {}
     properties: dict[str, Any] = {}
-    for name, path in chosen.items():
-        volumes[name], of_file = _read(path, reader)
-        properties = properties or of_file
+    for name, source in chosen.items():
+        volumes[name], of_source = _read(name, source, reader)
+        properties = properties or of_source
     constant = {name for name, volume in volumes.items() if volume.min() == volume.max()}
     use = modality_use(case, modalities, wanted, constant)
     data = np.zeros((len(modalities), *next(iter(volumes.values())).shape), dtype=np.float32)
     for name in use.used:
         data[modalities.index(name)] = volumes[name]
-    segmentation = None if previous_stage is None else _read(previous_stage, reader)[0][None]
+    segmentation = (
+        None if previous_stage is None else _read("previous stage", previous_stage, reader)[0][None]
+    )
     return CaseVolumes(case.name, data, properties, use, segmentation)
 
 
-def _read(path: Path, reader: BaseReaderWriter) -> tuple[np.ndarray, dict[str, Any]]:
-    """One volume (Z, Y, X) and its geometry, every byte checked."""
-    broken = count_non_finite(path) if is_nifti_name(path.name) else 0  # readers may turn NaN into 0
-    array, properties = reader.read_images((str(path),))
+def _check_grids(sources: Mapping[str, Source]) -> None:
+    """Refuse images that are no volumes, and grids that differ (the message names both)."""
+    (first, reference), *others = (
+        (_label(n, s), check_header(s) if isinstance(s, Path) else geometry_in_memory(_label(n, s), s))
+        for n, s in sources.items()
+    )
+    for label, geometry in others:
+        difference = reference.difference(geometry)
+        if difference:
+            raise MSTKDError(f"{first} and {label} differ in {difference}; resample them onto one grid")
+
+
+def _label(name: str, source: Source) -> str:
+    return str(source) if isinstance(source, Path) else f"the image given for {name}"
+
+
+def _read(name: str, source: Source, reader: BaseReaderWriter) -> tuple[np.ndarray, dict[str, Any]]:
+    """One volume (Z, Y, X) and its geometry, every voxel checked."""
+    if isinstance(source, Path):
+        broken = count_non_finite(source) if is_nifti_name(source.name) else 0
+        array, properties = _read_file(source, reader)
+    else:
+        broken = int((~np.isfinite(sitk.GetArrayViewFromImage(source))).sum())
+        array, properties = read_image(source, reader)
+    label = _label(name, source)
     if array.shape[0] != 1:
-        raise MSTKDError(f"{path} holds {array.shape[0]} channels; give one file per modality")
+        raise MSTKDError(f"{label} holds {array.shape[0]} channels; give one file per modality")
+    # Counted twice: readers may turn NaN into 0, and float64 may become Inf as float32.
     broken = broken or int(array.size - np.isfinite(array).sum())
     if broken:
-        raise MSTKDError(f"{path} has {broken} NaN or Inf voxels; repair or leave out this file")
+        raise MSTKDError(f"{label} has {broken} NaN or Inf voxels; repair it or leave it out")
     return array[0], properties
+
+
+def _read_file(path: Path, reader: BaseReaderWriter) -> tuple[np.ndarray, dict[str, Any]]:
+    try:
+        return reader.read_images((str(path),))
+    except Exception as error:  # whatever the reader's library raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise MSTKDError(f"cannot read {path}: {reason[-1].removeprefix('sitk::ERROR: ')}") from error

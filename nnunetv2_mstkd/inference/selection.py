@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from nnunetv2_mstkd.datasets.discovery import Case
 from nnunetv2_mstkd.errors import MSTKDError
+
+Image = TypeVar("Image")
+Image_co = TypeVar("Image_co", covariant=True)
+
+
+class Examination(Protocol[Image_co]):
+    """What is asked of a case: a name, and an image (a file, say) for each modality that is there."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def images(self) -> Mapping[str, Image_co]: ...
 
 
 @dataclass(frozen=True)
@@ -32,13 +44,13 @@ class ModalityUse:
         return {group: list(names) for group, names in asdict(self).items()}
 
 
-def chosen_images(case: Case, wanted: Collection[str]) -> dict[str, Path]:
-    """The files of a case that are asked for.
+def chosen_images(case: Examination[Image], wanted: Collection[str]) -> dict[str, Image]:
+    """The images of a case that are asked for.
 
     Raises:
         MSTKDError: the case has none of them.
     """
-    chosen = {name: path for name, path in case.images.items() if name in wanted}
+    chosen = {name: image for name, image in case.images.items() if name in wanted}
     if not chosen:
         asked, present = ", ".join(sorted(wanted)), ", ".join(case.images)
         raise MSTKDError(f"the case has none of the modalities asked for ({asked}); it has {present}")
@@ -46,7 +58,7 @@ def chosen_images(case: Case, wanted: Collection[str]) -> dict[str, Path]:
 
 
 def modality_use(
-    case: Case, modalities: Sequence[str], wanted: Collection[str], constant: Collection[str]
+    case: Examination[Any], modalities: Sequence[str], wanted: Collection[str], constant: Collection[str]
 ) -> ModalityUse:
     """Sort the model's modalities into groups.
 
