@@ -33,8 +33,8 @@ def gradient_shares(
     """Share and cosine of every other term's gradient; the graph stays for the step's own backward.
 
     Terms that reach none of the parameters (the teacher's own loss) are left out. In distributed training
-    the products are averaged over the processes, so that all reach the same numbers; every process has to
-    call this at the same step.
+    the gradients are averaged over the processes, as those of the step are, so that all reach the numbers of
+    the whole batch; every process has to call this at the same step.
 
     Args:
         weighted_terms: scalars as they enter the total (a common factor such as a loss scale cancels).
@@ -53,7 +53,7 @@ def gradient_shares(
             names.append(name)
             products += [_dot(gradient, gradient), _dot(gradient, base)]
     stacked = torch.stack([torch.as_tensor(p, device=parameters[0].device) for p in products])
-    values = iter(_mean_over_processes(stacked).tolist())
+    values = iter(stacked.tolist())
     base_square = next(values)
     return {name: _share(base_square, next(values), next(values)) for name in names}
 
@@ -112,7 +112,8 @@ class TermBounds:
 def _gradient(value: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
     if not value.requires_grad:
         return [None] * len(parameters)
-    return list(torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True))
+    gradient = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return [None if g is None else _mean_over_processes(g) for g in gradient]
 
 
 def _dot(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Tensor | float:
@@ -124,11 +125,12 @@ def _dot(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Ten
     return torch.stack(products).sum() if products else 0.0
 
 
-def _mean_over_processes(values: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
-        values = values / dist.get_world_size()
-    return values
+def _mean_over_processes(gradient: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return gradient
+    total = gradient.clone()  # autograd may hand out one tensor for several parameters
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def _share(base_square: float, square: float, product: float) -> Share:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -26,6 +27,14 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
     renew_discriminator_optimizer = True
     gradient_clip = None
 
+    def initialize(self) -> None:
+        if self.is_ddp:
+            raise NotImplementedError(
+                "the published objective couples the samples of a batch (Dice, KL), so -num_gpus would "
+                "change what it computes; train it on one GPU"
+            )
+        super().initialize()
+
     def set_defaults(self) -> None:
         self.initial_lr = 1e-4
         self.weight_decay = 1e-5
@@ -33,7 +42,7 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
         self.enable_deep_supervision = False
 
     def objective_config(self) -> ObjectiveConfig:
-        num_tokens = unwrap(self.network).tokens.transformer.position_table.shape[1]
+        num_tokens = prod(unwrap(self.network).token_grid)
         return ObjectiveConfig.official(num_tokens).with_weights(self.term_weights or {})
 
     def configure_optimizers(self) -> tuple[Any, PhasedPolyLRScheduler]:

@@ -106,14 +106,14 @@ def test_state_goes_through_a_checkpoint():
     assert again.scales == pytest.approx({"kl": 0.5, "content": 1})
 
 
-def test_processes_of_a_distributed_training_reach_the_same_numbers(monkeypatch, weights):
-    """Two processes with gradients (3, 4) and (0, 0) of the term, (3, 0) and (4, 0) of the segmentation."""
+def test_processes_of_a_distributed_training_measure_the_gradient_of_the_whole_batch(monkeypatch, weights):
+    """Two processes with gradients (3, 0) and (4, 0) of the segmentation, (3, 4) and (0, 0) of the term."""
     a, _ = weights
-    of_the_other = torch.tensor([16.0, 0.0, 0.0])  # segmentation², kl², kl · segmentation
+    of_the_other = iter(torch.tensor([[4.0, 0.0], [0.0, 0.0]]))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(of_the_other))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(next(of_the_other)))
     terms = {"segmentation": 3 * a[0], "kl": 3 * a[0] + 4 * a[1]}
     share = gradient_shares(terms, "segmentation", [a])["kl"]
-    assert share.share == pytest.approx(((25 + 0) / (9 + 16)) ** 0.5)
-    assert share.cosine == pytest.approx(9 / (25 * 25) ** 0.5)
+    assert share.share == pytest.approx(2.5 / 3.5)
+    assert share.cosine == pytest.approx(1.5 / 2.5)
