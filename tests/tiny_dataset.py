@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,9 @@ def plans(modalities=MODALITIES, settings=None, patch=PATCH) -> dict:
     }
 
 
-def write_case(folder: Path, name: str, channels: int, seed: int) -> None:
+def write_case(
+    folder: Path, name: str, channels: int, seed: int, constants: Mapping[int, float] | None = None
+) -> None:
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     rng = np.random.default_rng(seed)
@@ -94,18 +97,22 @@ def write_case(folder: Path, name: str, channels: int, seed: int) -> None:
     data = rng.normal(size=(channels, 24, 24, 24)).astype(np.float32)
     for channel in range(channels):
         data[channel] += seg[0] == 1 + channel % 3
+    for channel, value in (constants or {}).items():
+        data[channel] = value
     locations = {label: np.argwhere(np.isin(seg, [label])) for label in (1, 2, 3)} | {
         key: np.argwhere(np.isin(seg, key)) for key in ((1, 2, 3), (1, 3))
     }
     properties = {"class_locations": locations, "spacing": [1.0, 1.0, 1.0]}
     block = (1, 24, 24, 24)
+    for old in folder.glob(f"{name}*.b2nd"):
+        old.unlink()
     nnUNetDatasetBlosc2.save_case(data, seg, properties, str(folder / name), chunks=block, blocks=block)
 
 
 def write_dataset(root: Path) -> Path:
     """Folder with ``raw``, ``preprocessed`` and ``results``; the preprocessed data set is complete."""
     for name in ("raw", "preprocessed", "results"):
-        (root / name).mkdir()
+        (root / name).mkdir(exist_ok=True)
     base = root / "preprocessed" / DATASET
     for dim in (2, 3):
         (base / f"nnUNetPlans_{dim}d").mkdir(parents=True)

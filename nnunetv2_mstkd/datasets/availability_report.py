@@ -24,7 +24,9 @@ def describe(availability: Availability) -> list[str]:
     lines += ["  cases  have exactly", *_subset_rows(availability)]
     never = [name for name in modalities if lacking[name] == len(cases)]
     if never:
-        lines.append(f"warning: no case at all has {', '.join(never)}; nothing can be learnt about it")
+        lines.append(
+            f"warning: none of these cases has {', '.join(never)}; nothing is learnt or measured of it"
+        )
     return lines
 
 

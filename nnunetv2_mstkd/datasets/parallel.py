@@ -46,6 +46,6 @@ def run_all(
         except BrokenProcessPool:
             raise MSTKDError(
                 f"{title}: one of {workers} worker processes was killed, perhaps for want of memory;"
-                " try --num-processes 1"
+                " use fewer (--num-processes 1, or nnUNet_def_n_proc=1 in the environment)"
             ) from None
     return results

@@ -217,7 +217,9 @@ class TestReport:
 
     def test_a_modality_that_no_case_has_is_warned_of(self):
         entries = {"a": Entry(("ADC",), "raw"), "b": Entry(("T2", "ADC"), "raw")}
-        assert describe(Availability(MODALITIES, entries))[-1].startswith("warning: no case at all has ADC;")
+        assert describe(Availability(MODALITIES, entries))[-1].startswith(
+            "warning: none of these cases has ADC;"
+        )
 
     def test_seven_modalities_do_not_flood_the_log(self):
         names = tuple(f"m{i}" for i in range(7))
@@ -234,4 +236,4 @@ class TestReport:
         files.write_case(tmp_path / "src", "BraTS-GLI-00000-000", channels=("t1n", "t2f"))
         argv = ["-i", str(tmp_path / "src"), "-d", "1", "--name", "A", "--format", "brats2023"]
         assert main(["convert", *argv, "--num-processes", "1"]) == 0
-        assert "warning: no case at all has t1c, t2w; nothing can be learnt" in capsys.readouterr().out
+        assert "warning: none of these cases has t1c, t2w;" in capsys.readouterr().out

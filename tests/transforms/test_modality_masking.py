@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from scipy.stats import chisquare
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, parse_subset, subset_mask
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform, build_sampler, mask_modalities
 
 FOUR = np.ones(4, dtype=bool)
@@ -110,6 +110,33 @@ class TestSamplers:
         kept = draws(sampler, np.array([True, True, False, False]), n=300)
         assert kept.any(axis=1).all()
         assert not kept[:, 2:].any()
+
+    @pytest.mark.parametrize(
+        ("name", "options", "expected"),
+        [
+            # Of t1n, t1c, t2f, in the order below; each as the sampler is defined, on what the case has.
+            ("uniform", {}, [1 / 7] * 7),
+            ("by_count", {}, [1 / 9] * 6 + [1 / 3]),
+            (
+                "bernoulli",
+                {"keep_probability": {"t1n": 0.2, "t1c": 0.5, "t2w": 0.9, "t2f": 0.5}},
+                np.array([0.05, 0.2, 0.2, 0.05, 0.05, 0.2, 0.05]) / 0.8,
+            ),
+            (
+                "weights",
+                {"subset_weights": {"t1n": 1, "t1c+t2f": 3, "t1n+t2w": 9, "t2w": 5}},
+                [0.25, 0, 0, 0, 0, 0.75, 0],
+            ),
+        ],
+    )
+    def test_every_sampler_keeps_its_distribution_over_what_a_case_has(self, name, options, expected):
+        available = np.array([True, True, False, True])
+        names = ("t1n", "t1c", "t2f", "t1n+t1c", "t1n+t2f", "t1c+t2f", "t1n+t1c+t2f")
+        order = [subset_mask(parse_subset(n, BRATS_MODALITIES), BRATS_MODALITIES) for n in names]
+        counts = Counter(map(tuple, draws(build_sampler(name, BRATS_MODALITIES, **options), available)))
+        assert set(counts) == {m for m, share in zip(order, expected, strict=True) if share}
+        seen, shares = zip(*((counts[m], s) for m, s in zip(order, expected, strict=True) if s), strict=True)
+        assert chisquare(seen, np.array(shares) * sum(seen)).pvalue > 1e-3
 
     @pytest.mark.parametrize(
         ("name", "options", "message"),
