@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
-from nnunetv2_mstkd.datasets.volumes import check_header
+from nnunetv2_mstkd.datasets.volumes import check_header, is_constant
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.memory import Source, geometry_in_memory, read_image
 from nnunetv2_mstkd.inference.selection import Examination, ModalityUse, chosen_images, modality_use
@@ -79,7 +79,7 @@ def read_case(
     for name, source in chosen.items():
         volumes[name], of_source = _read(name, source, reader)
         properties = properties or of_source
-    constant = {name for name, volume in volumes.items() if volume.min() == volume.max()}
+    constant = {name for name, volume in volumes.items() if is_constant(volume)}
     use = modality_use(case, modalities, wanted, constant)
     data = np.zeros((len(modalities), *next(iter(volumes.values())).shape), dtype=np.float32)
     for name in use.used:
