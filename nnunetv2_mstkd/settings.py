@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 
 SETTINGS_KEY = "mstkd"
-TEACHERS = ("warm_start", "joint")
+TEACHERS = ("warm_start", "joint", "shared")
 SAMPLERS = ("uniform", "bernoulli", "by_count", "weights")
 OPTIMIZERS = ("sgd", "adamw")
 PRESETS = ("nnunet", "official")
+
+ON_INCOMPLETE = ("use", "skip")
 
 _Check = tuple[str, Callable[[Any], bool]]
 
@@ -37,6 +40,13 @@ def _one_of(names: tuple[str, ...]) -> Any:
     return _setting(f"one of {', '.join(names)}", lambda v: v in names)
 
 
+def _is_teacher(value: Any) -> bool:
+    """One of the names, or what can only be meant as a folder: a mistyped name is neither."""
+    if not isinstance(value, str):
+        return False
+    return value in TEACHERS or "/" in value or "\\" in value or Path(value).is_dir()
+
+
 def _positive_int() -> Any:
     return _setting("a whole number of at least 1", lambda v: _is_int(v) and v >= 1)
 
@@ -47,6 +57,10 @@ def _positive() -> Any:
 
 def _non_negative() -> Any:
     return _setting("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+
+
+def _true_or_false() -> Any:
+    return _setting("true or false", lambda v: isinstance(v, bool))
 
 
 def _weights_by_name() -> Any:
@@ -75,9 +89,17 @@ class Settings:
         sampler: which subset a training patch keeps (see ``transforms.subset_samplers``).
         keep_probability: for ``bernoulli``: one number, or a dict of modality names to numbers.
         subset_weights: for ``weights``: ``{"t1c+t2f": 2.0, ...}``.
-        teacher: where the teacher comes from.
+        teacher: where the teacher comes from: ``warm_start`` (a frozen copy of the network after its
+            full-modality phase), ``joint`` (a second network that learns too), ``shared`` (the network itself
+            on the whole patch), or the folder of a finished model.
+        teacher_fold: of that model; by default the fold that is trained.
+        teacher_checkpoint: of that fold; by default checkpoint_final.pth.
+        init_from_teacher: start from that model's weights wherever names and shapes agree.
+        teacher_on_incomplete: whether the student learns from the teacher in cases that lack modalities
+            (``use``), or from the segmentation alone (``skip``).
         preset: of MSTKDNet, when the plans name another network.
         weights: weights of single objective terms, by name.
+        terms_off: written by training: terms that it switched off, and why.
         gradient_shares_every: iterations between two measurements of the terms' gradient shares; 0 is never.
     """
 
@@ -89,7 +111,7 @@ class Settings:
     initial_lr: float | None = _positive()
     weight_decay: float | None = _non_negative()
     optimizer: str | None = _one_of(OPTIMIZERS)
-    enable_deep_supervision: bool | None = _setting("true or false", lambda v: isinstance(v, bool))
+    enable_deep_supervision: bool | None = _true_or_false()
     full_phase: float | None = _setting("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
     sampler: str | None = _one_of(SAMPLERS)
     keep_probability: float | Mapping[str, float] | None = _setting(
@@ -97,9 +119,20 @@ class Settings:
         lambda v: all(_is_number(p) and 0 < p <= 1 for p in (v.values() if isinstance(v, Mapping) else [v])),
     )
     subset_weights: Mapping[str, float] | None = _weights_by_name()
-    teacher: str | None = _one_of(TEACHERS)
+    teacher: str | None = _setting(f"one of {', '.join(TEACHERS)}, or a model folder", _is_teacher)
+    teacher_fold: int | str | None = _setting(
+        "a fold number or 'all'", lambda v: v == "all" or (_is_int(v) and v >= 0)
+    )
+    teacher_checkpoint: str | None = _setting(
+        "the name of a .pth file", lambda v: isinstance(v, str) and v.endswith(".pth") and "/" not in v
+    )
+    init_from_teacher: bool | None = _true_or_false()
+    teacher_on_incomplete: str | None = _one_of(ON_INCOMPLETE)
     preset: str | None = _one_of(PRESETS)
     weights: Mapping[str, float] | None = _weights_by_name()
+    terms_off: Mapping[str, str] | None = _setting(
+        "a dict of terms to reasons", lambda v: isinstance(v, Mapping)
+    )
     gradient_shares_every: int | None = _setting(
         "a whole number of at least 0", lambda v: _is_int(v) and v >= 0
     )

@@ -49,7 +49,8 @@ class SelfAttention(nn.Module):
     @staticmethod
     def _probabilities(query: Tensor, key: Tensor) -> Tensor:
         # The distillation compares small differences between these, which 16 bits would round away.
-        with torch.autocast(query.device.type, enabled=False):
+        device = "cpu" if query.is_meta else query.device.type  # tensors without storage know no autocast
+        with torch.autocast(device, enabled=False):
             scores = query.float() @ key.float().transpose(-2, -1)
             return torch.softmax(scores * query.shape[-1] ** -0.5, dim=-1)
 

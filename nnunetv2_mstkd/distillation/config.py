@@ -22,6 +22,8 @@ TERM_NAMES = (
     "gram",
     "adversarial",
 )
+# The only ones that need no teacher, or are its own.
+SEGMENTATION_TERMS = frozenset({"segmentation", "teacher_segmentation"})
 # Tokens of the published network (160×192×128, 32 voxels per token and axis), which 1e8 belongs to.
 OFFICIAL_TOKENS = 120
 
@@ -110,6 +112,11 @@ class ObjectiveConfig:
             ramp_epochs=20,
             caps={},
         )
+
+    @property
+    def distils(self) -> bool:
+        """Whether any term needs a teacher."""
+        return any(getattr(self, name) > 0 for name in TERM_NAMES if name not in SEGMENTATION_TERMS)
 
     def with_weights(self, weights: Mapping[str, float]) -> ObjectiveConfig:
         """A copy with some terms' weights replaced.

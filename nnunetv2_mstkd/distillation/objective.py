@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nnunetv2_mstkd.distillation.attention import attention_extremes_loss
 from nnunetv2_mstkd.distillation.comparison import is_official
-from nnunetv2_mstkd.distillation.config import TERM_NAMES, ObjectiveConfig
+from nnunetv2_mstkd.distillation.config import SEGMENTATION_TERMS, TERM_NAMES, ObjectiveConfig
 from nnunetv2_mstkd.distillation.features import content_loss, token_feature_loss
 from nnunetv2_mstkd.distillation.logits import consistency_loss, standardised_kl_loss
 from nnunetv2_mstkd.distillation.official_dice import head_dice_losses, official_student_dice
@@ -30,7 +30,6 @@ from nnunetv2_mstkd.distillation.taps import (
 from nnunetv2_mstkd.errors import MSTKDError
 
 Target = Tensor | list[Tensor]
-_SEGMENTATION = {"segmentation", "teacher_segmentation"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class MSTKDObjective:
     @property
     def distils(self) -> bool:
         """Whether any active term needs a teacher."""
-        return bool({*self.term_names} - _SEGMENTATION)
+        return self.config.distils
 
     @property
     def looks_inside(self) -> bool:
@@ -177,7 +176,7 @@ class MSTKDObjective:
         active = {"segmentation"}
         if teacher is not None:
             active |= {"teacher_segmentation"} if train_teacher else set()
-            active |= {*self.term_names} - _SEGMENTATION if distil else set()
+            active |= {*self.term_names} - SEGMENTATION_TERMS if distil else set()
         return [name for name in self.term_names if name in active]
 
     def _compute(self, name: str, step: _Step) -> Tensor:

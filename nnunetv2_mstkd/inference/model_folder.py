@@ -34,6 +34,22 @@ class ModelFolder:
         """Ending of the files that the model's data set was made of, and of what is written."""
         return str(self.dataset_json["file_ending"])
 
+    @property
+    def configuration(self) -> str:
+        """Name of the plans' configuration that the model is of: the last part of the folder's name.
+
+        Raises:
+            MSTKDError: the folder has been renamed, and its plans hold several.
+        """
+        known = list(self.plans["configurations"])
+        named = self.path.resolve().name.rpartition("__")[2]
+        if named in known or len(known) == 1:
+            return named if named in known else known[0]
+        raise MSTKDError(
+            f"{self.path} does not say of which configuration its model is ({', '.join(known)}); "
+            "name the folder TRAINER__PLANS__CONFIGURATION as nnU-Net does"
+        )
+
     def folds(self, wanted: Sequence[Fold] | None, checkpoint_name: str) -> tuple[Fold, ...]:
         """The folds to predict with, each of which has the checkpoint.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,12 @@ from nnunetv2_mstkd.trainers.loading import build_generators
 from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.randomness import seed_everything
+from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.subset_validation import SubsetValidation
-from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler, mask_modalities
-from nnunetv2_mstkd.transforms.modality_masking import MASK_KEY
+from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 
 # Settings whose name is taken by an attribute of nnU-Net's trainer.
 _ATTRIBUTE_OF = {"optimizer": "optimizer_name", "weights": "term_weights"}
-
-
-@dataclass
-class StepLosses:
-    """What one training step minimises.
-
-    Attributes:
-        total: the loss, a scalar tensor.
-        terms: named unweighted parts of it, for the log.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -96,15 +82,9 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
     def set_defaults(self) -> None:
         """Change what nnU-Net's constructor sets (learning rate, epochs); the plans' settings follow."""
 
-    def compute_losses(self, data: Tensor, mask: Tensor, target: Tensor | list[Tensor]) -> StepLosses:
-        """Loss of one step.
-
-        Args:
-            data: (B, C, ...) whole patch.
-            mask: (B, C), 1 where the student sees the modality.
-            target: segmentation as nnU-Net's loss takes it (a list with deep supervision).
-        """
-        loss = self.loss(self.network(mask_modalities(data, mask)), target)
+    def compute_losses(self, batch: MaskedBatch) -> StepLosses:
+        """Loss of one step."""
+        loss = self.loss(self.network(batch.masked), batch.target)
         return StepLosses(loss, {"segmentation": loss})
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -214,24 +194,26 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        data = batch["data"].to(self.device, non_blocking=True)
-        mask = batch[MASK_KEY].to(self.device, non_blocking=True)
-        target = _to_device(batch["target"], self.device)
-        if self.in_full_phase:
-            mask = torch.ones_like(mask)
+        on_device = MaskedBatch.on_device(batch, self.device, whole=self.in_full_phase)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            losses = self.compute_losses(data, mask, target)
-        self._backward_and_step(losses.total)
+            losses = self.compute_losses(on_device)
+        self.backward(losses.total)
+        self._update()
         losses.terms.update(self.after_step())
         # The terms stay on the device until the epoch ends: reading each one here would stall it.
         terms = {name: value.detach() for name, value in losses.terms.items()}
-        return {"loss": losses.total.detach().float().cpu().numpy(), "terms": terms}
+        loss = losses.total if losses.done is None else losses.total + losses.done
+        return {"loss": loss.detach().float().cpu().numpy(), "terms": terms}
 
-    def _backward_and_step(self, loss: Tensor) -> None:
-        """nnU-Net's update: clipped gradient norm, scaled gradients on CUDA."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, scaled on CUDA, to those of this step."""
+        with torch.autocast(self.device.type, enabled=False):
+            (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+
+    def _update(self) -> None:
+        """nnU-Net's update: clipped gradient norm, optimizer step."""
         scaler = self.grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         if self.gradient_clip is not None:
@@ -280,9 +262,3 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         extra = load_extra(Path(filename_or_checkpoint), self.device)
         super().load_checkpoint(filename_or_checkpoint)
         self.load_extra_state(extra)
-
-
-def _to_device(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
-    if isinstance(target, list):
-        return [t.to(device, non_blocking=True) for t in target]
-    return target.to(device, non_blocking=True)

@@ -74,23 +74,26 @@ def global_batch(regions: bool) -> tuple[torch.Tensor, torch.Tensor, list[torch.
 def one_step(name: str, regions: bool, batch_dice: bool, rank: int, world: int) -> dict[str, Any]:
     """Gradients of one step in the masking phase on this process's part of the global batch."""
     from nnunetv2_mstkd.trainers.missing_modality import unwrap
+    from nnunetv2_mstkd.trainers.step import MaskedBatch
 
     settings = {"gradient_shares_every": 1} if "MSTKD" in name else {}
     trainer = make(name, regions=regions, batch_dice=batch_dice, settings=settings)
     trainer.initialize()
     trainer.current_epoch = 2  # where a warm start's masking phase begins
     trainer.on_train_epoch_start()
-    for network in (trainer.network, getattr(trainer, "joint_teacher", None)):
+    joint = getattr(getattr(trainer, "teaching", None), "network", None)
+    for network in (trainer.network, joint):
         for module in network.modules() if network is not None else ():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
     data, mask, target = global_batch(regions)
     part = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
-    losses = trainer.compute_losses(data[part], mask[part], [t[part] for t in target])
+    complete = (True,) * trainer.batch_size
+    losses = trainer.compute_losses(MaskedBatch(data[part], mask[part], [t[part] for t in target], complete))
     losses.total.backward()
     found = {"student": gradients_of(unwrap(trainer.network))}
-    if getattr(trainer, "joint_teacher", None) is not None:
-        found["teacher"] = gradients_of(unwrap(trainer.joint_teacher))
+    if joint is not None:
+        found["teacher"] = gradients_of(unwrap(joint))
     trainer.after_step()
     if getattr(trainer, "adversary", None) is not None:
         found["discriminator"] = gradients_of(trainer.adversary.discriminator)

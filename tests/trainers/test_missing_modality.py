@@ -35,9 +35,7 @@ def test_the_full_phase_shows_everything_and_saves_no_best(make_trainer, monkeyp
     trainer = make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 0.5})
     seen = []
     compute = trainer.compute_losses
-    monkeypatch.setattr(
-        trainer, "compute_losses", lambda data, mask, target: seen.append(mask) or compute(data, mask, target)
-    )
+    monkeypatch.setattr(trainer, "compute_losses", lambda batch: seen.append(batch.mask) or compute(batch))
     saved = []
     save = trainer.save_checkpoint
     monkeypatch.setattr(
@@ -105,7 +103,7 @@ def test_a_failing_save_leaves_the_earlier_checkpoint(make_trainer, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MSTKDError, match="No space left"):
         trainer.save_checkpoint(target)
     monkeypatch.undo()
     assert torch.load(target, weights_only=False)["current_epoch"] == before

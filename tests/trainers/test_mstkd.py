@@ -54,9 +54,9 @@ def test_trains_on_stock_plans(make_trainer, regions, patch):
 def test_teacher_is_a_frozen_copy_of_the_full_phase(make_trainer):
     trainer = train(make_trainer(nnUNetTrainerMSTKD), epochs=2)
     student = {k: v.clone() for k, v in trainer.network.state_dict().items()}
-    assert trainer.frozen_teacher is None
+    assert trainer.teaching.frozen is None
     train(trainer, epochs=2)
-    teacher = trainer.frozen_teacher.network
+    teacher = trainer.teaching.frozen.network
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())
     for key, value in teacher.state_dict().items():
@@ -126,9 +126,9 @@ def test_a_term_of_weight_zero_is_neither_computed_nor_logged(make_trainer):
 def test_joint_teacher_learns_too(make_trainer):
     trainer = make_trainer(nnUNetTrainerMSTKDJoint)
     trainer.initialize()
-    before = {k: v.clone() for k, v in trainer.joint_teacher.state_dict().items()}
+    before = {k: v.clone() for k, v in trainer.teaching.network.state_dict().items()}
     train(trainer, epochs=1)
-    assert any(not torch.equal(v, before[k]) for k, v in trainer.joint_teacher.state_dict().items())
+    assert any(not torch.equal(v, before[k]) for k, v in trainer.teaching.network.state_dict().items())
 
 
 def test_a_joint_teacher_learns_from_the_first_epoch_whatever_the_plans_say(make_trainer):

@@ -1,0 +1,70 @@
+"""What goes into a training step and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunetv2_mstkd.transforms import mask_modalities
+from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """A training batch.
+
+    Attributes:
+        data: (B, C, ...) whole patches; a cascade's further channels follow the modalities.
+        mask: (B, modalities), 1 where the student sees the modality.
+        target: segmentation as nnU-Net's loss takes it (a list with deep supervision).
+        complete: for each sample, whether its case has every modality.
+    """
+
+    data: Tensor
+    mask: Tensor
+    target: Tensor | list[Tensor]
+    complete: tuple[bool, ...]
+
+    @classmethod
+    def on_device(cls, batch: Mapping[str, Any], device: torch.device, *, whole: bool) -> MaskedBatch:
+        """A batch of the loader, brought to the device once.
+
+        Args:
+            batch: see :class:`~nnunetv2_mstkd.trainers.data_loader.MaskedPatchLoader`.
+            device: of the networks.
+            whole: the student sees every modality (full-modality phase).
+        """
+        mask = batch[MASK_KEY].to(device, non_blocking=True)
+        target = batch["target"]
+        levels = target if isinstance(target, list) else [target]
+        moved = [level.to(device, non_blocking=True) for level in levels]
+        return cls(
+            data=batch["data"].to(device, non_blocking=True),
+            mask=torch.ones_like(mask) if whole else mask,
+            target=moved if isinstance(target, list) else moved[0],
+            complete=tuple(batch[BATCH_AVAILABLE_KEY].all(1).tolist()),
+        )
+
+    @property
+    def masked(self) -> Tensor:
+        """``data`` as the student sees it."""
+        return mask_modalities(self.data, self.mask)
+
+
+@dataclass
+class StepLosses:
+    """What one training step minimises.
+
+    Attributes:
+        total: the loss to take gradients of, a scalar tensor.
+        terms: named unweighted parts of the loss, for the log.
+        done: part of the loss whose gradients have been taken already; counts in the log only.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    done: Tensor | None = None

@@ -1,0 +1,137 @@
+"""A finished model of nnU-Net as the teacher."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunetv2_mstkd.architectures import NetworkTaps
+from nnunetv2_mstkd.architectures.shapes import run_on_meta
+from nnunetv2_mstkd.architectures.tapping import with_taps
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.inference.loading import load_nnunet_predictor
+from nnunetv2_mstkd.inference.model_folder import ModelFolder, open_model_folder
+from nnunetv2_mstkd.plans.teacher_fit import Described, channel_order, check_teacher
+from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME
+from nnunetv2_mstkd.trainers.missing_modality import unwrap
+from nnunetv2_mstkd.trainers.step import MaskedBatch
+from nnunetv2_mstkd.trainers.teaching.base import Teaching
+from nnunetv2_mstkd.trainers.teaching.frozen import FrozenTeacher
+from nnunetv2_mstkd.trainers.teaching.transfer import start_from
+
+# Less than this of a student is not a warm start.
+_WORTH_MENTIONING = 0.5
+
+
+class FinishedModel(Teaching):
+    """A model folder of this plugin, of stock nnU-Net or of any trainer that nnU-Net finds, frozen.
+
+    Its weights are read once. They are not in this training's checkpoints, which only know them again.
+    """
+
+    frozen: FrozenTeacher
+    order: tuple[int, ...]
+    _missing: MSTKDError | None = None
+
+    def build(self) -> None:
+        trainer = self.trainer
+        try:
+            self._load(open_model_folder(Path(trainer.teacher)))
+        except MSTKDError as error:
+            if not (Path(trainer.output_folder) / FINAL_NAME).is_file():
+                raise
+            # A finished training is validated again, perhaps where its teacher never was.
+            trainer.print_to_log_file(f"No teacher, so this run can only validate: {error}")
+            self._missing = error
+            return
+        if trainer.init_from_teacher:
+            self._start_student()
+
+    def _load(self, model: ModelFolder) -> None:
+        trainer = self.trainer
+        self.name = model.path.name
+        ours = Described(trainer.dataset_json, trainer.plans_manager.plans, trainer.configuration_name)
+        check_teacher(Described(model.dataset_json, model.plans, model.configuration), ours, self.name)
+        fold = trainer.fold if trainer.teacher_fold is None else trainer.teacher_fold
+        folds = model.folds((fold,), trainer.teacher_checkpoint)
+        predictor = load_nnunet_predictor(model, folds, trainer.teacher_checkpoint, device="cpu")
+        network = with_taps(unwrap(predictor.network))
+        order = channel_order(model.modalities, trainer.modalities)
+        # The channels of a cascade's previous stage follow the modalities.
+        self.order = (*order, *range(len(order), trainer.num_input_channels))
+        self._check_patch(network, model)
+        self.digest = _digest(network.state_dict())
+        self.frozen = FrozenTeacher(network.to(trainer.device), compiled=trainer._do_i_compile())
+        trainer.print_to_log_file(f"Teacher: {self.name}, fold {fold}, {trainer.teacher_checkpoint}, frozen.")
+        if fold != trainer.fold:
+            trainer.print_to_log_file(
+                f"WARNING: fold {fold} of the teacher may have learnt from cases that validate fold "
+                f"{trainer.fold} here"
+            )
+        if order != tuple(range(len(order))):
+            trainer.print_to_log_file(
+                f"The teacher's channels are {', '.join(model.modalities)}; they are permuted for it."
+            )
+
+    def _check_patch(self, network: torch.nn.Module, model: ModelFolder) -> None:
+        patch = self.trainer.configuration_manager.patch_size
+        try:
+            self._shapes = run_on_meta(
+                network, (2, self.trainer.num_input_channels, *patch), return_taps=True
+            )
+        # Whatever a network raises over a size that it cannot take.
+        except Exception as error:
+            own = model.plans["configurations"][model.configuration].get("patch_size")
+            raise MSTKDError(
+                f"teacher {self.name} cannot take this patch of {' '.join(map(str, patch))} voxels; its own "
+                f"is {own}: plan with --patch-size accordingly"
+            ) from error
+
+    def _start_student(self) -> None:
+        trainer = self.trainer
+        shape = (2, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
+        moved = start_from(unwrap(trainer.network), self.frozen.network, self.order, shape)
+        trainer.print_to_log_file(
+            f"The student starts from the teacher's weights: {len(moved.tensors)} of {moved.of} tensors, "
+            f"{moved.share:.0%} of its values."
+        )
+        if moved.share < _WORTH_MENTIONING:
+            trainer.print_to_log_file(
+                "WARNING: the teacher's network is of another kind, so the student starts nearly from "
+                "scratch; -tr nnUNetTrainerMSTKDUNet trains a student of nnU-Net's own architecture"
+            )
+
+    def shapes(self, student: NetworkTaps) -> NetworkTaps:
+        return student if self._missing else self._shapes
+
+    def start_epoch(self) -> None:
+        if self._missing:
+            raise self._missing
+
+    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
+        data = batch.data
+        if self.order != tuple(range(len(self.order))):
+            data = data[:, list(self.order)]
+        return self.frozen.taps(data, **self.trainer.tap_request)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None if self._missing else {"digest": self.digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if not self._missing and state["digest"] != self.digest:
+            raise MSTKDError(
+                f"teacher {self.name} in {self.trainer.teacher} is not the one that this training began "
+                "with; put that back, or start a new training"
+            )
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
