@@ -13,6 +13,7 @@ MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 PATCH = (16, 16, 16)
+RESIDUAL = False  # plans with a residual encoder
 CASES = tuple(f"case_{i}" for i in range(4))
 
 
@@ -40,14 +41,15 @@ def plans(modalities=MODALITIES, settings=None, patch=PATCH) -> dict:
         "use_mask_for_norm": [True] * channels,
         "batch_dice": False,
         "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "network_class_name": "dynamic_network_architectures.architectures.unet."
+            + ("ResidualEncoderUNet" if RESIDUAL else "PlainConvUNet"),
             "arch_kwargs": {
                 "n_stages": stages,
                 "features_per_stage": [4, 8, 16],
                 "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
                 "kernel_sizes": [[3] * dim] * stages,
                 "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
-                "n_conv_per_stage": [2] * stages,
+                "n_blocks_per_stage" if RESIDUAL else "n_conv_per_stage": [2] * stages,
                 "n_conv_per_stage_decoder": [2] * (stages - 1),
                 "conv_bias": True,
                 "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",

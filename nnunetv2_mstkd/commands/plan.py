@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.settings import PRESETS
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.plans.options import PlanOptions
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,9 +39,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="trainer settings to store in the plans",
     )
+    _add_teacher(parser.add_argument_group("a finished model as teacher").add_argument)
     _add_sizes(parser.add_argument_group("sizes (default: chosen for the GPU memory)").add_argument)
     _add_nnunet_flags(parser.add_argument_group("as in nnUNetv2_plan_experiment").add_argument)
     return parser
+
+
+def _add_teacher(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--teacher",
+        metavar="MODEL_FOLDER",
+        help="distil from this model; plans for its configuration, spacing and patch size",
+    )
+    add("--teacher-fold", metavar="FOLD", help="of the model (default: the fold that is trained)")
+    add("--teacher-checkpoint", metavar="NAME", help="of that fold (default checkpoint_final.pth)")
 
 
 def _add_sizes(add: Callable[..., argparse.Action]) -> None:
@@ -67,12 +83,9 @@ def _add_nnunet_flags(add: Callable[..., argparse.Action]) -> None:
     add("-pl", default="ExperimentPlanner", metavar="CLASS", help="planner class to build on")
 
 
-def run(argv: Sequence[str]) -> int:
-    """Plan each data set and print a table and the next command; 2 if one of several failed."""
-    args = _parser().parse_args(argv)
+def _options(args: argparse.Namespace) -> PlanOptions:
     from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments
-    from nnunetv2_mstkd.plans.planning import plan_dataset
-    from nnunetv2_mstkd.plans.report import describe
+    from nnunetv2_mstkd.plans.teacher import with_teacher
 
     options = PlanOptions(
         network=args.network,
@@ -86,6 +99,24 @@ def run(argv: Sequence[str]) -> int:
         max_stages=args.max_stages,
         settings=parse_assignments(entry for entries in args.set for entry in entries),
     )
+    if args.teacher:
+        fold = args.teacher_fold
+        number = int(fold) if fold is not None and fold.isdigit() else fold
+        return with_teacher(options, Path(args.teacher), number, args.teacher_checkpoint)
+    if args.teacher_fold or args.teacher_checkpoint:
+        raise MSTKDError("--teacher-fold and --teacher-checkpoint belong to a model; give --teacher FOLDER")
+    return options
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan each data set and print a table and the next command; 2 if one of several failed."""
+    args = _parser().parse_args(argv)
+    from nnunetv2_mstkd.plans.planning import plan_dataset
+    from nnunetv2_mstkd.plans.report import describe
+    from nnunetv2_mstkd.plans.teacher import spacing_of
+
+    options = _options(args)
+    spacing = args.overwrite_target_spacing or spacing_of(options)
     failures: dict[str, MSTKDError] = {}
     for dataset in args.d:
         try:
@@ -95,7 +126,7 @@ def run(argv: Sequence[str]) -> int:
                 planner_name=args.pl,
                 gpu_memory_target=args.gpu_memory_target,
                 preprocessor_name=args.preprocessor_name,
-                target_spacing=args.overwrite_target_spacing,
+                target_spacing=spacing,
                 name=args.overwrite_plans_name,
             )
             print(describe(planned))

@@ -27,6 +27,7 @@ from nnunetv2_mstkd.plans.architecture import Preset, for_network, stage_limit
 from nnunetv2_mstkd.plans.memory import GIGABYTE, Memory, estimate_memory
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.saving import PLANNER_NAME, Saved, save
+from nnunetv2_mstkd.plans.teacher import check_planned
 from nnunetv2_mstkd.plans.topology import check_patch, round_up, truncate, with_topology
 
 _UNLIMITED = 999999  # nnU-Net's own value for "as many poolings as the patch allows"
@@ -149,6 +150,8 @@ class MSTKDPlannerMixin:
         if self.options.patch_size is not None and len(self.options.patch_size) not in axes:
             given = f"--patch-size {' '.join(map(str, self.options.patch_size))}"
             raise MSTKDError(f"{given} fits no configuration of {self.dataset_name}, a data set of 2D images")
+        chosen = [name for name in plans["configurations"] if self.options.chosen(name)]
+        check_planned(plans, self.dataset_json, chosen, self.options.settings)
         folder = nnunet_folder("nnUNet_preprocessed") / self.dataset_name
         self.saved = save(plans, folder, self.options, dict(self.preset.settings))
 

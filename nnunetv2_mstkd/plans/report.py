@@ -12,6 +12,7 @@ from nnunetv2_mstkd.datasets.availability_report import describe as describe_ava
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.planning import Planned
+from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
 # Trainer by preset of MSTKDNet; None is a network of nnU-Net, which the baseline trains as it is.
@@ -20,6 +21,7 @@ _TRAINERS = {
     "official": "nnUNetTrainerMSTKDOfficial",
     None: "nnUNetTrainerModalityDropout",
 }
+_WITH_A_MODEL_AS_TEACHER = {"nnunet": "nnUNetTrainerMSTKDFrozenTeacher", None: "nnUNetTrainerMSTKDUNet"}
 
 
 def describe(planned: Planned) -> str:
@@ -85,7 +87,11 @@ def _preprocess(planned: Planned) -> Iterator[str]:
 def _train(planned: Planned) -> str:
     plans = planned.saved.plans
     name = "3d_fullres" if "3d_fullres" in planned.saved.sources else next(iter(planned.saved.sources))
-    trainer = _TRAINERS[plans["configurations"][name]["architecture"]["arch_kwargs"].get("preset")]
+    configuration = plans["configurations"][name]
+    preset = configuration["architecture"]["arch_kwargs"].get("preset")
+    trainer = _TRAINERS[preset]
+    if configuration.get(SETTINGS_KEY, {}).get("teacher", TEACHERS[0]) not in TEACHERS:
+        trainer = _WITH_A_MODEL_AS_TEACHER.get(preset, trainer)
     return f"next: nnUNetv2_mstkd train {_number(planned)} {name} 0 -p {plans['plans_name']} -tr {trainer}"
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunetv2_mstkd.architectures.tapping import with_taps
@@ -22,9 +21,22 @@ class nnUNetTrainerMSTKDUNet(nnUNetTrainerDistilling):
     """
 
     @staticmethod
-    def build_network_architecture(*args: Any, **kwargs: Any) -> nn.Module:
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
         """The network that the plans name."""
-        return with_taps(nnUNetTrainer.build_network_architecture(*args, **kwargs))
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+        return with_taps(network)
 
     def initialize(self) -> None:
         if self.configuration_manager.network_arch_class_name == NETWORK_CLASS:

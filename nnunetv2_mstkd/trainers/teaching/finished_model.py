@@ -15,6 +15,7 @@ from nnunetv2_mstkd.architectures.tapping import with_taps
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.loading import load_nnunet_predictor
 from nnunetv2_mstkd.inference.model_folder import ModelFolder, open_model_folder
+from nnunetv2_mstkd.plans.teacher import described
 from nnunetv2_mstkd.plans.teacher_fit import Described, channel_order, check_teacher
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME
 from nnunetv2_mstkd.trainers.missing_modality import unwrap
@@ -55,7 +56,7 @@ class FinishedModel(Teaching):
         trainer = self.trainer
         self.name = model.path.name
         ours = Described(trainer.dataset_json, trainer.plans_manager.plans, trainer.configuration_name)
-        check_teacher(Described(model.dataset_json, model.plans, model.configuration), ours, self.name)
+        check_teacher(described(model), ours, self.name)
         fold = trainer.fold if trainer.teacher_fold is None else trainer.teacher_fold
         folds = model.folds((fold,), trainer.teacher_checkpoint)
         predictor = load_nnunet_predictor(model, folds, trainer.teacher_checkpoint, device="cpu")
@@ -85,7 +86,7 @@ class FinishedModel(Teaching):
             )
         # Whatever a network raises over a size that it cannot take.
         except Exception as error:
-            own = model.plans["configurations"][model.configuration].get("patch_size")
+            own = described(model)["patch_size"]
             raise MSTKDError(
                 f"teacher {self.name} cannot take this patch of {' '.join(map(str, patch))} voxels; its own "
                 f"is {own}: plan with --patch-size accordingly"
