@@ -37,10 +37,12 @@ def with_teacher(
         settings["teacher_fold"] = fold
     if checkpoint is not None:
         settings["teacher_checkpoint"] = checkpoint
+    own = (model.configuration,)
+    patch = tuple(described(model)["patch_size"]) if options.configurations in ((), own) else None
     return replace(
         options,
-        configurations=options.configurations or (model.configuration,),
-        patch_size=options.patch_size or tuple(described(model)["patch_size"]),
+        configurations=options.configurations or own,
+        patch_size=options.patch_size or patch,
         settings={**settings, **options.settings},
     )
 
