@@ -15,8 +15,9 @@ fewer feature maps and a second network beside it, so for it the 8 GB are taken 
   fragmentation, the segmentation loss). With the reference networks' weights at 14 bytes (31.2 and 46.3
   million, SGD with momentum, 16-bit copy), (8 GB - weights) / (elements × 3.9) is 1.7 in 3D and 1.8 in 2D.
 * The warm-start teacher is frozen and runs under ``no_grad`` before the student: its weights stay, its
-  feature maps are gone by the time the student's exist, its outputs count with the losses. A joint teacher
-  is a second student.
+  feature maps are gone by the time the student's exist, its outputs count with the losses. A finished model
+  as the teacher is counted as if it had the student's weights. A joint teacher is a second student; a shared
+  one has no weights of its own, and its feature maps are gone before the student's too.
 * ``LOGIT_LOSSES``: consistency and KL work in 32 bits at full resolution. Per logit they save 32 bytes
   (measured likewise, region heads), the teacher's logits take 4, gradients and temporaries an assumed 12.
 * ``ATTENTION_LOSSES``: per element of the tapped attention matrices, 23 bytes saved (measured likewise) and
@@ -106,7 +107,8 @@ def estimate_memory(
     if options.network == "plans":
         return Memory(0.0, counts.elements * nnunet_bytes, rounds=True)
     joint = trains_teacher(options)
-    per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + (_TRAINED_BYTES if joint else _FROZEN_BYTES)
+    teacher = 0 if _teacher(options) == "shared" else _TRAINED_BYTES if joint else _FROZEN_BYTES
+    per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + teacher
     features = counts.elements * _SAVED_BYTES[options.preset] * _OVERHEAD * (2 if joint else 1)
     losses = prod(patch) * outputs * _LOGIT_LOSSES_BYTES + counts.attention * _ATTENTION_LOSSES_BYTES
     return Memory(float(counts.weights * per_weight), features + losses)
@@ -114,9 +116,11 @@ def estimate_memory(
 
 def trains_teacher(options: PlanOptions) -> bool:
     """Whether the teacher is a second trained network: as set, else as the preset's trainer has it."""
-    return (
-        options.settings.get("teacher", "joint" if options.preset == "official" else "warm_start") == "joint"
-    )
+    return _teacher(options) == "joint"
+
+
+def _teacher(options: PlanOptions) -> str:
+    return options.settings.get("teacher", "joint" if options.preset == "official" else "warm_start")
 
 
 class _Counts(NamedTuple):

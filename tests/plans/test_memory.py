@@ -73,6 +73,12 @@ def test_a_joint_teacher_is_a_second_student():
     assert joint.per_patch_bytes > 1.6 * frozen.per_patch_bytes
 
 
+def test_a_shared_teacher_has_no_weights_of_its_own():
+    frozen, shared = _estimate(64), _estimate(64, settings={"teacher": "shared"})
+    assert shared.fixed_bytes * 32 == frozen.fixed_bytes * 26
+    assert shared.per_patch_bytes == frozen.per_patch_bytes
+
+
 def test_the_official_preset_trains_a_joint_teacher_unless_told_otherwise():
     official = _estimate(64, preset="official")
     assert official == _estimate(64, preset="official", settings={"teacher": "joint"})
