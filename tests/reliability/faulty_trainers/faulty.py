@@ -1,0 +1,51 @@
+"""A trainer that meets an accident where a test wants one (nnU-Net finds it through nnUNet_extTrainer).
+
+MSTKD_TEST_FAULT is ``epoch:N`` (stop in the middle of epoch N's training), ``checkpoint:N`` (stop with half
+of epoch N's checkpoint on the disk) or ``worker:N`` (lose a data loading process in epoch N). Where it stops
+it makes the file MSTKD_TEST_MARKER and waits for its end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from nnunetv2_mstkd.trainers import nnUNetTrainerMSTKD
+
+
+def _stop_here() -> None:
+    Path(os.environ["MSTKD_TEST_MARKER"]).touch()
+    time.sleep(600)
+
+
+class nnUNetTrainerFaulty(nnUNetTrainerMSTKD):
+    def _now(self, kind: str) -> bool:
+        return os.environ.get("MSTKD_TEST_FAULT") == f"{kind}:{self.current_epoch}"
+
+    def train_step(self, batch):
+        result = super().train_step(batch)
+        if self._now("epoch"):
+            _stop_here()
+        if self._now("worker"):
+            os.kill(self.dataloader_train._processes[0].pid, signal.SIGKILL)
+        return result
+
+    def save_checkpoint(self, filename):
+        save = torch.save
+
+        def half(content, target):
+            save(content, target)
+            if not str(target).endswith(".stock"):
+                os.truncate(target, os.path.getsize(target) // 2)
+                _stop_here()
+
+        if self._now("checkpoint"):
+            torch.save = half
+        super().save_checkpoint(filename)
+
+    def perform_actual_validation(self, save_probabilities=False):
+        """Nothing: the tiny data set has no originals to compare with."""
