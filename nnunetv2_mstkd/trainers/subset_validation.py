@@ -8,18 +8,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from nnunetv2_mstkd.modalities import format_subset
+from nnunetv2_mstkd.modalities import Subset, format_subset
 from nnunetv2_mstkd.trainers.history import TermHistory
 from nnunetv2_mstkd.trainers.online_validation import SubsetDice, SubsetRotation
 from nnunetv2_mstkd.trainers.phases import Phases
 from nnunetv2_mstkd.transforms import mask_modalities
+from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 
 
 class SubsetValidation:
     """Each validation batch shows one subset; the mean over subsets is nnU-Net's ``mean_fg_dice``.
 
-    So checkpoint_best follows the mean. The mean, the Dice with all modalities and the Dice of every
-    subset are in the training log; the first two are in the history as well.
+    A case that lacks some of the subset shows the rest, and all that it has if nothing is left; its counts
+    are those of the subset that it showed. So checkpoint_best follows the mean. The mean, the Dice with all
+    modalities and the Dice of every subset are in the training log; the first two are in the history as well.
     """
 
     modalities: tuple[str, ...]
@@ -35,16 +37,28 @@ class SubsetValidation:
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         subset = self.rotation.subset(self.current_epoch, self._validation_batch)
         self._validation_batch += 1
-        keep = torch.tensor([m in subset for m in self.modalities])
-        mask = keep.expand(len(batch["data"]), -1)
-        output = super().validation_step({**batch, "data": mask_modalities(batch["data"], mask)})
-        return {**output, "subset": subset}
+        rows: dict[Subset, list[int]] = {}
+        for row, flags in enumerate(batch[BATCH_AVAILABLE_KEY].tolist()):
+            has = frozenset(m for m, present in zip(self.modalities, flags, strict=True) if present)
+            rows.setdefault(subset & has or has, []).append(row)
+        parts = []
+        for shown, members in rows.items():
+            parts.append((shown, super().validation_step(self._part(batch, shown, members))))
+        return {"parts": parts}
+
+    def _part(self, batch: dict[str, Any], shown: Subset, rows: list[int]) -> dict[str, Any]:
+        """The samples ``rows`` of a batch with the modalities ``shown``."""
+        mask = torch.tensor([m in shown for m in self.modalities]).expand(len(rows), -1)
+        target = batch["target"]
+        target = [t[rows] for t in target] if isinstance(target, list) else target[rows]
+        return {"data": mask_modalities(batch["data"][rows], mask), "target": target}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         dice = SubsetDice.empty()
-        losses = [float(output["loss"]) for output in val_outputs]
-        for output in val_outputs:
-            dice.add(output["subset"], np.stack([output[k] for k in ("tp_hard", "fp_hard", "fn_hard")]))
+        parts = [part for output in val_outputs for part in output["parts"]]
+        losses = [float(output["loss"]) for _, output in parts]
+        for shown, output in parts:
+            dice.add(shown, np.stack([output[k] for k in ("tp_hard", "fp_hard", "fn_hard")]))
         if self.is_ddp:
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, (dice, losses))

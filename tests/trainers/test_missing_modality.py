@@ -62,7 +62,7 @@ def test_validation_masks_by_rotation_and_logs_mean_and_full(make_trainer, monke
     trainer.on_validation_epoch_start()
     with torch.no_grad():
         outputs = [trainer.validation_step(next(trainer.dataloader_val)) for _ in range(15)]
-    names = [format_subset(o["subset"], trainer.modalities) for o in outputs]
+    names = [format_subset(o["parts"][0][0], trainer.modalities) for o in outputs]
     assert len(set(names)) == 15
     for name, present in zip(names, shown, strict=True):
         assert "+".join(m for m, p in zip(trainer.modalities, present, strict=True) if p) == name
@@ -122,3 +122,25 @@ def test_full_modality_baseline_differs_from_stock_only_in_length_and_seed(make_
     assert trainer.initial_lr == stock.initial_lr
     train(trainer)
     assert len(losses(trainer)) == 4
+
+
+def test_validation_shows_a_case_only_what_it_has_and_never_nothing(make_trainer):
+    incomplete = {"case_3": ["t1n", "t1c", "t2w"]}
+    trainer = make_trainer(nnUNetTrainerModalityDropout, extra={"mstkd": {"incomplete_cases": incomplete}})
+    trainer.initialize()
+    _, validation = trainer.get_dataloaders()
+    whole = next(validation)
+    mixed = {**whole, "modality_available": torch.tensor([[False, False, False, True], [True] * 4])}
+    seen = []
+    trainer.network.register_forward_pre_hook(
+        lambda _, inputs: seen.extend(inputs[0].ne(0).flatten(2).any(2).tolist())
+    )
+    trainer.on_validation_epoch_start()
+    for batch in [whole] * 15:
+        assert [frozenset({"t2f"})] == [subset for subset, _ in trainer.validation_step(batch)["parts"]]
+    assert seen == [[False, False, False, True]] * 30
+    trainer.on_validation_epoch_start()
+    for _ in range(15):
+        subset = trainer.rotation.subset(0, trainer._validation_batch)
+        shown = {s for s, _ in trainer.validation_step(mixed)["parts"]}
+        assert shown == {subset, frozenset({"t2f"})}
