@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from tiny_dataset import PATCH, dataset_json, plans, write_dataset
 
+ONE_CORE = Path(__file__).with_name("one_core")
+
 
 class Workplace:
     """nnU-Net folders below one root, and the commands with them in the environment."""
@@ -26,6 +28,8 @@ class Workplace:
         self.raw, self.preprocessed, self.results = folders.values()
         self.environment = os.environ | {k: str(v) for k, v in folders.items()}
         self.environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_extTrainer": ""}
+        paths = [str(ONE_CORE), os.environ.get("PYTHONPATH", "")]
+        self.environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
 
     def run(
         self, command: str, *, check: bool = True, **environment: str

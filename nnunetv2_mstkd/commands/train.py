@@ -23,6 +23,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_devices(theirs: Sequence[str]) -> None:
+    """Refuse what nnU-Net would fail at in processes of its own, or in the middle of starting.
+
+    Raises:
+        MSTKDError: more processes than GPUs, or several on another device.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-num_gpus", type=int, default=1)
+    parser.add_argument("-device", default="cuda")
+    given, _ = parser.parse_known_args(theirs)
+    if given.num_gpus <= 1:
+        return
+    if given.device != "cuda":
+        raise MSTKDError(f"-num_gpus {given.num_gpus} needs GPUs, not -device {given.device}; leave one out")
+    import torch
+
+    if torch.cuda.device_count() < given.num_gpus:
+        raise MSTKDError(
+            f"-num_gpus {given.num_gpus}, but this process sees {torch.cuda.device_count()} GPUs; "
+            "lower it, or check CUDA_VISIBLE_DEVICES"
+        )
+
+
 def run(argv: Sequence[str]) -> int:
     """Pass everything on to ``nnUNetv2_train``, with ``nnUNet_extTrainer`` set."""
     ours, theirs = _parser().parse_known_args(argv)
@@ -32,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             nnunet_folder(variable)
+        _check_devices(theirs)
     if ours.gradient_shares is not None:
         if ours.gradient_shares < 1:
             raise MSTKDError(f"--gradient_shares is {ours.gradient_shares}; give a number of iterations")

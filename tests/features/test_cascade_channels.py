@@ -1,0 +1,60 @@
+"""Masking never touches a cascade's one-hot channels: at the level of the network's input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout, nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint
+
+CHANNELS, ONE_HOT = 4, 3
+
+
+def as_second_stage(plans: dict) -> None:
+    second = plans["configurations"]["tiny"]
+    plans["configurations"]["first"] = {**second, "next_stage": "tiny"}
+    plans["configurations"]["tiny"] = {**second, "previous_stage": "first"}
+
+
+def batch() -> dict:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, ONE_HOT + 1, (2, 16, 16, 16), generator=draw)
+    one_hot = torch.nn.functional.one_hot(labels, ONE_HOT + 1).movedim(-1, 1)[:, 1:].float()
+    image = torch.randn(2, CHANNELS, 16, 16, 16, generator=draw)
+    target = torch.randint(0, 2, (2, 3, 16, 16, 16), generator=draw).float()
+    return {
+        "data": torch.cat((image, one_hot), dim=1),
+        "target": [target, target[..., ::2, ::2, ::2]],
+        "modality_mask": torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]]).float(),
+    }
+
+
+@pytest.mark.parametrize(
+    "trainer_class", [nnUNetTrainerModalityDropout, nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint]
+)
+def test_the_one_hot_channels_reach_the_network_bit_for_bit(make_trainer, trainer_class):
+    trainer = make_trainer(trainer_class, change=as_second_stage)
+    trainer.initialize()
+    assert trainer.num_input_channels == CHANNELS + ONE_HOT
+    trainer.current_epoch = 2  # a warm start's masking phase
+    trainer.on_train_epoch_start()
+    given, seen = batch(), []
+    trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    trainer.train_step(given)
+    (student,) = seen
+    assert torch.equal(student[:, CHANNELS:], given["data"][:, CHANNELS:])
+    absent = ~given["modality_mask"].bool()
+    assert not student[:, :CHANNELS][absent].any()
+    assert torch.equal(student[:, :CHANNELS][~absent], given["data"][:, :CHANNELS][~absent])
+
+
+def test_nor_in_validation(make_trainer):
+    trainer = make_trainer(nnUNetTrainerModalityDropout, change=as_second_stage)
+    trainer.initialize()
+    given, seen = batch(), []
+    trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        trainer.validation_step({**given, "target": [t.clone() for t in given["target"]]})
+    assert torch.equal(seen[0][:, CHANNELS:], given["data"][:, CHANNELS:])
+    assert not seen[0][:, 1:CHANNELS].any(), "the first validation batch shows one modality"
