@@ -6,7 +6,6 @@ from nnunetv2_mstkd.trainers.ablations import (
     nnUNetTrainerMSTKD_woMSTKD,
     nnUNetTrainerMSTKD_woSLKD,
 )
-from nnunetv2_mstkd.trainers.distilling import nnUNetTrainerDistilling
 from nnunetv2_mstkd.trainers.frozen_teacher import nnUNetTrainerMSTKDFrozenTeacher
 from nnunetv2_mstkd.trainers.full_modality import nnUNetTrainerFullModality
 from nnunetv2_mstkd.trainers.joint import nnUNetTrainerMSTKDJoint
@@ -18,7 +17,6 @@ from nnunetv2_mstkd.trainers.shared import nnUNetTrainerMSTKDShared
 from nnunetv2_mstkd.trainers.unet import nnUNetTrainerMSTKDUNet
 
 __all__ = [
-    "nnUNetTrainerDistilling",
     "nnUNetTrainerFullModality",
     "nnUNetTrainerMSTKD",
     "nnUNetTrainerMSTKDFrozenTeacher",
