@@ -1,0 +1,29 @@
+"""The table of bad inputs: what is wrong, and what the command says of it.
+
+``test_bad_inputs.py`` runs every row; ``python tests/reliability/bad_inputs.py`` prints the table that
+``docs/reliability.md`` shows.
+"""
+
+from __future__ import annotations
+
+from bad_data_inputs import CONVERT, OF_CASES, PREPARE
+from bad_input import BadInput
+from bad_model_inputs import PLAN, PREDICT, TRAIN
+
+BAD_INPUTS: tuple[BadInput, ...] = (*OF_CASES, *CONVERT, *PREPARE, *PREDICT, *PLAN, *TRAIN)
+
+
+def markdown() -> str:
+    """The table of the documentation: rows of several commands that read alike are one."""
+    commands: dict[tuple[str, str], list[str]] = {}
+    for row in BAD_INPUTS:
+        says = row.says.replace("{p}/", "").replace("{{", "{").replace("}}", "}")
+        commands.setdefault((row.what, says), []).append(row.command)
+    lines = ["| command | what is wrong | it says |", "|---|---|---|"]
+    for (what, says), names in commands.items():
+        lines.append(f"| {', '.join(names)} | {what} | `… {says} …` |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(f"{len(BAD_INPUTS)} bad inputs\n\n{markdown()}", end="")
