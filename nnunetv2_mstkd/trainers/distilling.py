@@ -38,7 +38,8 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
     """Adds a teacher and the MST-KD objective to training with masked modalities.
 
     Not a trainer to name with ``-tr``: subclasses build the network, which must return
-    :class:`NetworkTaps` for ``forward(x, return_taps=True)``. Terms for which the networks lack the taps are switched off, which the log and the stored plans say.
+    :class:`NetworkTaps` for ``forward(x, return_taps=True)``. Terms for which the networks lack the taps
+    are switched off, which the log and the stored plans say.
 
     Checkpoints: ``network_weights`` is the student alone. checkpoint_latest and checkpoint_best also carry
     what the distillation needs to go on exactly with ``--c`` (teacher, discriminator, its optimizer, term
