@@ -9,6 +9,7 @@ stores (tensors, the plans and data set as plain dicts, a ``torch.device``) is o
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -86,7 +87,8 @@ def safe_load(path: Path, *, trust: bool = False, device: torch.device | str = "
 
 def _explanation(path: Path, error: Exception, trust: bool) -> str:
     text = str(error)
-    if isinstance(error, OSError) and error.strerror:
+    # EINVAL is what torch makes of a zip file that is cut off.
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
         return f"cannot read {path}: {error.strerror}"
     if not trust and isinstance(error, pickle.UnpicklingError):
         found = re.search(r"GLOBAL ([^\s]+)", text)

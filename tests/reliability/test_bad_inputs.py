@@ -56,6 +56,8 @@ def _write_planned(place: Path, patch: pytest.MonkeyPatch) -> None:
     length = {"num_epochs": 4, "num_iterations_per_epoch": 1}
     plans = tiny_dataset.plans(settings=length) | {"dataset_name": base.name}
     (base / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (base / "nnUNetPlans_3d").mkdir()
+    tiny_dataset.write_case(base / "nnUNetPlans_3d", spoiling.CASE, 4, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -130,8 +132,7 @@ def test_a_bad_input(row, place, capsys, monkeypatch, caplog):
     if row.of_a_case and row.command == "convert":
         assert lines.pop().startswith("nnUNetv2_mstkd convert: error: 1 of ")
     (line,) = lines
-    of_a_case = row.of_a_case or "asked for" in row.says
-    beginning = f"{spoiling.CASE}: " if of_a_case else f"nnUNetv2_mstkd {row.command}: error: "
+    beginning = f"{spoiling.CASE}: " if row.of_a_case else f"nnUNetv2_mstkd {row.command}: error: "
     assert line.startswith(beginning)
     says = row.says.replace("{p}", str(place)).replace("{{", "{").replace("}}", "}")
     assert says in line

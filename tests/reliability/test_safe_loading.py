@@ -112,10 +112,21 @@ def test_object_arrays_are_not_numbers(saved):
         safe_load(saved({"a": np.array([Path("x")], dtype=object)}))
 
 
-@pytest.mark.parametrize("raw", [b"", b"<html>not found</html>", None], ids=["empty", "text", "half"])
-def test_damaged_files(saved, raw):
-    path = saved(nnunet_like())
-    path.write_bytes(path.read_bytes()[:3000] if raw is None else raw)
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_truncated_files(saved, kept, zipped):
+    path = saved(nnunet_like(), _use_new_zipfile_serialization=zipped)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(kept * len(raw))])
+    assert_damaged(path)
+
+
+def test_a_web_page(tmp_path):
+    (tmp_path / "c.pth").write_text("<html>not found</html>")
+    assert_damaged(tmp_path / "c.pth")
+
+
+def assert_damaged(path):
     with pytest.raises(MSTKDError, match=r"c\.pth is damaged or no checkpoint") as error:
         safe_load(path)
     assert "\n" not in str(error.value)
