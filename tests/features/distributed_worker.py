@@ -25,6 +25,8 @@ GLOBAL_BATCH = 4
 GRADIENT_CASES = {
     "joint, regions, batch Dice": ("nnUNetTrainerMSTKDJoint", True, True),
     "warm start, labels, sample Dice": ("nnUNetTrainerMSTKD", False, False),
+    "shared teacher, regions, sample Dice": ("nnUNetTrainerMSTKDShared", True, False),
+    "nnU-Net's network, regions, batch Dice": ("nnUNetTrainerMSTKDUNet", True, True),
     "modality dropout, labels, batch Dice": ("nnUNetTrainerModalityDropout", False, True),
 }
 LENGTH = {"num_epochs": 4, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1}
@@ -90,7 +92,7 @@ def one_step(name: str, regions: bool, batch_dice: bool, rank: int, world: int) 
     part = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
     complete = (True,) * trainer.batch_size
     losses = trainer.compute_losses(MaskedBatch(data[part], mask[part], [t[part] for t in target], complete))
-    losses.total.backward()
+    trainer.backward(losses.total)
     found = {"student": gradients_of(unwrap(trainer.network))}
     if joint is not None:
         found["teacher"] = gradients_of(unwrap(joint))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout, nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint
+from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
 
 CHANNELS, ONE_HOT = 4, 3
 
@@ -25,7 +26,8 @@ def batch() -> dict:
     return {
         "data": torch.cat((image, one_hot), dim=1),
         "target": [target, target[..., ::2, ::2, ::2]],
-        "modality_mask": torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]]).float(),
+        MASK_KEY: torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]]).float(),
+        BATCH_AVAILABLE_KEY: torch.ones(2, CHANNELS, dtype=torch.bool),
     }
 
 
@@ -43,7 +45,7 @@ def test_the_one_hot_channels_reach_the_network_bit_for_bit(make_trainer, traine
     trainer.train_step(given)
     (student,) = seen
     assert torch.equal(student[:, CHANNELS:], given["data"][:, CHANNELS:])
-    absent = ~given["modality_mask"].bool()
+    absent = ~given[MASK_KEY].bool()
     assert not student[:, :CHANNELS][absent].any()
     assert torch.equal(student[:, :CHANNELS][~absent], given["data"][:, :CHANNELS][~absent])
 
@@ -57,4 +59,6 @@ def test_nor_in_validation(make_trainer):
     with torch.no_grad():
         trainer.validation_step({**given, "target": [t.clone() for t in given["target"]]})
     assert torch.equal(seen[0][:, CHANNELS:], given["data"][:, CHANNELS:])
-    assert not seen[0][:, 1:CHANNELS].any(), "the first validation batch shows one modality"
+    shown = trainer.rotation.subset(0, 0)
+    for channel, modality in enumerate(trainer.modalities):
+        assert seen[0][:, channel].any() == (modality in shown)
