@@ -117,7 +117,10 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
     except OSError as error:
-        raise MSTKDError(f"cannot read {path}: {error.strerror or error}") from None
+        reason = error.strerror or str(error)
+        if path.is_symlink() and not path.exists():
+            reason += f"; it is a link to {path.readlink()}: was that moved?"
+        raise MSTKDError(f"cannot read {path}: {reason}") from None
 
 
 def _trimmed(shape: Sequence[int]) -> tuple[int, ...]:

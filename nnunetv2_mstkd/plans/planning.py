@@ -106,8 +106,8 @@ def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
     for key in ("labels", "numTraining", "file_ending"):
         if key not in dataset_json:
             raise MSTKDError(f"{raw / 'dataset.json'} has no '{key}'; nnU-Net needs it")
-    if "dataset" not in dataset_json and not any((raw / "imagesTr").glob("*")):
-        raise MSTKDError(f"no training images in {raw / 'imagesTr'}; nnU-Net's planner looks at one of them")
+    if "dataset" not in dataset_json:
+        _check_images(raw / "imagesTr")
     number = raw.name[len("Dataset") :].split("_")[0]
     file = preprocessed / _FINGERPRINT
     if not file.exists():
@@ -120,6 +120,15 @@ def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
     if problem:
         raise MSTKDError(f"{file} {problem}; run nnUNetv2_extract_fingerprint -d {number} --clean")
     return dataset_json
+
+
+def _check_images(folder: Path) -> None:
+    images = sorted(folder.glob("*"))
+    if not images:
+        raise MSTKDError(f"no training images in {folder}; nnU-Net's planner looks at one of them")
+    gone = next((image for image in images if not image.exists()), None)
+    if gone is not None:  # nnU-Net would pass such a case over in silence
+        raise MSTKDError(f"{gone} is a link to {gone.readlink()}, which is not there: was the source moved?")
 
 
 def _fingerprint_problem(fingerprint: Mapping[str, Any], channels: int) -> str | None:

@@ -1,7 +1,7 @@
 """The table of bad inputs: what is wrong, and what the command says of it.
 
-``test_bad_inputs.py`` runs every row; ``python tests/reliability/bad_inputs.py`` prints the table that
-``docs/reliability.md`` shows.
+``test_bad_inputs.py`` runs every row; ``PYTHONPATH=tests python tests/reliability/bad_inputs.py`` prints the
+table that ``docs/reliability.md`` shows.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_the_list_is_long_enough_and_has_no_row_twice():
 
 def test_the_documentation_shows_this_table():
     text = DOCUMENT.read_text()
-    assert markdown() in text, "run python tests/reliability/bad_inputs.py and paste what it prints"
+    assert markdown() in text, "paste what PYTHONPATH=tests python tests/reliability/bad_inputs.py prints"
     assert f"{len(BAD_INPUTS)} bad inputs" in text
 
 

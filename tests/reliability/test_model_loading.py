@@ -10,6 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.loading import load_nnunet_predictor
 from nnunetv2_mstkd.inference.model_folder import open_model_folder
 
@@ -47,6 +48,15 @@ def test_predict_reads_it_when_told_to(predict, brats, spoiled, tmp_path):
     done = predict(brats, tmp_path / "out", "--trust_checkpoint", model=spoiled)
     assert done.code == 0
     assert (tmp_path / "victim").is_dir(), "the file was not malicious: the refusal proves nothing"
+
+
+def test_a_training_does_not_continue_from_such_a_file(make_trainer, spoiled, tmp_path):
+    from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
+
+    trainer = make_trainer(nnUNetTrainerModalityDropout)
+    with pytest.raises(MSTKDError, match=r"holds posix\.mkdir.*nnUNet_mstkd_trust_checkpoint=1"):
+        trainer.load_checkpoint(str(spoiled / CHECKPOINT))
+    assert not (tmp_path / "victim").exists()
 
 
 @pytest.mark.parametrize("name", ["labels", "regions"])
