@@ -50,12 +50,16 @@ class ModelFolder:
             "name the folder TRAINER__PLANS__CONFIGURATION as nnU-Net does"
         )
 
-    def folds(self, wanted: Sequence[Fold] | None, checkpoint_name: str) -> tuple[Fold, ...]:
+    def folds(
+        self, wanted: Sequence[Fold] | None, checkpoint_name: str, remedy: str = "choose with -f and -chk"
+    ) -> tuple[Fold, ...]:
         """The folds to predict with, each of which has the checkpoint.
 
         Args:
             wanted: fold numbers or ``"all"``; None takes every numbered fold that has the checkpoint, and
                 ``"all"`` where there is no other.
+            checkpoint_name: file in the folds' folders.
+            remedy: what the user may do, for the error.
 
         Raises:
             MSTKDError: a checkpoint is not there; the message lists those that are.
@@ -69,7 +73,7 @@ class ModelFolder:
             present = sorted(str(p.relative_to(self.path)) for p in self.path.glob("fold_*/*.pth"))
             raise MSTKDError(
                 f"{self.path} has no {missing[0] if missing else checkpoint_name}; it has"
-                f" {', '.join(present) or 'no checkpoint at all'}; choose with -f and -chk"
+                f" {', '.join(present) or 'no checkpoint at all'}; {remedy}"
             )
         return tuple(wanted)
 

@@ -31,7 +31,8 @@ def with_teacher(
         MSTKDError: no such model, fold or checkpoint.
     """
     model = open_model_folder(folder)
-    model.folds(None if fold is None else (fold,), checkpoint or FINAL_CHECKPOINT)
+    remedy = "choose with --teacher-fold and --teacher-checkpoint"
+    model.folds(None if fold is None else (fold,), checkpoint or FINAL_CHECKPOINT, remedy)
     settings: dict[str, Any] = {"teacher": str(folder.resolve())}
     if fold is not None:
         settings["teacher_fold"] = fold

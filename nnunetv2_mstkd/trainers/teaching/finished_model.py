@@ -41,6 +41,11 @@ class FinishedModel(Teaching):
     def build(self) -> None:
         trainer = self.trainer
         try:
+            if not Path(trainer.teacher).is_dir():
+                raise MSTKDError(
+                    f"the teacher that the plans name is not there: model folder {trainer.teacher} not found; "
+                    "put it back or plan again with --teacher"
+                )
             self._load(open_model_folder(Path(trainer.teacher)))
         except MSTKDError as error:
             if not (Path(trainer.output_folder) / FINAL_NAME).is_file():
@@ -58,7 +63,8 @@ class FinishedModel(Teaching):
         ours = Described(trainer.dataset_json, trainer.plans_manager.plans, trainer.configuration_name)
         check_teacher(described(model), ours, self.name)
         fold = trainer.fold if trainer.teacher_fold is None else trainer.teacher_fold
-        folds = model.folds((fold,), trainer.teacher_checkpoint)
+        remedy = "name one with plan --teacher-fold and --teacher-checkpoint"
+        folds = model.folds((fold,), trainer.teacher_checkpoint, remedy)
         predictor = load_nnunet_predictor(model, folds, trainer.teacher_checkpoint, device="cpu")
         network = with_taps(unwrap(predictor.network))
         order = channel_order(model.modalities, trainer.modalities)
