@@ -43,8 +43,8 @@ class FinishedModel(Teaching):
         try:
             if not Path(trainer.teacher).is_dir():
                 raise MSTKDError(
-                    f"the teacher that the plans name is not there: model folder {trainer.teacher} not found; "
-                    "put it back or plan again with --teacher"
+                    f"the teacher that the plans name is not there: model folder "
+                    f"{trainer.teacher} not found; put it back or plan again with --teacher"
                 )
             self._load(open_model_folder(Path(trainer.teacher)))
         except MSTKDError as error:
