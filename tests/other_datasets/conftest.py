@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +128,65 @@ def seven_modalities() -> DataSet:
         spacing=(1.0, 1.0, 1.0),
         rings=(1, 2, 3),
     )
+
+
+LENGTH = "num_epochs=3 num_iterations_per_epoch=2 num_val_iterations_per_epoch=4 save_every=1 seed=1"
+
+
+def _train(work: Any, data: DataSet, patch: str) -> SimpleNamespace:
+    """Plan, preprocess and train as a user would; nothing but dataset.json tells of the modalities."""
+    which = f"-d {data.number} -c 3d_fullres"
+    work.run(f"nnUNetv2_plan_and_preprocess {which} -npfp 1 -np 1")
+    size = f"--patch-size {patch} --batch-size 2 --base-features 4"
+    work.run(f"nnUNetv2_mstkd plan {which} {size} --set {LENGTH}")
+    names = {"-tr": "nnUNetTrainerMSTKD", "-p": "nnUNetMSTKDPlans"}
+    flags = " ".join(f"{flag} {name}" for flag, name in names.items())
+    work.run(f"nnUNetv2_train {data.number} 3d_fullres 0 {flags} -device cpu")
+    model = work.results / data.folder_name / "nnUNetTrainerMSTKD__nnUNetMSTKDPlans__3d_fullres"
+    cases = work.raw / data.folder_name / "imagesTs"
+    quick = "-device cpu --disable_tta"
+    return SimpleNamespace(
+        cases=cases,
+        model=model,
+        log=next((model / "fold_0").glob("training_log_*.txt")).read_text(),
+        predict=f"nnUNetv2_mstkd predict -m {model} {quick}",
+        prepare=f"nnUNetv2_mstkd prepare -m {model}",
+        stock=f"nnUNetv2_predict {which} {flags} -f 0 {quick}",
+        run=work.run,
+        run_together=work.run_together,
+        root=work.root,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(new_workplace, two_modalities, seven_modalities) -> SimpleNamespace:
+    """Both data sets, trained side by side; of the seven modalities one training case lacks three."""
+    work = new_workplace("other")
+    two_modalities.write(work.raw)
+    folder = seven_modalities.write(work.raw)
+    for channel in (1, 3, 6):
+        path = str(folder / "imagesTr" / f"case_2_{channel:04d}.nii.gz")
+        sitk.WriteImage(sitk.ReadImage(path) * 0, path)
+    line = work.run("nnUNetv2_mstkd env").stdout
+    work.environment["nnUNet_extTrainer"] = shlex.split(line)[1].split("=", 1)[1]
+    jobs = ((two_modalities, "16 32 32"), (seven_modalities, "32 32 32"))
+    with ThreadPoolExecutor(2) as pool:
+        two, seven = pool.map(lambda job: _train(work, *job), jobs)
+    return SimpleNamespace(two=two, seven=seven)
+
+
+def read(folder: Path, case: str) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz")))
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """Compare the segmentations of both test cases in two folders."""
+
+    def compare(first: Path, second: Path, cases: Sequence[str] = ("case_5", "case_6")) -> None:
+        for case in cases:
+            expected = read(first, case)
+            assert len(np.unique(expected)) > 1, "nothing was segmented"
+            np.testing.assert_array_equal(read(second, case), expected)
+
+    return compare
