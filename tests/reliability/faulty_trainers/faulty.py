@@ -23,6 +23,10 @@ def _stop_here() -> None:
 
 
 class nnUNetTrainerFaulty(nnUNetTrainerMSTKD):
+    def initialize(self):
+        torch.set_num_threads(1)  # nnU-Net takes all there are; these networks are too small to gain from it
+        super().initialize()
+
     def _now(self, kind: str) -> bool:
         return os.environ.get("MSTKD_TEST_FAULT") == f"{kind}:{self.current_epoch}"
 
