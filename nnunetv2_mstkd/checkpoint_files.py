@@ -96,8 +96,8 @@ def _explanation(path: Path, error: Exception, trust: bool) -> str:
             what = found.group(1) if found else "something"
             return (
                 f"{path} holds {what}, which is not among what nnU-Net stores: reading it may run code; only"
-                f" if you trust its source, give --trust_checkpoint (in Python trust_checkpoint=True, elsewhere"
-                f" export {TRUST_VARIABLE}=1)"
+                f" if you trust its source, give --trust_checkpoint (in Python"
+                f" trust_checkpoint=True, elsewhere export {TRUST_VARIABLE}=1)"
             )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     sentence = re.split(r"\.\s", first)[0]
