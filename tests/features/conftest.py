@@ -33,14 +33,9 @@ def work(new_workplace):
         for name in ("raw", "preprocessed", "results"):
             patch.setenv(f"nnUNet_{name}", str(getattr(work, name)))
         write_fingerprint(work, DATASET)
-    work.run_together(
-        f"nnUNetv2_mstkd plan -d 901 {SIZES} --set {SHORT}",
-        f"nnUNetv2_mstkd plan -d 901 -c 3d_fullres {SIZES} --set {SHORT} "
-        f"--network plans -overwrite_plans_name {BASE_PLANS}",
-    )
+    work.run(f"nnUNetv2_mstkd plan -d 901 {SIZES} --set {SHORT}")
     work.run(f"nnUNetv2_preprocess -d 901 -plans_name {PLANS} -c 2d 3d_lowres 3d_fullres -np 1 1 1")
-    # Planned again, the baseline shares the data that now exist.
-    work.run(
+    work.run(  # the baseline shares the data that now exist
         f"nnUNetv2_mstkd plan -d 901 -c 3d_fullres {SIZES} --set {SHORT} "
         f"--network plans -overwrite_plans_name {BASE_PLANS}"
     )
@@ -58,10 +53,12 @@ def models(work):
     """Trained, two at a time: every configuration, and 3d_fullres and a stock network in both folds."""
     assert len(json.loads((work.preprocessed / DATASET / f"{PLANS}.json").read_text())["configurations"]) == 4
     baseline = {"tr": "nnUNetTrainerFullModality", "p": BASE_PLANS}
+    on_stock_plans = {"tr": "nnUNetTrainerMSTKD", "p": BASE_PLANS}
     work.run_together(
         train("3d_lowres", "all"),
         train("3d_fullres", 0, "--npz"),
-        train("3d_fullres", 1, "--npz"),
+        train("3d_fullres", 0, "--npz", **on_stock_plans),
+        train("3d_fullres", 1, "--npz", **on_stock_plans),
         train("3d_fullres", 0, "--npz", **baseline),
         train("3d_fullres", 1, "--npz", **baseline),
         train("2d", 0),

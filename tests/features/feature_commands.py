@@ -22,11 +22,13 @@ def train(configuration: str, fold: int | str, *flags: str, tr="nnUNetTrainerMST
     return shlex.join(["nnUNetv2_mstkd", "train", str(d), configuration, str(fold), *chosen, *flags])
 
 
-def predict(source: Path | str, output: str, configuration: str, *flags: str, d=901, tr=None) -> str:
-    """The command that segments with this plugin."""
+def predict(source: Path | str, output: str, configuration: str, *flags: str, d=901, **named: str) -> str:
+    """The command that segments with this plugin; ``named`` are ``tr`` and ``p`` if not the usual ones."""
     folders = ["-i", str(source), "-o", output]
-    chosen = ["-d", str(d), "-c", configuration, *(["-tr", tr] if tr else []), "-device", "cpu"]
-    return shlex.join(["nnUNetv2_mstkd", "predict", *folders, *chosen, "--disable_tta", *flags])
+    model = ["-d", str(d), "-c", configuration, *(text for n in named for text in (f"-{n}", named[n]))]
+    return shlex.join(
+        ["nnUNetv2_mstkd", "predict", *folders, *model, "-device", "cpu", "--disable_tta", *flags]
+    )
 
 
 def model_folder(work, configuration: str, tr="nnUNetTrainerMSTKD", p=PLANS, dataset=DATASET) -> Path:

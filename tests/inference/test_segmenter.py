@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import numpy as np
 import pytest
@@ -170,6 +171,23 @@ class TestResult:
         with ThreadPoolExecutor(6) as pool:
             together = [result.array for result in pool.map(fast, jobs)]
         assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+    def test_the_network_works_for_one_call_at_a_time(self, fast, brats, monkeypatch):
+        logits, inside, most = fast._predictor.logits, [], []
+
+        def watched(case):
+            inside.append(case)
+            most.append(len(inside))
+            sleep(0.02)  # long enough for the others to come in, if they could
+            try:
+                return logits(case)
+            finally:
+                inside.pop()
+
+        monkeypatch.setattr(fast._predictor, "logits", watched)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(fast, [paths_of(brats, PARTIAL)] * 4))
+        assert most == [1] * 4
 
     def test_models_can_be_loaded_side_by_side(self, models, capsys):
         with ThreadPoolExecutor(4) as pool:
