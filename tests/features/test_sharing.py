@@ -60,7 +60,7 @@ def test_a_model_goes_through_a_zip_and_segments_as_before(models, prepared, tmp
     assert_equal_voxels(tmp_path / "stock", tmp_path / "before")
 
 
-@pytest.mark.xfail(reason="mended at the end of a session and not seen to pass yet; see issue 3", strict=False)
+@pytest.mark.xfail(reason="mended late and not seen to pass yet: issue 3", strict=False)
 def test_several_folds_are_the_mean_of_their_logits(models, tmp_path):
     keep = "--save_probabilities"
     models.run_together(
@@ -110,7 +110,7 @@ def chosen(models) -> str:
     return (models.results / DATASET / "inference_instructions.txt").read_text()
 
 
-@pytest.mark.xfail(reason="mended at the end of a session and not seen to pass yet; see issue 3", strict=False)
+@pytest.mark.xfail(reason="mended late and not seen to pass yet: issue 3", strict=False)
 def test_what_find_best_configuration_says_works(models, prepared, chosen, tmp_path):
     commands = [line for line in chosen.splitlines() if line.startswith("nnUNetv2_")]
     assert commands[-1].startswith("nnUNetv2_apply_postprocessing")

@@ -75,7 +75,7 @@ def test_disable_checkpointing_trains_and_validates_and_writes_no_checkpoint(mod
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="mended at the end of a session and not seen to pass yet; see issue 3", strict=False)
+@pytest.mark.xfail(reason="mended late and not seen to pass yet: issue 3", strict=False)
 def test_pretrained_weights_of_another_patch_size_with_nnunets_own_command(models):
     """Of a training whose steps are too small to show, so that its weights are those that it began with."""
     still = SHORT.replace("num_epochs=2", "num_epochs=2 initial_lr=1e-30 weight_decay=0")
