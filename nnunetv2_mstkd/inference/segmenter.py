@@ -187,7 +187,10 @@ class Segmenter:
         case = LooseCase("case" if target is None else target[1], self._sources(images or {}, by_name))
         segmentation = self._segment(case, self._previous_stage(previous_stage), probabilities)
         if target is not None:
-            write_segmentation(segmentation, target[0], self._predictor.model, self._reader())
+            try:
+                write_segmentation(segmentation, target[0], self._predictor.model, self._reader())
+            except OSError as error:
+                raise MSTKDError(f"cannot write {output}: {error.strerror or error}") from error
         return self._result(segmentation)
 
     def _reader(self) -> BaseReaderWriter:

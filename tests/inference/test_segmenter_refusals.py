@@ -116,6 +116,14 @@ class TestOptions:
         with pytest.raises(MSTKDError, match="cannot write into"):
             fast(t1c=(VOXELS, SPACING), output=tmp_path / "file" / "out.nii.gz")
 
+    def test_a_full_disk(self, fast, tmp_path, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("nnunetv2_mstkd.inference.segmenter.write_segmentation", full)
+        with pytest.raises(MSTKDError, match=r"cannot write .*out\.nii\.gz: No space left on device"):
+            fast(t1c=(VOXELS, SPACING), output=tmp_path / "out.nii.gz")
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
