@@ -1,0 +1,1 @@
+"""Evaluation: metrics, every subset of modalities, comparison of models, figures, report."""

@@ -1,0 +1,165 @@
+"""What an evaluation leaves in its folder, and how it is read again.
+
+::
+
+    OUT/evaluation.json                       what was evaluated, with what: an EvaluationRecord
+    OUT/metrics.csv                           one row per case, subset and region: METRIC_COLUMNS
+    OUT/predictions/t1c+t2f/CASE.nii.gz       the segmentations, one folder per subset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json, write_json
+
+RECORD_FILE = "evaluation.json"
+METRICS_FILE = "metrics.csv"
+PREDICTIONS = "predictions"
+RECORD_VERSION = 1
+
+# Volumes in mm³, HD95 in mm, TP/FP/FN in voxels. Empty cells are undefined values (nan).
+METRIC_COLUMNS = (
+    "case",
+    "patient",
+    "subset",
+    "region",
+    "dice",
+    "hd95",
+    "volume_reference",
+    "volume_prediction",
+    "tp",
+    "fp",
+    "fn",
+    "policy",
+    "model",
+)
+# Only where lesion-wise scores were asked for.
+LESION_COLUMNS = ("lesion_dice", "lesion_hd95", "lesions", "missed_lesions", "false_lesions")
+
+
+@dataclass(frozen=True)
+class EvaluatedCase:
+    """One case of an evaluation.
+
+    Attributes:
+        patient: who it is of; several cases may be of one patient.
+        reference: file of the reference segmentation.
+        images: modality → file.
+    """
+
+    patient: str
+    reference: str
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What was evaluated, and with what.
+
+    Attributes:
+        model: ``id`` (a digest that tells two models apart) and ``name``; for a model also ``folder``,
+            ``trainer``, ``plans``, ``configuration``, ``folds``, ``checkpoint`` and ``settings`` (the plans'
+            ``"mstkd"`` dict).
+        dataset: name of the data set.
+        modalities: in channel order.
+        regions: region or label name → its label values, in the order of dataset.json.
+        subsets: those evaluated, as ``format_subset`` prints them, in table order.
+        cases: case name → :class:`EvaluatedCase`.
+        policy: for empty masks; a key of ``policies.POLICIES``.
+        lesionwise: name of the lesion-wise rules, or None.
+        file_ending: of the segmentations.
+        command: what reproduces it, as typed.
+        versions: package → version.
+        git: commit of the package's checkout, or None where it is installed without one.
+    """
+
+    model: Mapping[str, Any]
+    dataset: str
+    modalities: tuple[str, ...]
+    regions: Mapping[str, tuple[int, ...]]
+    subsets: tuple[str, ...]
+    cases: Mapping[str, EvaluatedCase]
+    policy: str
+    lesionwise: str | None = None
+    file_ending: str = ".nii.gz"
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``evaluation.json``."""
+        return {"version": RECORD_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EvaluationRecord:
+        """The record that :meth:`to_json` gave.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        values = {f.name: content[f.name] for f in fields(cls)}
+        values["modalities"], values["subsets"] = tuple(values["modalities"]), tuple(values["subsets"])
+        values["regions"] = {name: tuple(labels) for name, labels in values["regions"].items()}
+        values["cases"] = {name: EvaluatedCase(**case) for name, case in values["cases"].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation's folder, read."""
+
+    folder: Path
+    record: EvaluationRecord
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row per case, subset and region: ``METRIC_COLUMNS``, and ``LESION_COLUMNS`` where asked for.
+
+        Raises:
+            MSTKDError: there is no table yet, or it is none of ours.
+        """
+        path = self.folder / METRICS_FILE
+        try:
+            # Case names may be numbers with leading zeros.
+            table = pd.read_csv(path, dtype={"case": str, "patient": str, "subset": str, "region": str})
+        except FileNotFoundError:
+            raise MSTKDError(f"{self.folder} has no {METRICS_FILE}: its evaluation did not end") from None
+        except (OSError, ValueError) as error:
+            raise MSTKDError(f"cannot read {path} as a table: {error}") from None
+        missing = [column for column in METRIC_COLUMNS if column not in table]
+        if missing:
+            raise MSTKDError(f"{path} has no column {missing[0]}; run nnUNetv2_mstkd evaluate again")
+        return table
+
+    def prediction(self, case: str, subset: str) -> Path:
+        """The segmentation of a case under a subset; it may not be there (predictions can be deleted)."""
+        return self.folder / PREDICTIONS / subset / f"{case}{self.record.file_ending}"
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read what ``nnUNetv2_mstkd evaluate`` wrote.
+
+    Raises:
+        MSTKDError: the folder holds no evaluation.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise MSTKDError(f"{folder} has no {RECORD_FILE}; give the -o folder of nnUNetv2_mstkd evaluate")
+    content = read_json(path)
+    try:
+        return Evaluation(folder, EvaluationRecord.from_json(content))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MSTKDError(f"{path} is not what nnUNetv2_mstkd evaluate writes ({error!r})") from None
+
+
+def write_record(record: EvaluationRecord, folder: Path) -> None:
+    """Write ``evaluation.json`` in one step."""
+    write_json(record.to_json(), folder / RECORD_FILE)
