@@ -1,0 +1,1 @@
+"""Comparison of evaluated models: runs, paired statistics, ablation, published numbers, tables."""
