@@ -23,7 +23,10 @@ _OFFICIAL_POSITION_GRID = (5, 6, 4)  # of the published patch, 160×192×128
 
 
 def mstkdnet_kwargs(
-    arch_kwargs: Mapping[str, Any], patch_size: Sequence[int], preset: str = "nnunet"
+    arch_kwargs: Mapping[str, Any],
+    patch_size: Sequence[int],
+    preset: str = "nnunet",
+    token_patch: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of MSTKDNet, JSON-serialisable, every hyper-parameter stated.
 
@@ -34,6 +37,7 @@ def mstkdnet_kwargs(
         preset: ``nnunet`` takes features, blocks, norm and nonlinearity from the plan and sizes the tokens to
             the bottleneck; ``official`` takes all of that from the published network,
             whose widths double with every stage that the plan has.
+        token_patch: bottleneck voxels per token, per axis, instead of the preset's.
 
     Raises:
         MSTKDError: unknown preset, a plan with one stage only, or a patch whose axes are not the strides'.
@@ -53,8 +57,12 @@ def mstkdnet_kwargs(
         "preset": preset,
     }
     if preset == "official":
-        return topology | _official(n_stages, axes)
-    return topology | _nnunet(arch_kwargs, n_stages, bottleneck_size(patch_size, strides))
+        kwargs = topology | _official(n_stages, axes)
+    else:
+        kwargs = topology | _nnunet(arch_kwargs, n_stages, bottleneck_size(patch_size, strides))
+    if token_patch is not None:
+        kwargs["token_patch_size"] = [int(n) for n in token_patch]
+    return kwargs
 
 
 def bottleneck_size(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnunetv2_mstkd.errors import MSTKDError
 
-_PATCH_SIZES = (1, 2, 4)
+TOKEN_PATCH_SIZES = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TokenSettings:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if any(size not in _PATCH_SIZES for size in self.patch_size):
+        if any(size not in TOKEN_PATCH_SIZES for size in self.patch_size):
             raise MSTKDError(
                 f"token_patch_size {list(self.patch_size)} is not possible; use 1, 2 or 4 per axis"
             )

@@ -62,6 +62,13 @@ def _add_sizes(add: Callable[..., argparse.Action]) -> None:
     add("--base-features", type=int, metavar="N", help="channels of the first stage")
     add("--max-features", type=int, metavar="N", help="upper limit of the channels of a stage")
     add("--max-stages", type=int, metavar="N", help="resolution stages, bottleneck included")
+    add(
+        "--token-patch",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="bottleneck voxels per token and axis (1, 2 or 4): that of the model whose weights are to fit",
+    )
 
 
 def _add_nnunet_flags(add: Callable[..., argparse.Action]) -> None:
@@ -97,6 +104,7 @@ def _options(args: argparse.Namespace) -> PlanOptions:
         base_features=args.base_features,
         max_features=args.max_features,
         max_stages=args.max_stages,
+        token_patch=tuple(args.token_patch) if args.token_patch else None,
         settings=parse_assignments(entry for entries in args.set for entry in entries),
     )
     if args.teacher:

@@ -76,7 +76,12 @@ def for_network(
         return {**architecture, "arch_kwargs": plain}
     return {
         "network_class_name": MSTKDNET,
-        "arch_kwargs": mstkdnet_kwargs(plain, [int(n) for n in patch_size], preset=options.preset),
+        "arch_kwargs": mstkdnet_kwargs(
+            plain,
+            [int(n) for n in patch_size],
+            preset=options.preset,
+            token_patch=options.token_patch_for(len(patch_size)),
+        ),
         "_kw_requires_import": list(CLASS_KWARGS),
     }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nnunetv2_mstkd.architectures.token_settings import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.settings import PRESETS, parse_settings
 
@@ -35,6 +36,8 @@ class PlanOptions:
         base_features: channels of the first stage, doubled at each stage.
         max_features: upper limit of the channels of a stage.
         max_stages: resolution stages of the network, the bottleneck included.
+        token_patch: bottleneck voxels per token and axis, one number or one per axis; the weights of a
+            network fit another patch size only with the same tokens.
         settings: trainer settings for the ``"mstkd"`` dict of each configuration.
     """
 
@@ -47,6 +50,7 @@ class PlanOptions:
     base_features: int | None = None
     max_features: int | None = None
     max_stages: int | None = None
+    token_patch: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,16 +67,26 @@ class PlanOptions:
             self.max_stages is None or self.max_stages >= 2,
             f"--max-stages {self.max_stages} is not possible; a network needs at least 2",
         )
+        if self.token_patch is not None:
+            self._check_token_patch(self.token_patch)
         if self.preset == "official":
             self._check_official()
         _check_patch(self.patch_size, self.configurations)
         parse_settings(self.settings)
 
+    def _check_token_patch(self, given: tuple[int, ...]) -> None:
+        text = f"--token-patch {' '.join(map(str, given))}"
+        _require(self.network == "mstkdnet", f"{text} is of MSTKDNet; leave it out with --network plans")
+        _require(
+            len(given) in (1, 2, 3) and set(given).issubset(TOKEN_PATCH_SIZES),
+            f"{text} is not possible; give 1, 2 or 4, once or once per axis",
+        )
+
     def _check_official(self) -> None:
         _require(
             self.network == "mstkdnet", "--preset official is of MSTKDNet; leave it out with --network plans"
         )
-        for flag in ("base_features", "max_features", "max_stages"):
+        for flag in ("base_features", "max_features", "max_stages", "token_patch"):
             text = f"--{flag.replace('_', '-')} does not go with --preset official, the network as published"
             _require(getattr(self, flag) is None, text)
 
@@ -86,6 +100,12 @@ class PlanOptions:
         if self.patch_size is None or len(self.patch_size) != axes or not self.chosen(configuration):
             return None
         return self.patch_size
+
+    def token_patch_for(self, axes: int) -> tuple[int, ...] | None:
+        """The given token patch, one number per axis, if it is meant for so many axes, else ``None``."""
+        if self.token_patch is None or len(self.token_patch) not in (1, axes):
+            return None
+        return self.token_patch * (axes // len(self.token_patch))
 
 
 def plans_name(network: str, name: str | None) -> str:

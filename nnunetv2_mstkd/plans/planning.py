@@ -23,6 +23,7 @@ from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
 from nnunetv2_mstkd.plans.saving import Saved, check_replaceable
+from nnunetv2_mstkd.transforms import build_sampler
 
 _log = logging.getLogger(__name__)
 _FINGERPRINT = "dataset_fingerprint.json"
@@ -93,11 +94,19 @@ def plan_dataset(
     if target_spacing is not None:
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
     channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
-    availability = store_availability(raw, preprocessed, modalities_of(channel_names))
+    modalities = modalities_of(channel_names)
+    _check_modality_names(options.settings, modalities)
+    availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
         planner.plan_experiment()
     return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB, availability)
+
+
+def _check_modality_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """Names in the sampler's settings are first known to be wrong here, where the data set is known."""
+    given = {key: settings[key] for key in ("keep_probability", "subset_weights") if key in settings}
+    build_sampler(settings.get("sampler", "uniform"), modalities, **given)
 
 
 def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             setattr(self, _ATTRIBUTE_OF.get(name, name), value)
         channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
         self.modalities = modalities_of(channel_names)
+        self.subset_sampler()  # refuses unknown modalities before any data are read
         self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
         self.history = TermHistory()

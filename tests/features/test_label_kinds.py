@@ -139,7 +139,6 @@ def ignore_label(work):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="mended late and not seen to pass yet: issue 3", strict=False)
 def test_an_ignore_label_and_no_deep_supervision_with_the_commands(work, ignore_label):
     out = work.root / "out_ignore"
     tr = "nnUNetTrainerMSTKDJoint"

@@ -60,7 +60,6 @@ def test_a_model_goes_through_a_zip_and_segments_as_before(models, prepared, tmp
     assert_equal_voxels(tmp_path / "stock", tmp_path / "before")
 
 
-@pytest.mark.xfail(reason="mended late and not seen to pass yet: issue 3", strict=False)
 def test_several_folds_are_the_mean_of_their_logits(models, tmp_path):
     keep = "--save_probabilities"
     models.run_together(
@@ -71,8 +70,13 @@ def test_several_folds_are_the_mean_of_their_logits(models, tmp_path):
     first, second, both = (probabilities(tmp_path / name) for name in ("0", "1", "both"))
     for case in CASES:
         assert not np.allclose(first[case], second[case], atol=0.01)
-        mean = (logit(first[case]) + logit(second[case])) / 2
-        np.testing.assert_allclose(logit(both[case]), mean, atol=0.02)  # kept as 16-bit floats
+        # Probabilities are kept as 16-bit floats, and are 0 outside what nnU-Net cropped to.
+        inside = (np.minimum(first[case], second[case]) > 0.01) & (
+            np.maximum(first[case], second[case]) < 0.99
+        )
+        assert inside.mean() > 0.1
+        mean = (logit(first[case][inside]) + logit(second[case][inside])) / 2
+        np.testing.assert_allclose(logit(both[case][inside]), mean, atol=0.05)
 
 
 def test_an_ensemble_of_a_stock_prediction_and_one_of_this_plugin(models, prepared, tmp_path):
@@ -110,7 +114,6 @@ def chosen(models) -> str:
     return (models.results / DATASET / "inference_instructions.txt").read_text()
 
 
-@pytest.mark.xfail(reason="mended late and not seen to pass yet: issue 3", strict=False)
 def test_what_find_best_configuration_says_works(models, prepared, chosen, tmp_path):
     commands = [line for line in chosen.splitlines() if line.startswith("nnUNetv2_")]
     assert commands[-1].startswith("nnUNetv2_apply_postprocessing")

@@ -63,6 +63,13 @@ def test_more_stages_on_request():
     assert entry["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128, 256]
 
 
+@pytest.mark.parametrize(("given", "found"), [((1,), [1, 1, 1]), ((1, 4, 2), [1, 4, 2]), ((1, 1), [4, 4, 4])])
+def test_tokens_as_another_model_has_them(given, found):
+    """Two numbers are for 2d, and leave 3d alone."""
+    entry = for_network(_nnunet(16, 6), (128,) * 3, PlanOptions(token_patch=given))
+    assert entry["arch_kwargs"]["token_patch_size"] == found
+
+
 def test_nnunets_network_stays_as_it_is():
     assert for_network(_nnunet(32, 6), (128,) * 3, PlanOptions(network="plans")) == _nnunet(32, 6)
 

@@ -127,6 +127,11 @@ PLAN = (
     call("plan", "an unknown sampler", "'sampler' in 'mstkd' of the plans is 'x'", {"--set": "sampler=x"}),
     call("plan", "a modality kept never", "'keep_probability' in 'mstkd' of the plans is 0",
          {"--set": "keep_probability=0"}),
+    call("plan", "a probability for an unknown modality", "unknown modality 'ADC'",
+         {"--set": 'sampler=bernoulli keep_probability={"ADC":0.5}'}),
+    call("plan", "a subset of unknown modalities", "unknown modality 'ADC'",
+         {"--set": 'sampler=weights subset_weights={"ADC":1}'}),
+    call("plan", "tokens of three voxels", "--token-patch 3 is not possible", {"--token-patch": "3"}),
     call("plan", "a negative weight", "'weights' in 'mstkd' of the plans is {{'kl': -1}}",
          {"--set": 'weights={"kl":-1}'}),
 )  # fmt: skip

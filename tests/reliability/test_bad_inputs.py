@@ -99,7 +99,7 @@ def arguments(command: str, place: Path, changes: dict[str, str | None] | None =
     words = [command]
     for flag, value in flags.items():
         if value is not None:
-            many = flag in ("", "--patch-size", "-overwrite_target_spacing")
+            many = flag in ("", "--patch-size", "-overwrite_target_spacing", "--set")
             value = value.replace("{p}", str(place))
             words += [flag] * bool(flag) + (value.split() if many else [value] * bool(value))
     return words
