@@ -9,8 +9,33 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.results import Evaluation
 
-AVERAGE = "Avg."  # mean over all subsets
-INCOMPLETE = "incomplete"  # mean over all subsets but the whole set
+AVERAGE = "Avg."  # over all subsets, as the published tables print it
+INCOMPLETE = "incomplete"  # over all subsets but the whole set
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is printed and read.
+
+    Attributes:
+        title: for people.
+        unit: of the printed number.
+        scale: printed number per stored number.
+        sign: +1 where more is better, -1 where less is.
+    """
+
+    title: str
+    unit: str
+    scale: float
+    sign: int
+
+
+METRICS: dict[str, Metric] = {
+    "dice": Metric("Dice", "%", 100.0, 1),
+    "hd95": Metric("HD95", "mm", 1.0, -1),
+    "lesion_dice": Metric("Lesion-wise Dice", "%", 100.0, 1),
+    "lesion_hd95": Metric("Lesion-wise HD95", "mm", 1.0, -1),
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +55,8 @@ class ComparedRun:
 class Comparison:
     """Runs over the same cases, and what the statistics say about them.
 
-    Dice is a fraction, HD95 is in mm. ``metric`` is ``dice`` or ``hd95``, and ``lesion_dice`` or
-    ``lesion_hd95`` where lesion-wise scores are there.
+    Dice is a fraction, HD95 is in mm; ``metric`` is a key of :data:`METRICS`, the lesion-wise ones only
+    where they were scored. ``subset`` is one of ``subsets``, :data:`AVERAGE` or :data:`INCOMPLETE`.
 
     Attributes:
         runs: in the order given.
@@ -40,14 +65,15 @@ class Comparison:
         modalities: in channel order.
         subsets: in table order, as ``format_subset`` prints them.
         regions: name → label values, in the order of dataset.json.
-        scores: run, patient, case, subset, region, dice, hd95; seeds averaged per case, folds
-            concatenated.
-        means: run, region, subset, metric, mean, std, low, high, n. ``subset`` also takes ``Avg.`` and
-            ``incomplete``; std is over the n patients, low and high are a bootstrap 95 % interval over them.
+        scores: run, patient, case, subset, region, and one column per metric; seeds averaged per case,
+            folds concatenated.
+        means: run, region, subset, metric, mean, std, low, high, n, seeds, seed_std. std is over the n
+            patients; low and high are the bootstrap 95 % interval of the mean over them. seeds is the number
+            of evaluations per case, seed_std the spread of the mean between them (nan for one).
         differences: run, region, subset, metric, difference, low, high, p, p_holm, wins, ties, losses,
             patients. Run minus reference; a win is better than the reference.
-        ablation: rows in the published layout, or None.
-        published: rows of the published tables, or None.
+        ablation: :func:`ablation.ablation_table`, or None.
+        published: :func:`published.read_published`, or None.
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
@@ -65,3 +91,8 @@ class Comparison:
     published: pd.DataFrame | None
     seed: int
     resamples: int
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The keys of :data:`METRICS` that were scored."""
+        return tuple(metric for metric in METRICS if metric in self.scores)
