@@ -105,7 +105,7 @@ def signed_rank_p(differences: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """p-values (n,) corrected for n tests by Holm's step-down method; nan values are no tests and stay nan."""
+    """p-values (n,) corrected for n tests by Holm's step-down method; nan is no test and stays nan."""
     result = np.full(len(p_values), np.nan)
     tests = np.flatnonzero(~np.isnan(p_values))
     order = tests[np.argsort(p_values[tests], kind="stable")]

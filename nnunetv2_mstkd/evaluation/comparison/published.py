@@ -1,0 +1,129 @@
+"""The published numbers, and what is wrong with them, found by computing rather than by quoting.
+
+Source: the tables of the MST-KDNet project page (github.com/Quanato607/MST-KDNet), copied as facts into
+``evaluation/data/published_results.csv``: Dice in %, HD95 in mm. They enter no statistics.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pandas as pd
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, METRICS
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES
+
+DATASETS = {"brats2024": "BraTS 2024", "fets2024": "FeTS 2024"}
+# Fifteen numbers and their mean, each rounded to 0.1, cannot be further apart than 0.1.
+TOLERANCE = 0.15
+FULL_METHOD = "MST-KDNet"  # in the comparison tables
+FULL_ROW = "Ours"  # in the ablation tables
+_WHOLE = "+".join(BRATS_MODALITIES)
+_ROW = ["metric", "region", "method"]
+
+
+def read_published(dataset: str) -> pd.DataFrame:
+    """The published rows of one data set.
+
+    Returns:
+        dataset, table (``comparison`` or ``ablation``), metric, region, method, subset (``Avg.`` is the
+        printed average), value, delta (as printed in the ablation; nan elsewhere). Dice in %, HD95 in mm.
+
+    Raises:
+        MSTKDError: nothing was published on this data set.
+    """
+    if dataset not in DATASETS:
+        raise MSTKDError(f"no published numbers for '{dataset}'; there are {', '.join(DATASETS)}")
+    resource = files("nnunetv2_mstkd.evaluation") / "data" / "published_results.csv"
+    with resource.open(encoding="utf-8") as stream:
+        table = pd.read_csv(stream)
+    return table[table["dataset"] == dataset].reset_index(drop=True)
+
+
+def _wide(published: pd.DataFrame) -> pd.DataFrame:
+    """The comparison tables: one row per metric, region and method, one column per subset."""
+    rows = published[published["table"] == "comparison"]
+    wide = rows.pivot(index=_ROW, columns="subset", values="value")
+    return wide.reindex(pd.MultiIndex.from_frame(rows[_ROW].drop_duplicates()))
+
+
+def wrong_averages(published: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose printed average is not the mean of their columns.
+
+    Returns:
+        metric, region, method, printed, computed.
+    """
+    wide = _wide(published)
+    table = pd.DataFrame({"printed": wide[AVERAGE], "computed": wide.drop(columns=AVERAGE).mean(axis=1)})
+    return table[(table["printed"] - table["computed"]).abs() > TOLERANCE].reset_index()
+
+
+def repeated_averages(published: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose whole set repeats an average that is wrong: the true value is not in the table.
+
+    Returns:
+        metric, region, method.
+    """
+    wide = _wide(published).reset_index()
+    wrong = wrong_averages(published)[_ROW]
+    return wide.loc[wide[_WHOLE] == wide[AVERAGE], _ROW].merge(wrong, on=_ROW)
+
+
+def ablation_disagreements(published: pd.DataFrame) -> pd.DataFrame:
+    """Where the ablation's full method is not what the comparison table says of the same method.
+
+    Returns:
+        metric, region, ablation, comparison.
+    """
+    keys = ["metric", "region"]
+    averages = published[published["subset"] == AVERAGE]
+    ablation = averages[(averages["table"] == "ablation") & (averages["method"] == FULL_ROW)]
+    comparison = averages[(averages["table"] == "comparison") & (averages["method"] == FULL_METHOD)]
+    both = ablation[[*keys, "value"]].merge(
+        comparison[[*keys, "value"]], on=keys, suffixes=("_ablation", "_comparison")
+    )
+    differing = both[both["value_ablation"] != both["value_comparison"]].reset_index(drop=True)
+    return differing.rename(columns={"value_ablation": "ablation", "value_comparison": "comparison"})
+
+
+def caveats(published: pd.DataFrame) -> list[str]:
+    """What a reader must know beside the published numbers, one sentence or two each."""
+    wrong, repeated = wrong_averages(published), repeated_averages(published)
+    rows = len(_wide(published))
+    texts = [
+        "Copied from the authors' project page, not measured here; they enter no statistics of this"
+        " comparison. Data, split and preprocessing are not those of the runs above.",
+        "HD95 cannot be compared with any other source: the released metric gives 0 mm when the prediction or"
+        " the reference is empty, so that a missed tumour counts as perfect.",
+        "The released training script chooses its best model on the cases that it is tested on.",
+    ]
+    if len(wrong):
+        texts.append(
+            f"{len(wrong)} of {rows} printed averages are not the mean of their columns: "
+            + "; ".join(_average_text(row) for row in wrong.to_dict("records"))
+            + "."
+        )
+    if len(repeated):
+        texts.append(
+            "The all-modalities column only repeats such an average, and the true value is not in the table: "
+            + "; ".join(
+                f"{METRICS[r['metric']].title} {r['region']} {r['method']}" for r in _records(repeated)
+            )
+            + "."
+        )
+    texts.extend(
+        f"The ablation gives the full method {METRICS[row['metric']].title} {row['region']}"
+        f" {row['ablation']:.1f}, the comparison table {row['comparison']:.1f}."
+        for row in _records(ablation_disagreements(published))
+    )
+    return texts
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    return table.to_dict("records")
+
+
+def _average_text(row: dict) -> str:
+    where = f"{METRICS[row['metric']].title} {row['region']} {row['method']}"
+    return f"{where} {row['printed']:.1f} (mean {row['computed']:.1f})"
