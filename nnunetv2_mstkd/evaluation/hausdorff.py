@@ -20,7 +20,7 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 
     A surface voxel is one of the mask with a face neighbour that is not; outside of the image counts as not.
     The distances of every surface voxel to the nearest surface voxel of the other mask are put together for
-    both directions, then the percentile is taken (linear interpolation), as ``medpy.metric.binary.hd95`` does.
+    both directions, then the percentile is taken (linear interpolation), as in ``medpy.metric.binary.hd95``.
 
     Args:
         prediction, reference: bool, one shape, 2D or 3D.

@@ -53,7 +53,7 @@ class LesionScore:
     """Lesion-wise scores of one region of one case.
 
     Attributes:
-        dice, hd95: means over the scored reference lesions and the false ones; 1 and 0 mm where there are none.
+        dice, hd95: means over the scored reference lesions and the false ones; 1 and 0 mm without any.
         lesions: reference lesions that were scored.
         missed: those of them that no predicted component touches.
         false: predicted components that touch no reference lesion, of any size.
