@@ -1,0 +1,62 @@
+"""Changes to an evaluation's table and record, and a look into the tables of a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+TEXT = {"case": str, "patient": str}
+
+
+def change_metrics(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Put ``change(table)`` in the place of an evaluation's metrics."""
+    change(pd.read_csv(folder / "metrics.csv", dtype=TEXT)).to_csv(folder / "metrics.csv", index=False)
+
+
+def change_record(folder: Path, **values) -> None:
+    """Set fields of an evaluation's record."""
+    path = folder / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def set_model(folder: Path, trainer: str, **values) -> Path:
+    """Say that an evaluation is of another model."""
+    name = f"{trainer}__{values.get('plans', 'nnUNetMSTKDPlans')}__3d_fullres"
+    change_record(
+        folder, model={"id": f"{trainer}-{folder.name}", "name": name, "trainer": trainer, **values}
+    )
+    return folder
+
+
+def join_patients(folder: Path, cases: list[str], patient: str) -> None:
+    """Make several cases belong to one patient."""
+    record = json.loads((folder / "evaluation.json").read_text())
+    for case in cases:
+        record["cases"][case]["patient"] = patient
+    change_record(folder, cases=record["cases"])
+    change_metrics(folder, lambda t: t.assign(patient=t["patient"].mask(t["case"].isin(cases), patient)))
+
+
+def set_scores(folder: Path, scores: dict[str, float], **where: str) -> None:
+    """Set the Dice of cases, everywhere or where columns have the values given."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        for case, dice in scores.items():
+            rows = table["case"] == case
+            for column, value in where.items():
+                rows &= table[column] == value
+            table.loc[rows, "dice"] = dice
+        return table
+
+    change_metrics(folder, change)
+
+
+def only(table: pd.DataFrame, **where: str) -> pd.Series:
+    """The one row with these values."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, table
+    return table.iloc[0]

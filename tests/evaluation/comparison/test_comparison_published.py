@@ -1,0 +1,141 @@
+"""The published facts, what is wrong with them, and that they stay in their own block."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.comparison.published import (
+    DATASETS,
+    ablation_disagreements,
+    caveats,
+    read_published,
+    repeated_averages,
+    wrong_averages,
+)
+from nnunetv2_mstkd.evaluation.comparison.tables import comparison_markdown
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset, parse_subset
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "paper" / "published_results.csv"
+NAMES = {format_subset(s, BRATS_MODALITIES) for s in all_subsets(BRATS_MODALITIES)}
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="needs ../shared/paper/published_results.csv")
+def test_every_number_of_the_comparison_tables_is_there():
+    theirs = {}
+    with SHARED.open() as stream:
+        for row in csv.DictReader(stream):
+            subset = row["available_modalities"].replace("Avg", "Avg.")
+            if subset != "Avg.":
+                subset = format_subset(parse_subset(subset, BRATS_MODALITIES), BRATS_MODALITIES)
+            key = (row["dataset"].lower(), row["metric"].lower(), row["region"], row["model"], subset)
+            theirs[key] = float(row["value"])
+    ours = {}
+    for dataset in DATASETS:
+        table = read_published(dataset)
+        for row in table[table["table"] == "comparison"].to_dict("records"):
+            ours[(dataset, row["metric"], row["region"], row["method"], row["subset"])] = row["value"]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_tables_are_complete(dataset):
+    table = read_published(dataset)
+    comparison, ablation = (table[table["table"] == name] for name in ("comparison", "ablation"))
+    for _, rows in comparison.groupby(["metric", "region", "method"]):
+        assert set(rows["subset"]) == NAMES | {"Avg."}
+        assert len(rows) == 16
+    assert comparison.groupby(["metric", "region"]).ngroups == 6
+    assert len(ablation) == 4 * 6
+    assert ablation["delta"].notna().sum() == 3 * 6
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_printed_differences_of_the_ablation_add_up(dataset):
+    table = read_published(dataset)
+    ablation = table[table["table"] == "ablation"]
+    wide = ablation.pivot(index=["metric", "region"], columns="method", values="value")
+    for row in ablation[ablation["delta"].notna()].to_dict("records"):
+        values = wide.loc[(row["metric"], row["region"])]
+        assert values[row["method"]] - values["Ours"] == pytest.approx(row["delta"], abs=0.051)
+
+
+def test_averages_that_do_not_add_up_are_found():
+    wrong = pd.concat(
+        {name: wrong_averages(read_published(name)) for name in DATASETS}, names=["dataset", None]
+    )
+    found = {tuple(key) for key in wrong.reset_index()[["dataset", "metric", "region", "method"]].to_numpy()}
+    whole_tumour = ("RA-HVED", "RMBTS", "mmformer", "M2FTrans", "ACN", "SMUNet")
+    assert found == {
+        *(("brats2024", "dice", "WT", method) for method in whole_tumour),
+        ("brats2024", "dice", "TC", "MST-KDNet"),
+        ("brats2024", "dice", "ET", "MST-KDNet"),
+        ("fets2024", "dice", "TC", "M2FTrans"),
+        ("fets2024", "dice", "ET", "M2FTrans"),
+        ("fets2024", "hd95", "TC", "RA-HVED"),
+    }
+
+
+def test_a_wrong_number_changes_what_is_flagged():
+    table = read_published("fets2024")
+    row = (table["method"] == "ACN") & (table["subset"] == "Avg.") & (table["region"] == "WT")
+    table.loc[row, "value"] += 1
+    found = wrong_averages(table)
+    assert {("dice", "WT", "ACN"), ("hd95", "WT", "ACN")} <= {tuple(r) for r in found.to_numpy()[:, :3]}
+
+
+def test_columns_that_repeat_an_average():
+    repeated = repeated_averages(read_published("brats2024"))
+    assert repeated["method"].tolist() == ["RA-HVED", "RMBTS", "mmformer", "M2FTrans", "ACN", "SMUNet"]
+    assert set(repeated["metric"] + repeated["region"]) == {"diceWT"}
+    assert repeated_averages(read_published("fets2024")).empty
+
+
+def test_ablation_against_comparison():
+    rows = ablation_disagreements(read_published("fets2024")).to_dict("records")
+    assert rows == [{"metric": "dice", "region": "WT", "ablation": 88.2, "comparison": 88.4}]
+    assert ablation_disagreements(read_published("brats2024")).empty
+
+
+def test_caveats_say_so():
+    text = "\n".join(caveats(read_published("brats2024")))
+    assert "8 of 42 printed averages are not the mean of their columns" in text
+    assert "Dice WT SMUNet 79.7 (mean " in text
+    assert "gives 0 mm when the prediction or the reference is empty" in text
+    assert "tested on" in text
+
+
+def test_unknown_dataset():
+    with pytest.raises(MSTKDError, match="there are brats2024, fets2024"):
+        read_published("brats2020")
+
+
+class TestBlock:
+    @pytest.fixture
+    def folders(self, evaluation):
+        return [evaluation("a"), evaluation("b", seed=1)]
+
+    def test_only_when_asked_for(self, folders, compare):
+        assert "ublished" not in comparison_markdown(compare(*folders, ablation=True), "c")
+
+    def test_marked_and_apart(self, folders, compare):
+        text = comparison_markdown(compare(*folders, published="brats2024"), "c")
+        before, block = text.split("## Published numbers, BraTS 2024 (published, not measured here)")
+        assert "SMUNet" not in before
+        headings = [line for line in block.splitlines() if line.startswith("#")]
+        assert headings == ["### Published: Dice (%), BraTS 2024", "### Published: HD95 (mm), BraTS 2024"]
+        line = next(line for line in block.splitlines() if line.startswith("| TC | SMUNet |"))
+        cells = line.strip("| ").split(" | ")
+        assert (cells[2], cells[-2], cells[-1]) == ("29.3", "69.8", "50.7")
+
+    def test_the_ablation_beside_its_own_kind(self, folders, compare):
+        text = comparison_markdown(compare(*folders, published="fets2024", ablation=True), "c")
+        assert "| w/o MS-TKD (published) | 87.0 | -1.2 | 81.8 | -2.5 |" in text
+        assert text.index("## Ablation") < text.index("## Published numbers")
+
+    def test_they_change_no_statistics(self, folders, compare):
+        plain, beside = compare(*folders), compare(*folders, published="brats2024")
+        assert plain.means.equals(beside.means)
+        assert plain.differences.equals(beside.differences)
