@@ -19,6 +19,12 @@ from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 
+try:
+    import fcntl
+except ImportError:
+    # Windows cannot lock a folder: runs that share one need folders of their own there.
+    fcntl = None
+
 # Nobody writes on one file for a day: older ones are leftovers even where we cannot ask for their process.
 _ABANDONED_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"\.mstkd-([0-9a-f]{8})-(\d+)-\d+\..+")
@@ -137,6 +143,20 @@ def _is_running(process: int) -> bool:
     except (OverflowError, PermissionError):  # the latter: it runs, as another user
         return True
     return True
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the folder itself: no lock file is left behind, whatever ends the process."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_json(content: Any, target: Path) -> None:

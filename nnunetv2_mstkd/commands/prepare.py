@@ -102,7 +102,7 @@ def _prepare(
         for outcome in concurrently(
             cases, lambda case: prepare_case(case, output, wanted), threads=arguments.npp
         ):
-            bar.update(outcome.item.name, outcome.result)
+            bar.update(outcome.item.name, "+".join(outcome.result.used) if outcome.result else None)
             if outcome.error is not None:
                 problems[outcome.item.name] = one_line(outcome.error)
     return problems

@@ -5,12 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from nnunetv2_mstkd.inference.selection import ModalityUse
 
 _CASES_FAILED = 2  # the exit code of every user error
 
@@ -38,9 +34,9 @@ class CaseProgress:
     ) -> None:
         self._bar.close()
 
-    def update(self, case: str, use: ModalityUse | None) -> None:
-        """A case has ended; ``use`` is None where it failed."""
-        text = f"{case}: {'+'.join(use.used) if use else 'failed'}"
+    def update(self, case: str, outcome: str | None) -> None:
+        """A case has ended; ``outcome`` is None where it failed."""
+        text = f"{case}: {outcome or 'failed'}"
         self._count += 1
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -126,3 +127,14 @@ def check_names(fmt: DatasetFormat, cases: Iterable[str]) -> None:
                 f"cases are named as in {other.title} ({cases[0]}), where the label values mean other tissues"
                 f" than in {fmt.name}; use --format {other.name}, or rename the cases if that is wrong"
             )
+
+
+def patient_of(case: str, dataset_json: Mapping[str, Any]) -> str:
+    """The patient of a case: as ``convert`` noted it, else by the form of the name, else the case itself."""
+    record = dataset_json.get("mstkd", {})
+    noted = record.get("patients", {}).get(case)
+    if noted is not None:
+        return str(noted)
+    known = FORMATS.get(record.get("format", ""))
+    match = _TIME_POINT.fullmatch(case)
+    return known.patient(case) if known else match["patient"] if match else case

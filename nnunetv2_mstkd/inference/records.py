@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import read_json, write_json
-
-try:
-    import fcntl
-except ImportError:
-    # Windows cannot lock a folder: parts that run side by side need folders of their own there.
-    fcntl = None
+from nnunetv2_mstkd.files import locked_folder, read_json, write_json
 
 RECORDS_FILE = "modalities.json"
 
@@ -51,21 +44,7 @@ def recorded(folder: Path, case: str, entry: Mapping[str, Any]) -> Iterator[None
 
     So of two runs that segment one case at once, from other modalities perhaps, the last writes both.
     """
-    with _locked(folder):
+    with locked_folder(folder):
         records = {**read_records(folder), case: dict(entry)}
         write_json(dict(sorted(records.items())), folder / RECORDS_FILE)
         yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the folder itself: no lock file is left behind, whatever ends the process."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

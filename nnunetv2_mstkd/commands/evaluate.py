@@ -1,0 +1,164 @@
+"""``nnUNetv2_mstkd evaluate``: predict and score every case under every subset of its modalities."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunetv2_mstkd.commands.model_arguments import add_model_arguments, chosen_model
+from nnunetv2_mstkd.commands.predict_arguments import (
+    add_device_arguments,
+    add_sharing_arguments,
+    add_thread_arguments,
+    add_window_arguments,
+    check_numbers,
+    chosen_folds,
+)
+from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.modalities import Subset, all_subsets, parse_subset
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.evaluation.evaluate import TaskReport
+    from nnunetv2_mstkd.evaluation.results import EvaluationRecord
+
+_EPILOG = """Writes into OUT: metrics.csv (a row per case, subset and region), table.md and table.csv (a
+column per subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
+evaluated), cases/ (raw scores). Finished work is never done again: type the same command to go on, or with
+another --policy to have the tables anew. Several runs may share the work (-num_parts, -part_id)."""
+_POLICIES = ("brats", "nnunet", "official")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_mstkd evaluate",
+        description="Predicts every case with every subset of its modalities, and scores it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-o", metavar="OUT", type=Path, required=True, help="folder for the results")
+    add_model_arguments(parser)
+    _add_what(parser.add_argument_group("what is evaluated"))
+    group = parser.add_argument_group("as in nnUNetv2_predict")
+    add_window_arguments(group)
+    add_thread_arguments(group)
+    add_sharing_arguments(group)
+    add_device_arguments(group)
+    return parser
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--cases",
+        default="val",
+        metavar="WHICH",
+        help="val (of the fold, default), all (training cases), or a folder with cases",
+    )
+    add("--labels", type=Path, metavar="FOLDER", help="references of a folder's cases (default: beside them)")
+    add("--source_labels", action="store_true", help="--labels has the label values of the data set's source")
+    add(
+        "--subsets",
+        nargs="+",
+        default=["all"],
+        metavar="NAMES",
+        help='all (default), or some: t1c+t2f t2f (or "t1c+t2f,t2f")',
+    )
+    add("--policy", choices=_POLICIES, default="brats", help="for empty masks (default brats)")
+    add(
+        "--lesionwise",
+        nargs="?",
+        const="GLI",
+        metavar="RULES",
+        help="score single lesions too, by the rules of a BraTS 2023 challenge (default GLI)",
+    )
+    add(
+        "--predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="score these segmentations (a folder per subset, or one with modalities.json); no model is used",
+    )
+    add("--executor", metavar="dask://HOST:PORT", help="score on the workers of a Dask cluster")
+    add(
+        "--trust_checkpoint",
+        action="store_true",
+        help="read checkpoints that hold more than nnU-Net stores; code in them will run",
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate and print the table; 2 if something could not be scored."""
+    arguments = _parser().parse_args(argv)
+    check_numbers(arguments)
+    _check_lesion_rules(arguments.lesionwise)
+    command = shlex.join(("nnUNetv2_mstkd", "evaluate", *argv))
+    if arguments.predictions is not None:
+        from nnunetv2_mstkd.commands.evaluate_runs import score_predictions
+
+        return _finish(arguments, *score_predictions(arguments, command, _progress))
+    from nnunetv2_mstkd.commands.evaluate_runs import evaluate_model
+
+    model = chosen_model(arguments)
+    folds = chosen_folds(arguments)
+    subsets = chosen_subsets(arguments.subsets, model.modalities)
+    return _finish(arguments, *evaluate_model(arguments, model, folds, subsets, command, _progress))
+
+
+def chosen_subsets(texts: Sequence[str], modalities: Sequence[str]) -> tuple[Subset, ...]:
+    """The subsets that ``--subsets`` names, in table order.
+
+    ``+`` joins the names of a subset; a comma or a blank separates subsets.
+
+    Raises:
+        MSTKDError: a name is not among ``modalities``.
+    """
+    names = [part for text in texts for part in text.split(",") if part.strip()]
+    every = all_subsets(modalities)
+    if names == ["all"]:
+        return every
+    wanted = {parse_subset(name, modalities) for name in names}
+    if not wanted:
+        raise MSTKDError("--subsets names nothing; give all, or subsets like t1c+t2f")
+    return tuple(subset for subset in every if subset in wanted)
+
+
+def _check_lesion_rules(name: str | None) -> None:
+    if name is None:
+        return
+    from nnunetv2_mstkd.evaluation.lesionwise import RULES
+
+    if name not in RULES:
+        raise MSTKDError(f"--lesionwise {name} is not known; there are {', '.join(RULES)}")
+
+
+def _progress(
+    total: int, reports: Iterable[TaskReport], *, disable: bool, verbose: bool = True
+) -> dict[str, str]:
+    """Take reports as they come; returns what failed and why."""
+    from nnunetv2_mstkd.inference.loading import quiet
+
+    problems = {}
+    bar = CaseProgress(total, "evaluating", disable=disable)
+    with bar, quiet(not verbose):
+        for report in reports:
+            task = report.task
+            text = "not possible" if report.impossible else "scored"
+            bar.update(f"{task.case.name} {task.name}", None if report.problem else text)
+            if report.problem is not None:
+                problems[f"{task.case.name} {task.name}"] = report.problem
+    return problems
+
+
+def _finish(arguments: argparse.Namespace, record: EvaluationRecord, problems: dict[str, str]) -> int:
+    """Write the tables of all that is scored, by this run or others, and say how much is missing."""
+    from nnunetv2_mstkd.evaluation.collecting import collect
+
+    evaluation, missing = collect(record, arguments.o)
+    count = len(evaluation.record.cases) * len(evaluation.record.subsets)
+    print(f"{arguments.o}: {count - missing} of {count} scores (cases by subsets)", end="")
+    print(f"; {missing} are missing, the tables are without them" if missing else "")
+    print((arguments.o / "table.md").read_text(encoding="utf-8").rstrip())
+    return report_problems(problems)

@@ -1,0 +1,231 @@
+"""The two ways of ``nnUNetv2_mstkd evaluate``: with a model, and of segmentations that are there already."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from nnunetv2_mstkd.commands.predict_arguments import loading_options
+from nnunetv2_mstkd.datasets.raw_images import reader_class
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.cases import ReferenceCase, folder_cases, training_cases
+from nnunetv2_mstkd.evaluation.evaluate import Evaluator, Task, TaskReport, open_tasks, output_of
+from nnunetv2_mstkd.evaluation.existing import find_predictions
+from nnunetv2_mstkd.evaluation.provenance import describe_model, file_digest, git_commit, versions
+from nnunetv2_mstkd.evaluation.regions import ignore_label, regions_of
+from nnunetv2_mstkd.evaluation.results import (
+    RECORD_FILE,
+    EvaluatedCase,
+    EvaluationRecord,
+    read_evaluation,
+    write_record,
+)
+from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, runner
+from nnunetv2_mstkd.evaluation.store import ScoreStore
+from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.inference.folder import Part
+from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder, dataset_modalities
+from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
+from nnunetv2_mstkd.modalities import Subset, all_subsets, format_subset
+
+
+class Progress(Protocol):
+    """Takes reports as they come; returns what failed and why."""
+
+    def __call__(
+        self, total: int, reports: Iterable[TaskReport], *, disable: bool, verbose: bool = True
+    ) -> dict[str, str]: ...
+
+
+Evaluated = tuple[EvaluationRecord, dict[str, str]]
+
+
+def evaluate_model(
+    arguments: argparse.Namespace,
+    model: ModelFolder,
+    folds: Sequence[Fold] | None,
+    subsets: Sequence[Subset],
+    command: str,
+    progress: Progress,
+) -> Evaluated:
+    """Predict what is not predicted yet and score it; returns the record and what failed."""
+    if arguments.cases == "val" and (folds is None or len(folds) != 1):
+        raise MSTKDError("--cases val needs one fold, whose validation cases they are: give -f FOLD")
+    checked = model.folds(folds, arguments.chk)
+    cases, problems = _cases(arguments, model, checked[0])
+    _refuse_cascade(model)
+    inference = {"step_size": arguments.step_size, "mirroring": not arguments.disable_tta}
+    record = _record(
+        arguments,
+        model.dataset_json,
+        cases,
+        subsets,
+        command,
+        model=describe_model(model, checked, arguments.chk, inference),
+        dataset=str(model.plans.get("dataset_name", "")),
+    )
+    _open_folder(arguments.o, record)
+    store = ScoreStore(arguments.o)
+    part = Part(arguments.part_id, arguments.num_parts)
+    tasks = open_tasks(cases[part.index :: part.count], subsets, model.modalities, store)
+    if tasks:
+        problems |= _predict_and_score(arguments, model, checked, tasks, record, progress)
+    return record, problems
+
+
+def _cases(
+    arguments: argparse.Namespace, model: ModelFolder, fold: Fold
+) -> tuple[list[ReferenceCase], dict[str, str]]:
+    if arguments.cases in ("val", "all"):
+        if arguments.labels is not None:
+            raise MSTKDError("--labels belongs to --cases FOLDER; training cases have their references")
+        return training_cases(model, fold if arguments.cases == "val" else None), {}
+    folder = Path(arguments.cases)
+    return folder_cases(folder, model, arguments.labels, source_labels=arguments.source_labels)
+
+
+def _refuse_cascade(model: ModelFolder) -> None:
+    previous = model.plans["configurations"].get(model.configuration, {}).get("previous_stage")
+    if previous:
+        raise MSTKDError(
+            f"{model.configuration} refines segmentations of {previous}: predict each subset with both"
+            " (predict --modalities), then give --predictions FOLDER"
+        )
+
+
+def _record(
+    arguments: argparse.Namespace,
+    dataset_json: Mapping[str, Any],
+    cases: Iterable[ReferenceCase],
+    subsets: Collection[Subset],
+    command: str,
+    *,
+    model: Mapping[str, Any],
+    dataset: str,
+) -> EvaluationRecord:
+    modalities = dataset_modalities(dataset_json)
+    evaluated = {
+        case.name: EvaluatedCase(
+            case.patient,
+            str(case.reference.absolute()),
+            {name: str(path.absolute()) for name, path in case.images.items()},
+        )
+        for case in cases
+    }
+    return EvaluationRecord(
+        model=model,
+        dataset=dataset,
+        modalities=modalities,
+        regions=regions_of(dataset_json),
+        subsets=tuple(format_subset(s, modalities) for s in all_subsets(modalities) if s in subsets),
+        cases=evaluated,
+        policy=arguments.policy,
+        lesionwise=arguments.lesionwise,
+        file_ending=str(dataset_json["file_ending"]),
+        command=command,
+        versions=versions(),
+        git=git_commit(),
+    )
+
+
+def _open_folder(folder: Path, record: EvaluationRecord) -> None:
+    """Make the folder this evaluation's.
+
+    Raises:
+        MSTKDError: it holds something else, or an evaluation of another model or with other settings.
+    """
+    if not (folder / RECORD_FILE).exists():
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise MSTKDError(f"{folder} is not empty and holds no evaluation; give another folder with -o")
+    else:
+        old = read_evaluation(folder).record
+        same = ("dataset", "modalities", "regions", "lesionwise")
+        different = [name for name in same if getattr(old, name) != getattr(record, name)]
+        keys = ("id", "inference")
+        different += [f"model {key}" for key in keys if old.model.get(key) != record.model.get(key)]
+        common = set(old.cases) & set(record.cases)
+        if any(old.cases[name].reference != record.cases[name].reference for name in common):
+            different.append("references")
+        if different:
+            raise MSTKDError(
+                f"{folder} holds an evaluation with other {', '.join(different)}; give another folder with -o"
+            )
+    write_record(record, writable_folder(folder))
+
+
+def _predict_and_score(
+    arguments: argparse.Namespace,
+    model: ModelFolder,
+    folds: Sequence[Fold],
+    tasks: Sequence[Task],
+    record: EvaluationRecord,
+    progress: Progress,
+) -> dict[str, str]:
+    """Score what a stopped run has predicted, then predict and score the rest."""
+    criteria = Criteria(record.regions, ignore_label(model.dataset_json), record.lesionwise)
+    predicted, left = [], []
+    for task in tasks:
+        path = output_of(arguments.o, task.name, model.file_ending).target(task.case.name)
+        (predicted if path.is_file() else left).append((task, path))
+    options = {"disable": arguments.disable_progress_bar}
+    problems: dict[str, str] = {}
+    with runner(arguments.executor) as run:
+        elsewhere = run if arguments.executor else None
+        evaluator = Evaluator(arguments.o, criteria, ScoreStore(arguments.o), elsewhere)
+        if predicted:
+            reader = reader_class(model.dataset_json, predicted[0][1])
+            jobs = [(task, FileJob(path, task.case, criteria, reader)) for task, path in predicted]
+            problems |= progress(
+                len(jobs), evaluator.score_files(jobs, run, threads=arguments.nps), **options
+            )
+        if left:
+            predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))
+            predictor.warn_if_not_trained_for(sum(len(t.subset) < len(model.modalities) for t, _ in left))
+            reports = evaluator.predict_and_score(
+                predictor, [task for task, _ in left], readers=arguments.npp, writers=arguments.nps
+            )
+            problems |= progress(len(left), reports, verbose=arguments.verbose, **options)
+    return problems
+
+
+def score_predictions(arguments: argparse.Namespace, command: str, progress: Progress) -> Evaluated:
+    """Score segmentations that are there already; returns the record and what failed."""
+    if arguments.labels is None:
+        raise MSTKDError("--predictions needs --labels FOLDER, with CASE and the data set's file ending")
+    if arguments.d or arguments.m:
+        raise MSTKDError("--predictions needs no model; leave -d and -m away")
+    subsets = () if arguments.subsets == ["all"] else _split(arguments.subsets)
+    found = find_predictions(arguments.predictions, subsets)
+    scored = found.tasks(arguments.labels, source_labels=arguments.source_labels)
+    record = _record(
+        arguments,
+        found.dataset_json,
+        (task.case for task, _ in scored),
+        {task.subset for task, _ in scored},
+        command,
+        model={
+            "id": file_digest([path for _, path in scored]),
+            "name": arguments.predictions.resolve().name,
+            "folder": str(arguments.predictions.resolve()),
+        },
+        dataset=str(found.dataset_json.get("name", "")),
+    )
+    _open_folder(arguments.o, record)
+    criteria = Criteria(record.regions, ignore_label(found.dataset_json), record.lesionwise)
+    store, reader = ScoreStore(arguments.o), reader_class(found.dataset_json, scored[0][1])
+    part = Part(arguments.part_id, arguments.num_parts)
+    cases = sorted(record.cases)[part.index :: part.count]
+    jobs = [
+        (task, FileJob(path.absolute(), task.case, criteria, reader))
+        for task, path in scored
+        if task.case.name in cases and not store.read(task.case.name).settled(task.name)
+    ]
+    with runner(arguments.executor) as run:
+        reports = Evaluator(arguments.o, criteria, store).score_files(jobs, run, threads=arguments.nps)
+        return record, progress(len(jobs), reports, disable=arguments.disable_progress_bar)
+
+
+def _split(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for text in texts for part in text.split(",") if part.strip())

@@ -1,0 +1,94 @@
+"""From stored scores to tables: ``metrics.csv``, ``summary.json`` per subset, ``table.csv`` and ``.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunetv2_mstkd.evaluation.policies import POLICIES
+from nnunetv2_mstkd.evaluation.results import (
+    LESION_COLUMNS,
+    METRIC_COLUMNS,
+    METRICS_FILE,
+    PREDICTIONS,
+    Evaluation,
+    EvaluationRecord,
+    write_record,
+)
+from nnunetv2_mstkd.evaluation.store import CaseScores, ScoreStore
+from nnunetv2_mstkd.evaluation.summary import write_summaries
+from nnunetv2_mstkd.evaluation.tables import write_tables
+from nnunetv2_mstkd.files import atomic_path
+
+
+def collect(record: EvaluationRecord, folder: Path) -> tuple[Evaluation, int]:
+    """Write the record and every table of what is scored so far.
+
+    Returns:
+        The evaluation, and how many scores of cases under subsets are still missing.
+    """
+    store = ScoreStore(folder)
+    stored = {case: store.read(case) for case in record.cases}
+    record = _without_what_cases_lack(record, stored)
+    missing = sum(not scores.settled(s) for scores in stored.values() for s in record.subsets)
+    table = metrics_table(record, stored)
+    with atomic_path(folder / METRICS_FILE) as temporary:
+        table.to_csv(temporary, index=False)
+    write_summaries(record, stored, folder / PREDICTIONS)
+    write_tables(record, table, folder)
+    write_record(record, folder)
+    return Evaluation(folder, record), missing
+
+
+def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> EvaluationRecord:
+    """The record, listing of each case only images that show something."""
+    cases = {
+        name: replace(case, images={m: p for m, p in case.images.items() if m not in stored[name].lacking})
+        for name, case in record.cases.items()
+    }
+    return replace(record, cases=cases)
+
+
+def metrics_table(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> pd.DataFrame:
+    """One row per case, subset and region; see ``results.METRIC_COLUMNS``."""
+    rows = [
+        _row(record, case, subset, region, score)
+        for case, scores in stored.items()
+        for subset in record.subsets
+        if subset in scores.subsets
+        for region, score in scores.subsets[subset].regions.items()
+    ]
+    columns = [*METRIC_COLUMNS, *(LESION_COLUMNS if record.lesionwise else ())]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: Any) -> dict[str, Any]:
+    policy = POLICIES[record.policy]
+    row = {
+        "case": case,
+        "patient": record.cases[case].patient,
+        "subset": subset,
+        "region": region,
+        "dice": policy.dice(score),
+        "hd95": policy.hd95(score),
+        "volume_reference": (score.tp + score.fn) * score.voxel_volume,
+        "volume_prediction": (score.tp + score.fp) * score.voxel_volume,
+        "tp": score.tp,
+        "fp": score.fp,
+        "fn": score.fn,
+        "policy": record.policy,
+        "model": record.model["name"],
+    }
+    if record.lesionwise and score.lesions is not None:
+        row |= {
+            "lesion_dice": score.lesions.dice,
+            "lesion_hd95": score.lesions.hd95,
+            "lesions": score.lesions.lesions,
+            "missed_lesions": score.lesions.missed,
+            "false_lesions": score.lesions.false,
+        }
+    return row

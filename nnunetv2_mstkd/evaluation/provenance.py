@@ -1,0 +1,86 @@
+"""What an evaluation was made with: which model, which versions, which commit."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nnunetv2_mstkd
+from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
+from nnunetv2_mstkd.settings import SETTINGS_KEY
+
+_PACKAGES = (
+    "nnunetv2",
+    "torch",
+    "dynamic-network-architectures",
+    "batchgeneratorsv2",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of what decides the numbers."""
+    return {
+        "nnunetv2-mstkd": nnunetv2_mstkd.__version__,
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this package runs from (``-dirty`` with changes), or None."""
+    root = Path(nnunetv2_mstkd.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the bytes of files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_model(
+    model: ModelFolder, folds: Sequence[Fold], checkpoint: str, inference: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The ``model`` of an evaluation's record.
+
+    Args:
+        inference: what changes predictions: step size, mirroring.
+    """
+    folder = model.path.resolve()
+    parts = folder.name.split("__")
+    trainer, plans = parts[:2] if len(parts) == 3 else (None, model.plans.get("plans_name"))
+    configuration = model.plans["configurations"].get(model.configuration, {})
+    return {
+        "id": file_digest([model.path / f"fold_{fold}" / checkpoint for fold in folds]),
+        "name": folder.name,
+        "folder": str(folder),
+        "trainer": trainer,
+        "plans": plans,
+        "configuration": model.configuration,
+        "folds": list(folds),
+        "checkpoint": checkpoint,
+        "inference": dict(inference),
+        "settings": dict(configuration.get(SETTINGS_KEY, {})),
+    }

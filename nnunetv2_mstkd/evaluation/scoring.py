@@ -1,0 +1,127 @@
+"""Scoring a segmentation: here, beside the network, or by the workers of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.evaluation.lesionwise import RULES
+from nnunetv2_mstkd.evaluation.scores import score_arrays
+from nnunetv2_mstkd.evaluation.sharing import read_reference
+from nnunetv2_mstkd.evaluation.store import SubsetScores
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What is scored.
+
+    Attributes:
+        regions: region → its label values.
+        ignore: label of voxels that count nowhere, or None.
+        lesionwise: name of the lesion-wise rules, or None for none.
+    """
+
+    regions: Mapping[str, tuple[int, ...]]
+    ignore: int | None = None
+    lesionwise: str | None = None
+
+    def score(self, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> SubsetScores:
+        """Compare two label arrays (Z, Y, X) with the spacing of their axes in mm."""
+        rules = None if self.lesionwise is None else RULES[self.lesionwise]
+        regions = score_arrays(
+            prediction, reference, spacing, self.regions, ignore=self.ignore, lesion_rules=rules
+        )
+        ignored = 0 if self.ignore is None else int((reference == self.ignore).sum())
+        return SubsetScores(int(reference.size) - ignored, regions)
+
+
+@dataclass(frozen=True)
+class FileJob:
+    """A segmentation on disk to be scored, wherever the job runs.
+
+    Attributes:
+        prediction: the segmentation.
+        case: with the reference.
+        criteria: what is scored.
+        reader: nnU-Net's reader class of the data set.
+    """
+
+    prediction: Path
+    case: ReferenceCase
+    criteria: Criteria
+    reader: type
+
+    def run(self) -> SubsetScores:
+        """Read both files and compare them.
+
+        Raises:
+            MSTKDError: a file cannot be read, or the two are on different grids.
+        """
+        reference = read_reference(self.case, self.reader)
+        try:
+            prediction, properties = self.reader().read_seg(str(self.prediction))
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise MSTKDError(f"cannot read {self.prediction}: {reason[-1]}") from None
+        if prediction[0].shape != reference.shape:
+            raise MSTKDError(
+                f"{self.prediction} has {prediction[0].shape} voxels (z, y, x), the reference"
+                f" {reference.shape}"
+            )
+        spacing = tuple(float(length) for length in properties["spacing"])
+        return self.criteria.score(np.round(prediction[0]).astype(np.int32), reference, spacing)
+
+
+class Runner(Protocol):
+    """Runs jobs and waits for each."""
+
+    def __call__(self, job: FileJob) -> SubsetScores: ...
+
+
+def run_here(job: FileJob) -> SubsetScores:
+    """Score in the calling thread."""
+    return job.run()
+
+
+@contextmanager
+def runner(address: str | None) -> Iterator[Runner]:
+    """What scores files: the calling thread, or the workers of a Dask cluster.
+
+    Args:
+        address: ``dask://HOST:PORT`` of a scheduler whose workers see the same files and have this package;
+            None scores here.
+
+    Raises:
+        MSTKDError: the address is none, the cluster does not answer, or ``distributed`` is not installed.
+    """
+    if address is None:
+        yield run_here
+        return
+    with closing(_dask_client(address)) as client:
+        yield _on(client.get_executor(pure=False))
+
+
+def _on(executor: Executor) -> Runner:
+    return lambda job: executor.submit(FileJob.run, job).result()
+
+
+def _dask_client(address: str) -> Any:
+    scheme, _, location = address.partition("://")
+    if scheme != "dask" or not location:
+        raise MSTKDError(f"--executor '{address}' is not understood; give dask://HOST:PORT of a scheduler")
+    try:
+        from distributed import Client
+    except ImportError:
+        raise MSTKDError("--executor dask:// needs distributed; pip install 'nnunetv2-mstkd[dask]'") from None
+    try:
+        return Client(f"tcp://{location}", timeout="10s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise MSTKDError(f"no Dask scheduler answers at {location} ({type(error).__name__})") from None

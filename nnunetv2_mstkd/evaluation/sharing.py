@@ -1,0 +1,162 @@
+"""Reading and preprocessing a case once for all subsets of its modalities.
+
+A subset of a case is the case in which the other files are absent: nnU-Net crops to where any channel that is
+there is nonzero, normalises each channel alone, and resamples. So the subsets share what was preprocessed
+from all files, with zeros for what they lack, as long as their nonzero area is the same. Where it is not (a
+sequence with a larger field of view, say), the subset is preprocessed on its own. Either way the network sees
+exactly what it would see of a folder without those files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from threading import Lock
+
+import numpy as np
+from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor, Preprocessed
+from nnunetv2_mstkd.inference.reading import CaseVolumes, LooseCase
+from nnunetv2_mstkd.inference.selection import ModalityUse
+from nnunetv2_mstkd.modalities import Subset
+
+
+class OpenCase:
+    """One case in memory: its volumes, what was preprocessed from all of them, its reference."""
+
+    def __init__(self, case: ReferenceCase, predictor: MissingModalityPredictor) -> None:
+        self.case = case
+        self._predictor = predictor
+        self._lock = Lock()
+        self._volumes: CaseVolumes | None = None
+        self._whole: Preprocessed | None = None
+        self._reference: np.ndarray | None = None
+        self._shown: np.ndarray | None = None  # (C, Z, Y, X) bool
+
+    def available(self) -> Subset:
+        """The modalities whose image is there and shows something."""
+        return frozenset(self._read()[0].use.used)
+
+    def preprocessed(self, subset: Subset) -> Preprocessed:
+        """What the network sees of the case when only ``subset`` is there.
+
+        Args:
+            subset: a part of :meth:`available`.
+        """
+        volumes, whole = self._read()
+        use = _use_of(volumes.use, subset, self._predictor.modalities)
+        absent = [i for i, name in enumerate(self._predictor.modalities) if name not in subset]
+        if not self._same_area(volumes.data, absent):
+            data = volumes.data.copy()
+            data[absent] = 0
+            return self._predictor.preprocess(CaseVolumes(volumes.name, data, dict(volumes.properties), use))
+        seen = whole.data.clone()
+        seen[absent] = 0
+        return replace(whole, data=seen, use=use, properties=dict(whole.properties))
+
+    def reference(self) -> np.ndarray:
+        """(Z, Y, X) reference labels in the values of the model's data set.
+
+        Raises:
+            MSTKDError: it cannot be read, or is on another grid.
+        """
+        volumes, _ = self._read()
+        with self._lock:
+            if self._reference is None:
+                reader = self._predictor.predictor.plans_manager.image_reader_writer_class
+                self._reference = read_reference(self.case, reader)
+        if self._reference.shape != volumes.data.shape[1:]:
+            raise MSTKDError(
+                f"{self.case.reference} has {self._reference.shape} voxels (z, y, x), the images"
+                f" {volumes.data.shape[1:]}"
+            )
+        return self._reference
+
+    def _read(self) -> tuple[CaseVolumes, Preprocessed]:
+        with self._lock:
+            if self._volumes is None or self._whole is None:
+                volumes = self._predictor.read(LooseCase(self.case.name, self.case.images))
+                # nnU-Net writes what it finds out into the properties.
+                self._whole = self._predictor.preprocess(
+                    replace(volumes, properties=dict(volumes.properties))
+                )
+                self._volumes = volumes
+            return self._volumes, self._whole
+
+    def _same_area(self, data: np.ndarray, absent: Sequence[int]) -> bool:
+        """Whether nnU-Net crops to the same area (and normalises within it) without some channels."""
+        if not absent:
+            return True
+        with self._lock:
+            if self._shown is None:
+                self._shown = data != 0
+        present = [i for i in range(len(data)) if i not in absent]
+        if np.array_equal(self._shown[present].any(axis=0), self._shown.any(axis=0)):
+            return True  # without the seconds that filling of holes takes
+        return np.array_equal(create_nonzero_mask(data[present]), create_nonzero_mask(data))
+
+
+def _use_of(whole: ModalityUse, subset: Subset, modalities: Sequence[str]) -> ModalityUse:
+    """The whole case's use of its modalities, when only ``subset`` is asked for."""
+    ignored = {*whole.ignored, *(name for name in whole.used if name not in subset)}
+    used = tuple(name for name in whole.used if name in subset)
+    return ModalityUse(used, whole.absent, whole.constant, tuple(n for n in modalities if n in ignored))
+
+
+class OpenCases:
+    """The cases that are being worked on; each is let go with its last piece of work."""
+
+    def __init__(self, predictor: MissingModalityPredictor, work: Iterable[str]) -> None:
+        """``work`` names a case once for each piece of work."""
+        self._predictor = predictor
+        self._left = Counter(work)
+        self._open: dict[str, OpenCase] = {}
+        self._lock = Lock()
+
+    def get(self, case: ReferenceCase) -> OpenCase:
+        """The case, opened once."""
+        with self._lock:
+            if case.name not in self._open:
+                self._open[case.name] = OpenCase(case, self._predictor)
+            return self._open[case.name]
+
+    def done(self, case: ReferenceCase) -> None:
+        """One piece of work on the case has ended."""
+        with self._lock:
+            self._left[case.name] -= 1
+            if self._left[case.name] <= 0:
+                self._open.pop(case.name, None)
+
+
+def read_reference(case: ReferenceCase, reader: type) -> np.ndarray:
+    """(Z, Y, X) labels of a case's reference, in the values of the model's data set.
+
+    Args:
+        reader: nnU-Net's reader class of the data set.
+
+    Raises:
+        MSTKDError: the file cannot be read, or has values that the source does not have.
+    """
+    try:
+        array = reader().read_seg(str(case.reference))[0][0]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise MSTKDError(f"cannot read {case.reference}: {reason[-1]}") from None
+    labels = np.round(array).astype(np.int32)
+    if not np.array_equal(labels, array):
+        raise MSTKDError(f"{case.reference} has values between integers; it was resampled, use the original")
+    if case.label_map is None:
+        return labels
+    values = np.unique(labels)
+    unknown = [int(value) for value in values if int(value) not in case.label_map]
+    if unknown:
+        known = ", ".join(map(str, sorted(case.label_map)))
+        raise MSTKDError(f"{case.reference} has the label {unknown[0]}; the data set's source has {known}")
+    result = np.zeros_like(labels)
+    for source, target in case.label_map.items():
+        result[labels == source] = target
+    return result
