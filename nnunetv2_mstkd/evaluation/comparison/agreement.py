@@ -40,6 +40,21 @@ def patients_of(run: ComparedRun) -> dict[str, str]:
     return dict(sorted(cases.items()))
 
 
+def lacking_modalities(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]:
+    """Case → the modalities that it has no image of, for the cases that lack any.
+
+    Evaluations of finished segmentations list no images: what others say of a case holds for them too.
+    """
+    lacking: dict[str, frozenset[str]] = {}
+    for run in runs:
+        for record in (evaluation.record for evaluation in run.evaluations):
+            for name, case in record.cases.items():
+                absent = frozenset(record.modalities).difference(case.images) if case.images else frozenset()
+                if absent:
+                    lacking[name] = lacking.get(name, frozenset()) | absent
+    return lacking
+
+
 def case_groups(run: ComparedRun) -> list[list[Evaluation]]:
     """The run's evaluations, those over the same cases (seeds) together; groups (folds) share no case.
 
@@ -146,6 +161,8 @@ def _method(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "trainer": model.get("trainer"),
         "configuration": model.get("configuration"),
+        "checkpoint": model.get("checkpoint"),
+        "inference": model.get("inference"),
         "plans": plans,
         "settings": settings,
     }

@@ -41,7 +41,7 @@ def compare_runs(
     if ablation and len(runs) < 2:
         raise MSTKDError("--ablation sets runs beside the full method; give at least two runs")
     check_agreement(runs)
-    layout, record = layout_of(runs[0]), runs[0].evaluations[0].record
+    layout, record = layout_of(runs), runs[0].evaluations[0].record
     values = {run.name: run_values(run, layout) for run in runs}
     first = values[runs[0].name]
     for name, run in values.items():

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.comparison.tables import comparison_markdown
+from nnunetv2_mstkd.evaluation.provenance import git_commit, versions
 from nnunetv2_mstkd.files import explained_disk_errors, temporary_beside, writable_folder, write_json
 
 RECORD_FILE = "comparison.json"
@@ -28,7 +28,7 @@ _FILES = (
     REPORT,
 )
 _RECORD_VERSION = 1
-_PACKAGES = ("nnunetv2-mstkd", "nnunetv2", "numpy", "pandas", "scipy", "matplotlib", "jinja2")
+_PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
 
 # Given by the command, so that tables need neither matplotlib nor jinja2.
 SaveFigures = Callable[[Comparison, Path], Sequence[Any]]
@@ -143,7 +143,8 @@ def comparison_record(comparison: Comparison, command: str) -> dict[str, Any]:
         "patients": int(comparison.scores["patient"].nunique()),
         "seed": comparison.seed,
         "resamples": comparison.resamples,
-        "versions": _versions(),
+        "versions": versions() | {name: metadata.version(name) for name in _PACKAGES},
+        "git": git_commit(),
         "runs": [
             {"name": run.name, "evaluations": [_evaluation_record(e) for e in run.evaluations]}
             for run in comparison.runs
@@ -162,13 +163,3 @@ def _evaluation_record(evaluation: Any) -> dict[str, Any]:
         "versions": dict(record.versions),
         "git": record.git,
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

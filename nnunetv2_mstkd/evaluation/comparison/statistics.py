@@ -99,9 +99,7 @@ def signed_rank_p(differences: np.ndarray) -> float:
     if not values.size:
         return float("nan")
     values = values[values != 0]
-    if values.size < 2:  # scipy cannot take one; one sign alone says nothing
-        return 1.0
-    return float(wilcoxon(values).pvalue)
+    return float(wilcoxon(values).pvalue) if values.size else 1.0
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

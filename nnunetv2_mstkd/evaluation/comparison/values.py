@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.comparison.agreement import case_groups, patients_of
+from nnunetv2_mstkd.evaluation.comparison.agreement import case_groups, lacking_modalities, patients_of
 from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, INCOMPLETE, METRICS, ComparedRun
 from nnunetv2_mstkd.evaluation.comparison.statistics import group_means, known_mean
 from nnunetv2_mstkd.evaluation.results import Evaluation
@@ -30,6 +30,7 @@ class Layout:
         regions: third axis.
         metrics: fourth axis, keys of ``METRICS``.
         modalities: of the data set.
+        lacking: case → the modalities that it lacks; it cannot be scored under a subset with one of them.
     """
 
     patients: Mapping[str, str]
@@ -37,6 +38,7 @@ class Layout:
     regions: tuple[str, ...]
     metrics: tuple[str, ...]
     modalities: tuple[str, ...]
+    lacking: Mapping[str, frozenset[str]]
 
     @cached_property
     def patient_names(self) -> list[str]:
@@ -67,20 +69,30 @@ class Layout:
         groups = np.array([numbers[patient] for patient in self.patients.values()])
         return group_means(values, groups, len(numbers))
 
+    def possible(self, case: str, subset: str) -> bool:
+        """Whether the case has every modality of the subset."""
+        return self.lacking.get(case, frozenset()).isdisjoint(subset.split("+"))
 
-def layout_of(run: ComparedRun) -> Layout:
-    """The axes of a run; those of every run that it may be compared with."""
-    record = run.evaluations[0].record
-    metrics = tuple(m for m in METRICS if record.lesionwise is not None or not m.startswith("lesion_"))
-    return Layout(patients_of(run), record.subsets, tuple(record.regions), metrics, record.modalities)
+
+def layout_of(runs: Sequence[ComparedRun]) -> Layout:
+    """The axes of runs that agree."""
+    record = runs[0].evaluations[0].record
+    return Layout(
+        patients=patients_of(runs[0]),
+        subsets=record.subsets,
+        regions=tuple(record.regions),
+        metrics=tuple(m for m in METRICS if record.lesionwise is not None or not m.startswith("lesion_")),
+        modalities=record.modalities,
+        lacking=lacking_modalities(runs),
+    )
 
 
 def evaluation_values(evaluation: Evaluation, layout: Layout) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The scores of one evaluation.
 
     Returns:
-        Its cases, sorted; scores (cases, subsets, regions, metrics); volumes of the reference in mm³
-        (cases, regions).
+        Its cases, sorted; scores (cases, subsets, regions, metrics), nan where a case lacks a modality;
+        volumes of the reference in mm³ (cases, regions).
 
     Raises:
         MSTKDError: rows are missing, foreign or twice, or a column does not fit the record.
@@ -89,11 +101,14 @@ def evaluation_values(evaluation: Evaluation, layout: Layout) -> tuple[list[str]
     _check_columns(evaluation, table, layout.metrics)
     index = pd.MultiIndex.from_product([cases, layout.subsets, layout.regions], names=_KEYS)
     keyed = table.set_index(_KEYS)
-    _check_rows(evaluation, keyed.index, index)
+    possible = np.array([layout.possible(case, subset) for case, subset, _ in index])
+    _check_rows(evaluation, keyed.index, index, possible)
     keyed = keyed.reindex(index)
+    keyed.loc[~possible, list(layout.metrics)] = np.nan
     shape = (len(cases), len(layout.subsets), len(layout.regions))
     values = keyed[list(layout.metrics)].to_numpy(dtype=float).reshape(*shape, len(layout.metrics))
-    return cases, values, keyed["volume_reference"].to_numpy(dtype=float).reshape(shape)[:, 0]
+    volumes = keyed["volume_reference"].to_numpy(dtype=float).reshape(shape)
+    return cases, values, known_mean(volumes, axis=1)
 
 
 def _check_columns(evaluation: Evaluation, table: pd.DataFrame, metrics: Sequence[str]) -> None:
@@ -112,9 +127,11 @@ def _check_columns(evaluation: Evaluation, table: pd.DataFrame, metrics: Sequenc
         )
 
 
-def _check_rows(evaluation: Evaluation, found: pd.MultiIndex, expected: pd.MultiIndex) -> None:
+def _check_rows(
+    evaluation: Evaluation, found: pd.MultiIndex, expected: pd.MultiIndex, possible: np.ndarray
+) -> None:
     for rows, problem in (
-        (expected.difference(found), "not there: the evaluation did not end, run it again"),
+        (expected[possible].difference(found), "not there: the evaluation did not end, run it again"),
         (found.difference(expected), "foreign to its record: run nnUNetv2_mstkd evaluate again"),
         (found[found.duplicated()], "there twice: run nnUNetv2_mstkd evaluate again"),
     ):
@@ -170,13 +187,7 @@ def run_values(run: ComparedRun, layout: Layout) -> RunValues:
 
 def _seed_variance(stacked: np.ndarray, cases: Sequence[str], layout: Layout) -> np.ndarray:
     """(seeds, cases, ...) → (columns, regions, metrics): variance between seeds of the mean over patients."""
-    part = Layout(
-        {case: layout.patients[case] for case in cases},
-        layout.subsets,
-        layout.regions,
-        layout.metrics,
-        layout.modalities,
-    )
+    part = replace(layout, patients={case: layout.patients[case] for case in cases})
     means = np.stack([layout.with_summaries(known_mean(part.by_patient(v), 0)[None])[0] for v in stacked])
     return means.var(axis=0, ddof=1) if len(stacked) > 1 else np.full(means.shape[1:], np.nan)
 

@@ -40,6 +40,25 @@ def join_patients(folder: Path, cases: list[str], patient: str) -> None:
     change_metrics(folder, lambda t: t.assign(patient=t["patient"].mask(t["case"].isin(cases), patient)))
 
 
+def remove_modality(folder: Path, case: str, modality: str) -> None:
+    """Make a case lack a modality: the record lists the images that it has, and rows that need it go."""
+    record = json.loads((folder / "evaluation.json").read_text())
+    have = [name for name in record["modalities"] if name != modality]
+    record["cases"][case]["images"] = {name: f"{case}-{name}.nii.gz" for name in have}
+    change_record(folder, cases=record["cases"])
+    remove_rows(folder, case, modality)
+
+
+def remove_rows(folder: Path, case: str, modality: str) -> None:
+    """Take away what a case scored under subsets with a modality."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        needs = table["subset"].map(lambda subset: modality in subset.split("+"))
+        return table[~(needs & (table["case"] == case))]
+
+    change_metrics(folder, change)
+
+
 def set_scores(folder: Path, scores: dict[str, float], **where: str) -> None:
     """Set the Dice of cases, everywhere or where columns have the values given."""
 

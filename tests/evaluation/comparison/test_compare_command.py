@@ -13,6 +13,7 @@ import pytest
 
 from nnunetv2_mstkd.commands import compare as command
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.comparison import output
 
 FIGURES, REPORT = "nnunetv2_mstkd.evaluation.figures", "nnunetv2_mstkd.evaluation.report"
 
@@ -36,6 +37,9 @@ def rooms(monkeypatch):
         module = ModuleType(name)
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(
+        output, "git_commit", lambda: "c0ffee"
+    )  # whoever edits beside us changes the real one
 
 
 @pytest.fixture
@@ -90,6 +94,7 @@ class TestWrites:
         assert evaluated["command"].startswith("nnUNetv2_mstkd evaluate")
         assert evaluated["versions"]["nnunetv2"]
         assert record["versions"]["scipy"]
+        assert record["git"] == "c0ffee"
         text = (out / "comparison.md").read_text()
         assert "![Heat map](figures/heatmap.png)" in text
         assert record["command"] in text

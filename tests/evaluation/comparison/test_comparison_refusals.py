@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comparison_helpers import change_metrics, change_record, join_patients, set_model
+from comparison_helpers import change_metrics, change_record, join_patients, remove_rows, set_model
 
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -108,6 +108,12 @@ class TestUnfinished:
         (a / "metrics.csv").write_text("\n".join([*lines, lines[-1]]))
         with pytest.raises(MSTKDError, match="1 of 270 rows that are there twice"):
             compare(a)
+
+    def test_rows_of_modalities_that_a_case_has(self, refused):
+        refused(
+            "24 of 270 rows that are not there",
+            change=lambda b: remove_rows(b, "P-002-000", "t1n"),
+        )
 
     def test_no_table_yet(self, refused):
         refused("its evaluation did not end", change=lambda b: (b / "metrics.csv").unlink())
