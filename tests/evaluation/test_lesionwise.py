@@ -122,7 +122,7 @@ def test_two_components_in_one_lesion():
 
 @pytest.mark.parametrize(("gap", "false"), [(2, 0), (3, 1)])
 def test_a_component_near_a_lesion_belongs_to_it(gap, false):
-    # The dilated lesion reaches 3 voxels: with 2 between the two it covers the component's first, with 3 none.
+    # The dilated lesion reaches 3 voxels: with 2 between the two it covers the first of it, with 3 none.
     beside = ((5, 5, 9 + gap), (4, 4, 4))
     score = score_lesions(volume(beside), volume(CUBE), SPACING, GLI)
     assert (score.missed, score.false, score.dice) == (false, false, 0.0)
@@ -169,6 +169,49 @@ def test_random_shapes_against_a_plain_implementation(seed, rules):
     dice, hd95, false = plain(prediction, reference, spacing, rules)
     assert min(score.lesions, score.false, score.small) > 0  # the shapes say something
     assert (score.dice, score.hd95, score.false) == (pytest.approx(dice), pytest.approx(hd95), false)
+
+
+# The steps of the challenge's eval.py (at the commit in lesion_rules.json), typed again and run once on
+# `random_boxes` with cc3d 4.1 and surface-distance 0.1: Dice, HD95, scored lesions, false lesions.
+OFFICIAL = {
+    ("brats2023-gli", 0): (0.490322581, 6.403124237, 1, 0),
+    ("brats2023-men", 0): (0.394333756, 126.0, 3, 0),
+    ("brats2023-met", 0): (0.268595449, 63.833333333, 6, 0),
+    ("brats2023-gli", 1): (0.137853097, 190.157536453, 2, 2),
+    ("brats2023-men", 1): (0.140816327, 190.024876235, 2, 2),
+    ("brats2023-met", 1): (0.192283163, 188.887438117, 6, 2),
+    ("brats2023-gli", 2): (0.263855952, 128.876715271, 2, 1),
+    ("brats2023-men", 2): (0.281185984, 151.379795897, 3, 2),
+    ("brats2023-met", 2): (0.291068621, 95.266880933, 6, 2),
+    ("brats2023-gli", 3): (0.130485437, 78.30042875, 4, 1),
+    ("brats2023-men", 3): (0.108737864, 188.849836586, 4, 2),
+    ("brats2023-met", 3): (0.093203883, 215.299859931, 5, 2),
+}
+
+
+def random_boxes(seed, shape=(28, 40, 44)):
+    """Nine boxes, some only predicted, some only in the reference: whole numbers, so the same everywhere."""
+    noise = np.random.default_rng(seed)
+    masks = np.zeros((2, *shape), dtype=bool)
+    for _ in range(9):
+        corner, size = noise.integers(0, [n - 9 for n in shape]), noise.integers(1, 9, 3)
+        moved, kind = noise.integers(-2, 3, 3), noise.integers(0, 5)
+        for mask, start, there in (
+            (masks[1], corner, kind != 0),
+            (masks[0], np.maximum(corner + moved, 0), kind != 1),
+        ):
+            if there:
+                mask[tuple(slice(a, a + b) for a, b in zip(start, size, strict=True))] = True
+    return masks
+
+
+@pytest.mark.parametrize(("name", "seed"), OFFICIAL)
+def test_golden_numbers_of_the_challenges_steps(name, seed):
+    score = score_lesions(*random_boxes(seed), SPACING, RULES[name])
+    dice, hd95, lesions, false = OFFICIAL[name, seed]
+    assert (score.dice, score.lesions, score.false) == (pytest.approx(dice, abs=1e-8), lesions, false)
+    # The challenge weights surface elements by area and takes the larger of the two directions.
+    assert score.hd95 == pytest.approx(hd95, abs=1.5)
 
 
 def test_two_dimensions():
