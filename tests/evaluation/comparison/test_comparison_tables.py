@@ -85,15 +85,15 @@ class TestDifferences:
     @pytest.mark.parametrize("finished", ["without those rows", "with those rows"])
     def test_a_case_counts_where_it_has_the_modalities(self, two, compare, finished):
         """The second evaluation is one of finished segmentations, which lists no images."""
-        remove_modality(two[0], CASES[0], "t1n")
+        remove_modality(two[0], CASES[0], "t2w")
         set_scores(two[1], {CASES[0]: 0.8})
         if finished == "without those rows":
-            remove_rows(two[1], CASES[0], "t1n")
+            remove_rows(two[1], CASES[0], "t2w")
         both = compare(*two)
-        for subset, patients in (("t1c", 6), ("t1n+t1c", 5), ("t1n+t1c+t2w+t2f", 5), ("Avg.", 6)):
+        for subset, patients in (("t1c", 6), ("t2w", 5), ("t1c+t2w", 5), ("t1n+t1c+t2w+t2f", 5), ("Avg.", 6)):
             assert only(both.differences, **WT_AVERAGE | {"subset": subset})["patients"] == patients
             assert only(both.means, run="b", **WT_AVERAGE | {"subset": subset})["n"] == patients
-        assert only(both.means, run="b", **WT_AVERAGE | {"subset": "t1n+t1c"})["mean"] == pytest.approx(0.5)
+        assert only(both.means, run="b", **WT_AVERAGE | {"subset": "t1c+t2w"})["mean"] == pytest.approx(0.5)
         assert only(both.differences, **WT_AVERAGE)["difference"] == pytest.approx(0.3 / 6)
 
     def test_equal_runs(self, two, compare):
