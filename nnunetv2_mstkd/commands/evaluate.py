@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from nnunetv2_mstkd.evaluation.evaluate import TaskReport
     from nnunetv2_mstkd.evaluation.results import EvaluationRecord
 
-_EPILOG = """Writes into OUT: metrics.csv (a row per case, subset and region), table.md and table.csv (a
-column per subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
-evaluated), cases/ (raw scores). Finished work is never done again: type the same command to go on, or with
+_EPILOG = """OUT gets metrics.csv (a row per case, subset and region), table.md and table.csv (a column per
+subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
+evaluated) and cases/ (raw scores). Finished work is never done again: type the same command to go on, or with
 another --policy to have the tables anew. Several runs may share the work (-num_parts, -part_id)."""
 _POLICIES = ("brats", "nnunet", "official")
 
