@@ -1,9 +1,9 @@
 """The ways of training that are compared, how long each may train, and the sizes of the study.
 
 Compute is counted in student steps: a forward and a backward pass of the network over a batch is one. The
-forward pass is a third of it: a convolution's backward pass multiplies twice as much as its forward pass. So a
-step with a frozen teacher's forward pass is 4/3, one with two learning passes is 2. Losses and the
-discriminator are left out: docs/benchmarks.md has the measured times beside.
+forward pass is a third of it, because a convolution's backward pass multiplies twice as much. So a step with
+a frozen teacher's forward pass is 4/3, one with two learning passes is 2. Losses and the discriminator are
+left out: docs/benchmarks.md has the measured times beside.
 """
 
 from __future__ import annotations

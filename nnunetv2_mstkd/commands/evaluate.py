@@ -30,6 +30,7 @@ subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, 
 evaluated) and cases/ (raw scores). Finished work is never done again: type the same command to go on, or with
 another --policy to have the tables anew. Several runs may share the work (-num_parts, -part_id)."""
 _POLICIES = ("brats", "nnunet", "official")
+_DEFAULT = "default"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,9 +72,9 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     add(
         "--lesionwise",
         nargs="?",
-        const="GLI",
+        const=_DEFAULT,
         metavar="RULES",
-        help="score single lesions too, by the rules of a BraTS 2023 challenge (default GLI)",
+        help="score single lesions too, by the rules of a BraTS 2023 challenge (default adult glioma)",
     )
     add(
         "--predictions",
@@ -93,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
     """Evaluate and print the table; 2 if something could not be scored."""
     arguments = _parser().parse_args(argv)
     check_numbers(arguments)
-    _check_lesion_rules(arguments.lesionwise)
+    arguments.lesionwise = _lesion_rules(arguments.lesionwise)
     command = shlex.join(("nnUNetv2_mstkd", "evaluate", *argv))
     if arguments.predictions is not None:
         from nnunetv2_mstkd.commands.evaluate_runs import score_predictions
@@ -125,13 +126,15 @@ def chosen_subsets(texts: Sequence[str], modalities: Sequence[str]) -> tuple[Sub
     return tuple(subset for subset in every if subset in wanted)
 
 
-def _check_lesion_rules(name: str | None) -> None:
+def _lesion_rules(name: str | None) -> str | None:
     if name is None:
-        return
-    from nnunetv2_mstkd.evaluation.lesionwise import RULES
+        return None
+    from nnunetv2_mstkd.evaluation.lesionwise import DEFAULT_RULES, RULES
 
-    if name not in RULES:
+    chosen = DEFAULT_RULES if name == _DEFAULT else name
+    if chosen not in RULES:
         raise MSTKDError(f"--lesionwise {name} is not known; there are {', '.join(RULES)}")
+    return chosen
 
 
 def _progress(

@@ -97,4 +97,4 @@ def _write(path: Path, array: np.ndarray) -> None:
 @pytest.fixture
 def evaluation(tmp_path) -> Callable[..., Path]:
     """Makes an evaluation in this test's folder: ``evaluation("a", gain=0.1)``."""
-    return lambda name, **options: make_evaluation(tmp_path / name, **options)
+    return lambda folder, /, **options: make_evaluation(tmp_path / folder, **options)
