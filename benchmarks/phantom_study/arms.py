@@ -9,6 +9,7 @@ left out: docs/benchmarks.md has the measured times beside.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 FORWARD = 1 / 3
 LEARNING_PASS = 1.0
@@ -26,6 +27,7 @@ class Arm:
         step_cost: student steps that one step under masking costs.
         seeds: how many seeds the study runs.
         steps_like: key of the arm whose number of steps is taken instead of equal compute.
+        sampler: settings of the sampler of training subsets; empty is uniform over all.
     """
 
     key: str
@@ -35,6 +37,7 @@ class Arm:
     step_cost: float
     seeds: int
     steps_like: str | None = None
+    sampler: tuple[tuple[str, Any], ...] = ()
 
 
 _WITH_FROZEN = LEARNING_PASS + FORWARD
@@ -43,7 +46,16 @@ _TWICE = 2 * LEARNING_PASS
 ARMS = {
     arm.key: arm
     for arm in (
-        Arm("zero_filled", "nnU-Net, zero-filled", "nnUNetTrainerFullModality", 0.0, LEARNING_PASS, 3),
+        # A sampler that always draws the whole set: stock training, but for the optimizer that all share.
+        Arm(
+            "zero_filled",
+            "no masking (zero-filled)",
+            "nnUNetTrainerModalityDropout",
+            0.0,
+            LEARNING_PASS,
+            3,
+            sampler=(("sampler", "weights"), ("subset_weights", {"t1n+t1c+t2w+t2f": 1})),
+        ),
         Arm("dropout", "modality dropout", "nnUNetTrainerModalityDropout", 0.0, LEARNING_PASS, 3),
         Arm(
             "dropout_after_full",

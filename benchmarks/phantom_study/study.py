@@ -106,6 +106,7 @@ class Study:
             "optimizer": "adamw",
             "initial_lr": self.size.learning_rate,
             "seed": run.seed,
+            **dict(run.arm.sampler),
         }
         self._plans(run.plans).write_text(json.dumps(plans, indent=2))
 

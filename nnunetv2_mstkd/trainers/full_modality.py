@@ -7,6 +7,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.randomness import seed_everything
+from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
 
 
 class nnUNetTrainerFullModality(nnUNetTrainer):
@@ -30,6 +31,7 @@ class nnUNetTrainerFullModality(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        keep_to_thread_limit(device)
         given = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY)).given()
         for name in self._LENGTH:
             if name in given:

@@ -23,6 +23,7 @@ from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.randomness import seed_everything
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.subset_validation import SubsetValidation
+from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 
 # Settings whose name is taken by an attribute of nnU-Net's trainer.
@@ -67,6 +68,7 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        keep_to_thread_limit(device)
         self.set_defaults()
         self.settings = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY))
         for name, value in self.settings.given().items():
