@@ -1,0 +1,47 @@
+"""Which modalities a column of a figure has: filled and empty circles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from nnunetv2_mstkd.evaluation.figures.data import Columns
+from nnunetv2_mstkd.evaluation.figures.style import SMALL
+
+ROW = 3.2  # mm per modality
+_COUNT_HEIGHT = 8.0  # mm
+
+
+def matrix_height(columns: Columns, modalities: Sequence[str]) -> float:
+    """Millimetres that :func:`draw_matrix` needs."""
+    return ROW * len(modalities) if columns.modalities is not None else _COUNT_HEIGHT
+
+
+def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits: tuple[float, float]) -> None:
+    """Circles under the columns 0, 1, …; or their labels, where a column is a number of modalities.
+
+    Args:
+        axes: as wide as the panel above, ``matrix_height`` mm high.
+        limits: of x, those of the panel above.
+    """
+    axes.set_xlim(*limits)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    if columns.modalities is None:
+        axes.set_xticks(range(len(columns.labels)), columns.labels)
+        axes.xaxis.tick_top()
+        axes.set_yticks([])
+        axes.set_xlabel("number of available sequences")
+        return
+    available = np.array([[m in present for present in columns.modalities] for m in modalities])
+    rows, positions = np.indices(available.shape)
+    for filled in (True, False):
+        where = available == filled
+        face = "#333333" if filled else "white"
+        axes.scatter(positions[where], rows[where], s=9, c=face, edgecolors="#333333", linewidths=0.5)
+    axes.set_ylim(len(modalities) - 0.5, -0.5)
+    axes.set_yticks(range(len(modalities)), [m[:14] for m in modalities], fontsize=SMALL)
+    axes.set_xticks([])

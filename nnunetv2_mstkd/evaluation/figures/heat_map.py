@@ -1,0 +1,115 @@
+"""Mean Dice of every run under every subset, as a heat map with numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, Comparison
+from nnunetv2_mstkd.evaluation.figures.data import (
+    Columns,
+    chosen_runs,
+    columns_of,
+    patients_text,
+    policy_text,
+)
+from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height
+from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
+from nnunetv2_mstkd.evaluation.figures.style import SMALL, add_axes, new_figure, wrapped
+
+_MOST_RUNS, _MOST_COLUMNS, _MOST_WITH_DECIMAL = 16, 31, 18
+_LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.4, 6.0  # mm
+_GAP = 0.4  # columns between the last subset and the average
+_MAP = "cividis"
+
+
+def draw_heat_map(comparison: Comparison) -> DrawnFigure:
+    """One panel per region, runs as rows, subsets and their average as columns."""
+    runs, left_out = chosen_runs(comparison, _MOST_RUNS)
+    columns = columns_of(comparison, _MOST_COLUMNS)
+    panel = _ROW * len(runs)
+    below = matrix_height(columns, comparison.modalities)
+    height = (panel + _TOP) * len(comparison.regions) + below + 4
+    figure = new_figure(height)
+    limits = (-0.5, len(columns.labels) + _GAP + 0.5)
+    for number, region in enumerate(comparison.regions):
+        top = _TOP + number * (panel + _TOP)
+        axes = add_axes(figure, _LEFT, top, _WIDTH, panel)
+        values = _values(comparison, runs, region, columns)
+        norm = _norm(values)
+        _draw_panel(axes, values, norm, limits)
+        axes.set_title(region, loc="left", fontweight="bold", pad=2)
+        axes.set_yticks(range(len(runs)), [wrapped(run, 28) for run in runs], linespacing=0.95)
+        if number == 0:
+            axes.text(limits[1] - 0.5, -0.75, AVERAGE, ha="center", va="bottom", fontsize=SMALL)
+        scale = add_axes(figure, _LEFT + _WIDTH + 2, top, 2.0, panel)
+        bar = figure.colorbar(colormaps_scalar(norm), cax=scale)
+        bar.outline.set_linewidth(0.4)
+        bar.ax.locator_params(nbins=3)
+    matrix = add_axes(figure, _LEFT, _TOP + len(comparison.regions) * (panel + _TOP) - 4.5, _WIDTH, below)
+    draw_matrix(matrix, columns, comparison.modalities, limits)
+    caption = (
+        f"Mean Dice (%) of each run (rows) under {columns.what}, and its average over all"
+        f" {len(comparison.subsets)} subsets; one panel per region, each with its own colour scale."
+        f" Bold: the highest number of a column. {patients_text(comparison)}."
+        f" {policy_text(comparison)}{left_out}"
+    )
+    return DrawnFigure("heat_map", "Mean Dice under every subset of sequences", caption, figure)
+
+
+def colormaps_scalar(norm: Normalize):
+    """What a colour bar shows."""
+    from matplotlib.cm import ScalarMappable
+
+    return ScalarMappable(norm, colormaps[_MAP])
+
+
+def _values(comparison: Comparison, runs: list[str], region: str, columns: Columns) -> np.ndarray:
+    """(runs, columns + 1): mean Dice in percent as the tables print it, the average last."""
+    means = comparison.means
+    rows = means[(means["region"] == region) & (means["metric"] == "dice")]
+    table = 100 * rows.pivot(index="run", columns="subset", values="mean").loc[runs]
+    subsets = columns.mean(table[list(comparison.subsets)].to_numpy(dtype=float), axis=1)
+    return np.concatenate([subsets, table[[AVERAGE]].to_numpy(dtype=float)], axis=1)
+
+
+def _norm(values: np.ndarray) -> Normalize:
+    """At least one point wide: equal numbers are not worth a colour."""
+    if np.isnan(values).all():
+        return Normalize(0, 100)
+    low, high = np.nanmin(values), np.nanmax(values)
+    return Normalize(low, max(high, low + 1))
+
+
+def _draw_panel(axes: Axes, values: np.ndarray, norm: Normalize, limits: tuple[float, float]) -> None:
+    rows, count = values.shape
+    colors = colormaps[_MAP](norm(np.ma.masked_invalid(values)))
+    colors[np.isnan(values)] = 1
+    last = limits[1]
+    for part, left, right in ((colors[:, :-1], -0.5, count - 1.5), (colors[:, -1:], last - 1, last)):
+        axes.imshow(part, extent=(left, right, rows - 0.5, -0.5), aspect="auto", interpolation="nearest")
+    digits = 1 if count - 1 <= _MOST_WITH_DECIMAL else 0
+    printed = np.round(values, digits)
+    positions = [*range(count - 1), last - 0.5]
+    for column, x in enumerate(positions):
+        known = printed[:, column][~np.isnan(printed[:, column])]
+        for row, number in enumerate(printed[:, column]):
+            best = rows > 1 and len(known) > 0 and number == known.max()
+            axes.text(
+                x,
+                row,
+                "–" if np.isnan(number) else f"{values[row, column]:.{digits}f}",
+                ha="center",
+                va="center_baseline",
+                fontsize=SMALL,
+                fontweight="bold" if best else "normal",
+                color="white" if colors[row, column, :3] @ (0.30, 0.59, 0.11) < 0.5 else "black",
+            )
+    axes.set_xlim(*limits)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,77 @@
+"""Panels side by side, one per region, with points and intervals per run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.figures.style import (
+    WIDTH,
+    add_axes,
+    add_legend,
+    legend_height,
+    new_figure,
+    run_style,
+)
+
+_PER_ROW = 3
+_LEFT, _BETWEEN, _RIGHT = 12.0, 13.0, 3.0  # mm
+_TITLE, _HEIGHT, _BELOW = 6.0, 48.0, 10.0  # mm
+
+
+def region_panels(comparison: Comparison, runs: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with the runs' legend on top and titled axes per region, three in a row."""
+    regions = list(comparison.regions)
+    per_row = min(_PER_ROW, len(regions))
+    rows = -(-len(regions) // per_row)
+    legend = legend_height(runs)
+    figure = new_figure(legend + rows * (_TITLE + _HEIGHT + _BELOW))
+    add_legend(figure, runs, line=True)
+    width = (WIDTH - _LEFT - _RIGHT - _BETWEEN * (per_row - 1)) / per_row
+    panels = []
+    for number, region in enumerate(regions):
+        row, column = divmod(number, per_row)
+        top = legend + row * (_TITLE + _HEIGHT + _BELOW) + _TITLE
+        axes = add_axes(figure, _LEFT + column * (width + _BETWEEN), top, width, _HEIGHT)
+        axes.set_title(region, loc="left", fontweight="bold", pad=3)
+        axes.grid(axis="y", color="#DDDDDD", linewidth=0.4)
+        axes.set_axisbelow(True)
+        panels.append(axes)
+    return figure, panels
+
+
+def draw_intervals(
+    axes: Axes, x: np.ndarray, means: np.ndarray, low: np.ndarray, high: np.ndarray, *, line: bool
+) -> None:
+    """Points with intervals, runs moved apart so that none hides another.
+
+    Args:
+        x: (positions,).
+        means, low, high: (runs, positions); nan ends draw no interval.
+        line: join the points of a run; they lie closer then.
+    """
+    runs = len(means)
+    step = min(0.4 if line else 0.75, 0.12 * runs) / runs
+    for number in range(runs):
+        color, marker = run_style(number)
+        moved = x + (number - (runs - 1) / 2) * step
+        errors = np.nan_to_num(np.stack([means[number] - low[number], high[number] - means[number]]))
+        axes.errorbar(
+            moved,
+            means[number],
+            # Rounding can leave an end a hair on the wrong side.
+            yerr=np.maximum(errors, 0),
+            color=color,
+            marker=marker,
+            markersize=3,
+            linestyle="-" if line else "none",
+            linewidth=0.9,
+            elinewidth=0.7,
+            capsize=1.2,
+            capthick=0.6,
+        )
+    axes.set_xlim(x.min() - 0.5, x.max() + 0.5)

@@ -1,0 +1,124 @@
+"""How all figures look: size, fonts, colours, and placing in millimetres.
+
+Colours: Okabe and Ito, Color Universal Design, 2008 (told apart with every kind of colour blindness).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+WIDTH = 180.0  # mm, two columns of a journal
+DPI = 200
+SMALL = 6.0  # pt, the smallest font
+_MM_PER_INCH = 25.4
+
+# Yellow is left out: it is hard to see as a line on white.
+RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# For nested regions: neighbours differ in hue and lightness, on grey images too.
+REGION_COLORS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
+
+RC: Mapping[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "lines.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # Ids in the SVG are random without it, and the file differs every time.
+    "svg.hashsalt": "nnunetv2-mstkd",
+}
+
+
+def new_figure(height: float) -> Figure:
+    """A white figure, 180 mm wide and ``height`` mm high, that pyplot knows nothing about."""
+    figure = Figure(figsize=(WIDTH / _MM_PER_INCH, height / _MM_PER_INCH), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes placed in mm from the left and from the top."""
+    total = figure.get_figheight() * _MM_PER_INCH
+    return figure.add_axes((left / WIDTH, 1 - (top + height) / total, width / WIDTH, height / total))
+
+
+def run_style(number: int) -> tuple[str, str]:
+    """Colour and marker of the run with this number."""
+    return RUN_COLORS[number % len(RUN_COLORS)], MARKERS[number % len(MARKERS)]
+
+
+def region_colors(regions: Sequence[str]) -> dict[str, str]:
+    """Region → colour; they repeat after seven."""
+    return {name: REGION_COLORS[i % len(REGION_COLORS)] for i, name in enumerate(regions)}
+
+
+def wrapped(text: str, width: int, lines: int = 2) -> str:
+    """``text`` in at most ``lines`` lines of ``width`` characters; of a longer one the middle is left out.
+
+    Names of runs often differ at their end only, so that the end must stay.
+    """
+    parts = textwrap.wrap(text, width)
+    if len(parts) > lines:
+        most = width * lines - lines
+        head = most // 2
+        parts = textwrap.wrap(f"{text[:head].rstrip()}…{text[-(most - head - 1) :].lstrip()}", width)
+        if len(parts) > lines:  # wrapping at spaces left room unused
+            joined = " ".join(parts)
+            parts = [joined[i : i + width] for i in range(0, len(joined), width)][:lines]
+    return "\n".join(parts)
+
+
+LEGEND_COLUMNS = 3
+_LEGEND_LINE = 3.0  # mm
+
+
+def legend_height(names: Sequence[str]) -> float:
+    """Millimetres that :func:`add_legend` takes."""
+    labels = [wrapped(name, 38) for name in names]
+    columns = min(LEGEND_COLUMNS, len(labels))
+    rows = -(-len(labels) // columns)
+    tallest = max(label.count("\n") + 1 for label in labels)
+    return rows * tallest * _LEGEND_LINE + 3
+
+
+def add_legend(figure: Figure, names: Sequence[str], *, line: bool) -> None:
+    """The runs' legend at the top, as wide as the figure."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=run_style(i)[0],
+            marker=run_style(i)[1] if line else "s",
+            linestyle="-" if line else "none",
+            markersize=3.5 if line else 5,
+            label=wrapped(name, 38),
+        )
+        for i, name in enumerate(names)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="upper center",
+        ncols=min(LEGEND_COLUMNS, len(handles)),
+        frameon=False,
+        borderaxespad=0.2,
+        labelspacing=0.4,
+        columnspacing=1.2,
+    )
