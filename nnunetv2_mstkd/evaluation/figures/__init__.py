@@ -15,12 +15,19 @@ from matplotlib.style import context
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.figures.by_count import draw_by_count
 from nnunetv2_mstkd.evaluation.figures.heat_map import draw_heat_map
+from nnunetv2_mstkd.evaluation.figures.importance import draw_importance
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure, SavedFigure
+from nnunetv2_mstkd.evaluation.figures.strips import draw_strips
 from nnunetv2_mstkd.evaluation.figures.style import DPI, RC
 
 __all__ = ["SavedFigure", "save_figures"]
 
-_FIGURES: tuple[Callable[[Comparison], DrawnFigure | None], ...] = (draw_heat_map, draw_by_count)
+_FIGURES: tuple[Callable[[Comparison], DrawnFigure | None], ...] = (
+    draw_heat_map,
+    draw_by_count,
+    draw_strips,
+    draw_importance,
+)
 
 
 def save_figures(comparison: Comparison, folder: Path) -> list[SavedFigure]:

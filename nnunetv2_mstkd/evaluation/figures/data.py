@@ -1,4 +1,4 @@
-"""What several figures need of a comparison: patients' Dice as an array, columns, chosen runs, caption parts."""
+"""What several figures need of a comparison: patients' Dice, columns, chosen runs, parts of captions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.comparison.statistics import Bootstrap, interval, known_mean
@@ -17,7 +18,7 @@ def patients_dice(comparison: Comparison, runs: Sequence[str]) -> np.ndarray:
     keys = ["run", "region", "subset", "patient"]
     means = comparison.scores.groupby(keys, sort=False, observed=True)["dice"].mean()
     axes = (list(runs), list(comparison.regions), list(comparison.subsets), patients)
-    index = means.index.__class__.from_product(axes, names=keys)
+    index = pd.MultiIndex.from_product(axes, names=keys)
     return 100 * means.reindex(index).to_numpy(dtype=float).reshape([len(axis) for axis in axes])
 
 

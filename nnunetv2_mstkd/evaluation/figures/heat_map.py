@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, Comparison
@@ -20,7 +21,7 @@ from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import SMALL, add_axes, new_figure, wrapped
 
 _MOST_RUNS, _MOST_COLUMNS, _MOST_WITH_DECIMAL = 16, 31, 18
-_LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.4, 6.0  # mm
+_LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.6, 6.0  # mm
 _GAP = 0.4  # columns between the last subset and the average
 _MAP = "cividis"
 
@@ -41,11 +42,11 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
         norm = _norm(values)
         _draw_panel(axes, values, norm, limits)
         axes.set_title(region, loc="left", fontweight="bold", pad=2)
-        axes.set_yticks(range(len(runs)), [wrapped(run, 28) for run in runs], linespacing=0.95)
+        axes.set_yticks(range(len(runs)), [wrapped(run, 28) for run in runs], linespacing=1.0)
         if number == 0:
             axes.text(limits[1] - 0.5, -0.75, AVERAGE, ha="center", va="bottom", fontsize=SMALL)
         scale = add_axes(figure, _LEFT + _WIDTH + 2, top, 2.0, panel)
-        bar = figure.colorbar(colormaps_scalar(norm), cax=scale)
+        bar = figure.colorbar(ScalarMappable(norm, _MAP), cax=scale)
         bar.outline.set_linewidth(0.4)
         bar.ax.locator_params(nbins=3)
     matrix = add_axes(figure, _LEFT, _TOP + len(comparison.regions) * (panel + _TOP) - 4.5, _WIDTH, below)
@@ -57,13 +58,6 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
         f" {policy_text(comparison)}{left_out}"
     )
     return DrawnFigure("heat_map", "Mean Dice under every subset of sequences", caption, figure)
-
-
-def colormaps_scalar(norm: Normalize):
-    """What a colour bar shows."""
-    from matplotlib.cm import ScalarMappable
-
-    return ScalarMappable(norm, colormaps[_MAP])
 
 
 def _values(comparison: Comparison, runs: list[str], region: str, columns: Columns) -> np.ndarray:
@@ -100,7 +94,7 @@ def _draw_panel(axes: Axes, values: np.ndarray, norm: Normalize, limits: tuple[f
             axes.text(
                 x,
                 row,
-                "–" if np.isnan(number) else f"{values[row, column]:.{digits}f}",
+                "-" if np.isnan(number) else f"{values[row, column]:.{digits}f}",
                 ha="center",
                 va="center_baseline",
                 fontsize=SMALL,

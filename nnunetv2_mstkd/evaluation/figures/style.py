@@ -75,14 +75,13 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
 
     Names of runs often differ at their end only, so that the end must stay.
     """
-    parts = textwrap.wrap(text, width)
-    if len(parts) > lines:
-        most = width * lines - lines
-        head = most // 2
-        parts = textwrap.wrap(f"{text[:head].rstrip()}…{text[-(most - head - 1) :].lstrip()}", width)
-        if len(parts) > lines:  # wrapping at spaces left room unused
-            joined = " ".join(parts)
-            parts = [joined[i : i + width] for i in range(0, len(joined), width)][:lines]
+    kept = len(text)
+    parts = textwrap.wrap(text, width, break_on_hyphens=False)
+    while len(parts) > lines:
+        kept -= 1
+        head = kept // 2
+        shorter = f"{text[:head].rstrip()}…{text[head - kept :].lstrip()}"
+        parts = textwrap.wrap(shorter, width, break_on_hyphens=False)
     return "\n".join(parts)
 
 
