@@ -1,0 +1,196 @@
+"""The tables of what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, INCOMPLETE, METRICS, Comparison
+from nnunetv2_mstkd.evaluation.report.cells import (
+    NONE,
+    Cell,
+    Column,
+    Table,
+    count_cell,
+    interval_cell,
+    interval_text,
+    p_cell,
+    printed_cell,
+    score_cell,
+    score_head,
+    text_cell,
+)
+
+SIGNIFICANT = 0.05
+_TITLES = {AVERAGE: "All subsets (Avg.)", INCOMPLETE: "Incomplete subsets"}
+_ROW_HEADS = (Column("Region", numeric=False), Column("Run", numeric=False))
+_Key = tuple[str, str, str]
+
+
+def _keyed(table: pd.DataFrame, metric: str) -> dict[_Key, dict]:
+    """(region, run, subset) → row."""
+    rows = table[table["metric"] == metric].to_dict("records")
+    return {(row["region"], row["run"], row["subset"]): row for row in rows}
+
+
+def _marked(comparison: Comparison, run: str) -> Cell:
+    """The name of a run; the reference says that it is one, where there is anything to refer to it."""
+    return Cell(run, "reference" if run == comparison.reference and len(comparison.runs) > 1 else "")
+
+
+def summaries(comparison: Comparison) -> list[Table]:
+    """Per metric: mean and difference over all and over the incomplete subsets."""
+    return [_summary(comparison, metric) for metric in comparison.metrics]
+
+
+def _summary(comparison: Comparison, metric: str) -> Table:
+    means, differences = _keyed(comparison.means, metric), _keyed(comparison.differences, metric)
+    present = set(comparison.means["subset"])
+    subsets = [subset for subset in (AVERAGE, INCOMPLETE) if subset in present]
+    paired = bool(differences)
+    columns = list(_ROW_HEADS)
+    for subset in subsets:
+        titles = ("Mean", "Difference", "p (Holm)") if paired else ("Mean",)
+        columns += [Column(title, group=_TITLES[subset]) for title in titles]
+    rows = []
+    for region in comparison.regions:
+        for run in comparison.runs:
+            cells = [text_cell(region), _marked(comparison, run.name)]
+            for subset in subsets:
+                key = (region, run.name, subset)
+                cells += _summary_cells(means[key], differences.get(key), metric, paired)
+            rows.append(cells)
+    caption = f"{score_head(metric)}: mean over patients and 95 % interval"
+    return Table(caption + ("; difference to the reference." if paired else "."), columns, rows)
+
+
+def _summary_cells(mean: Mapping, difference: Mapping | None, metric: str, paired: bool) -> list[Cell]:
+    cells = [interval_cell(mean["mean"], mean["low"], mean["high"], metric)]
+    if difference is not None:
+        values = (difference[name] for name in ("difference", "low", "high"))
+        cells += [interval_cell(*values, metric, signed=True), p_cell(difference["p_holm"])]
+    elif paired:
+        cells += [Cell(""), Cell("")]
+    return cells
+
+
+def spreads(comparison: Comparison) -> list[Table]:
+    """Per metric: spread between patients, and between seeds where there are several."""
+    several = bool((comparison.means["seeds"] > 1).any())
+    columns = [*_ROW_HEADS, Column("Subsets", numeric=False), Column("Mean"), Column("SD of patients")]
+    columns += [Column("Patients")]
+    columns += [Column("Seeds"), Column("SD of seeds")] if several else []
+    tables = []
+    for metric in comparison.metrics:
+        rows = []
+        means = comparison.means
+        chosen = means[(means["metric"] == metric) & means["subset"].isin(list(_TITLES))]
+        for row in chosen.to_dict("records"):
+            cells = [text_cell(row["region"]), text_cell(row["run"]), text_cell(row["subset"])]
+            cells += [score_cell(row[name], metric) for name in ("mean", "std")]
+            cells.append(count_cell(row["n"]))
+            cells += [count_cell(row["seeds"]), score_cell(row["seed_std"], metric)] if several else []
+            rows.append(cells)
+        tables.append(Table(f"{score_head(metric)}: spread of what was averaged.", columns, rows, heads=3))
+    return tables
+
+
+def means(comparison: Comparison) -> list[Table]:
+    """Per metric, laid out as the published tables: a row per region and run, a column per subset."""
+    subsets = (*comparison.subsets, AVERAGE)
+    columns = (*_ROW_HEADS, *map(Column, subsets))
+    tables = []
+    for metric in comparison.metrics:
+        rows, keyed = [], _keyed(comparison.means, metric)
+        for region in comparison.regions:
+            best = {
+                s: _best([keyed[(region, r.name, s)]["mean"] for r in comparison.runs], metric)
+                for s in subsets
+            }
+            for run in comparison.runs:
+                values = [(keyed[(region, run.name, s)]["mean"], best[s]) for s in subsets]
+                scores = [score_cell(value, metric, strong=value == top) for value, top in values]
+                rows.append([text_cell(region), _marked(comparison, run.name), *scores])
+        best_text = " Bold: best run of a region." if len(comparison.runs) > 1 else ""
+        tables.append(
+            Table(f"{score_head(metric)}, mean over patients.{best_text}", columns, rows, wide=True)
+        )
+    return tables
+
+
+def _best(values: list[float], metric: str) -> float | None:
+    """The best of several runs; of one there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(values) < 2 or not known:
+        return None
+    return max(known, key=lambda value: METRICS[metric].sign * value)
+
+
+def difference_overviews(comparison: Comparison) -> list[Table]:
+    """Per metric, laid out as the means: differences of every run to the reference."""
+    if comparison.differences.empty:
+        return []
+    columns = (*_ROW_HEADS, *map(Column, comparison.subsets))
+    others = [run.name for run in comparison.runs if run.name != comparison.reference]
+    tables = []
+    for metric in comparison.metrics:
+        keyed, rows = _keyed(comparison.differences, metric), []
+        for region in comparison.regions:
+            for run in others:
+                found = [keyed[(region, run, subset)] for subset in comparison.subsets]
+                cells = [
+                    score_cell(row["difference"], metric, signed=True, strong=row["p_holm"] < SIGNIFICANT)
+                    for row in found
+                ]
+                rows.append([text_cell(region), text_cell(run), *cells])
+        caption = f"{score_head(metric)}, run minus {comparison.reference}. Bold: p (Holm) < {SIGNIFICANT}."
+        tables.append(Table(caption, columns, rows, wide=True))
+    return tables
+
+
+def difference_details(comparison: Comparison) -> list[tuple[str, Table]]:
+    """A title and a table per metric and run, with everything that the statistics say of each subset."""
+    table = comparison.differences
+    single = table[~table["subset"].isin(list(_TITLES))]
+    details = []
+    for metric in comparison.metrics:
+        for run in single["run"].unique():
+            rows = single[(single["metric"] == metric) & (single["run"] == run)]
+            caption = f"{score_head(metric)}: {run} minus {comparison.reference}, each subset."
+            details.append((f"{score_head(metric)}: {run}", _difference_table(rows, metric, caption)))
+    return details
+
+
+def _difference_table(rows: pd.DataFrame, metric: str, caption: str) -> Table:
+    columns = [Column("Region", numeric=False), Column("Subset", numeric=False)]
+    titles = ("Difference", "95 %", "p", "p (Holm)", "Better", "Equal", "Worse", "Patients")
+    columns += [Column(title) for title in titles]
+    return Table(caption, columns, [_difference_row(row, metric) for row in rows.to_dict("records")])
+
+
+def _difference_row(row: Mapping, metric: str) -> list[Cell]:
+    interval = interval_text(row["low"], row["high"], metric, signed=True)
+    return [
+        text_cell(row["region"]),
+        text_cell(row["subset"]),
+        score_cell(row["difference"], metric, signed=True, strong=row["p_holm"] < SIGNIFICANT),
+        Cell(interval or NONE, value=None if math.isnan(row["low"]) else float(row["low"])),
+        p_cell(row["p"]),
+        p_cell(row["p_holm"]),
+        *(count_cell(row[name]) for name in ("wins", "ties", "losses", "patients")),
+    ]
+
+
+def ablation_rows(ablation: pd.DataFrame, caption: str) -> Table:
+    """A table of ``ablation.ablation_table``'s shape; the full method, in its last row, in bold."""
+    names = [name for name in ablation.columns if name != "method"]
+    columns = [Column("Method", numeric=False)]
+    columns += [Column("Δ" if name.startswith("Δ") else name) for name in names]
+    rows = []
+    for position, row in enumerate(ablation.to_dict("records")):
+        full = position == len(ablation) - 1
+        cells = [printed_cell(row[n], signed=n.startswith("Δ"), strong=full) for n in names]
+        rows.append([Cell(str(row["method"]), strong=full), *cells])
+    return Table(caption, columns, rows, heads=1)
