@@ -16,6 +16,7 @@ from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.figures.by_count import draw_by_count
 from nnunetv2_mstkd.evaluation.figures.heat_map import draw_heat_map
 from nnunetv2_mstkd.evaluation.figures.importance import draw_importance
+from nnunetv2_mstkd.evaluation.figures.qualitative import draw_qualitative
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure, SavedFigure
 from nnunetv2_mstkd.evaluation.figures.strips import draw_strips
 from nnunetv2_mstkd.evaluation.figures.style import DPI, RC
@@ -27,6 +28,7 @@ _FIGURES: tuple[Callable[[Comparison], DrawnFigure | None], ...] = (
     draw_by_count,
     draw_strips,
     draw_importance,
+    draw_qualitative,
 )
 
 

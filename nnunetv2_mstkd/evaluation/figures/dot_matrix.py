@@ -31,10 +31,12 @@ def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits:
         spine.set_visible(False)
     axes.tick_params(length=0)
     if columns.modalities is None:
-        axes.set_xticks(range(len(columns.labels)), columns.labels)
-        axes.xaxis.tick_top()
+        axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_xlabel("number of available sequences")
+        axes.set_ylim(1, 0)
+        for x, label in enumerate(columns.labels):
+            axes.text(x, 0.1, label, ha="center", va="top", fontsize=SMALL)
+        axes.text((len(columns.labels) - 1) / 2, 0.55, "number of available sequences", ha="center", va="top")
         return
     available = np.array([[m in present for present in columns.modalities] for m in modalities])
     rows, positions = np.indices(available.shape)

@@ -22,7 +22,7 @@ from nnunetv2_mstkd.evaluation.figures.style import SMALL, add_axes, new_figure,
 
 _MOST_RUNS, _MOST_COLUMNS, _MOST_WITH_DECIMAL = 16, 31, 18
 _LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.6, 6.0  # mm
-_GAP = 0.4  # columns between the last subset and the average
+_GAP = 3.0  # mm between the last subset and the average
 _MAP = "cividis"
 
 
@@ -34,7 +34,8 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
     below = matrix_height(columns, comparison.modalities)
     height = (panel + _TOP) * len(comparison.regions) + below + 4
     figure = new_figure(height)
-    limits = (-0.5, len(columns.labels) + _GAP + 0.5)
+    count = len(columns.labels)
+    limits = (-0.5, count + 0.5 + (count + 1) * _GAP / (_WIDTH - _GAP))
     for number, region in enumerate(comparison.regions):
         top = _TOP + number * (panel + _TOP)
         axes = add_axes(figure, _LEFT, top, _WIDTH, panel)

@@ -20,6 +20,7 @@ from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_pane
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 
 _MOST_RUNS = 8
+_MOST_LETTERS = 32  # of the names under a panel, before they are turned
 
 
 def removal_pairs(subsets: Sequence[str], modality: str) -> list[tuple[int, int]]:
@@ -52,11 +53,11 @@ def draw_importance(comparison: Comparison) -> DrawnFigure | None:
     values = np.stack([drops(dice, found) for found in pairs.values()], axis=2)
     means, low, high = mean_and_interval(values, comparison)
     figure, panels = region_panels(comparison, runs)
-    x = np.arange(len(pairs))
+    x, names = np.arange(len(pairs)), [name[:12] for name in pairs]
     for region, axes in enumerate(panels):
         axes.axhline(0, color="black", linewidth=0.6)
         draw_intervals(axes, x, means[:, region], low[:, region], high[:, region], line=False)
-        axes.set_xticks(x, [name[:12] for name in pairs], rotation=0 if len(pairs) <= 5 else 30)
+        axes.set_xticks(x, names, rotation=0 if sum(map(len, names)) < _MOST_LETTERS else 30)
         axes.set_xlabel("sequence taken away")
         axes.set_ylabel("drop of Dice (points)")
     caption = (

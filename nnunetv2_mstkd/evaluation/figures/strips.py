@@ -47,6 +47,7 @@ def draw_strips(comparison: Comparison) -> DrawnFigure:
         _draw_boxes(axes, values[:, number], width / count)
         axes.set_xlim(*limits)
         axes.set_xticks([])
+        axes.locator_params(axis="y", nbins=6)
         axes.set_ylabel("Dice (%)")
     top = legend + len(comparison.regions) * (_TITLE + _PANEL) + 1
     draw_matrix(add_axes(figure, _LEFT, top, width, below), columns, comparison.modalities, limits)

@@ -1,0 +1,88 @@
+"""Regions of a segmentation painted over an image, and the part of a slice that is worth showing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from nnunetv2_mstkd.evaluation.regions import region_mask
+
+ALPHA = 0.5
+# Tumour and prediction take up at most this part of the window's side.
+_FILLED = 0.6
+_LEAST_OF_BODY = 0.5  # the window's side, as a part of the body's extent
+
+
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    regions: Mapping[str, tuple[int, ...]],
+    colors: Mapping[str, str],
+    alpha: float = ALPHA,
+) -> np.ndarray:
+    """Paint regions over a grey image, those of more labels first, so that inner ones stay visible.
+
+    Args:
+        image: (Y, X), 0 (black) to 1 (white).
+        labels: (Y, X), label values.
+        regions: name → label values.
+        colors: name → colour.
+        alpha: opacity of the colours.
+
+    Returns:
+        (Y, X, 3), 0 to 1.
+    """
+    result = np.repeat(image[..., None].astype(float), 3, axis=-1)
+    for name in sorted(regions, key=lambda region: -len(regions[region])):
+        mask = region_mask(labels, regions[name])
+        result[mask] = (1 - alpha) * image[mask][:, None] + alpha * np.array(to_rgb(colors[name]))
+    return result
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Intensities (any shape) → 0 to 1, between the 1st and the 99.5th percentile of what is not zero."""
+    body = image[image != 0]
+    if not body.size:
+        return np.zeros(image.shape)
+    low, high = np.percentile(body, (1, 99.5))
+    low = min(low, 0.0) if low < 0 < high else low
+    scaled = (image - low) / max(high - low, 1e-6)
+    return np.where(image != 0, np.clip(scaled, 0, 1), 0.0)
+
+
+def largest_slice(mask: np.ndarray) -> int:
+    """(Z, Y, X) → the z with the largest area; the middle one where the mask is empty."""
+    areas = mask.sum(axis=(1, 2))
+    return int(areas.argmax()) if areas.any() else len(mask) // 2
+
+
+def window(target: np.ndarray, body: np.ndarray, spacing: tuple[float, float]) -> tuple[slice, slice]:
+    """The part of a slice around ``target``, square in mm unless the slice is too small.
+
+    Args:
+        target: (Y, X) bool, what must be seen; empty shows the body.
+        body: (Y, X) bool.
+        spacing: mm of Y and X.
+    """
+    boxes = [_box(mask) for mask in (target, body)]
+    around = boxes[0] or boxes[1] or [(0, size) for size in target.shape]
+    extents = [max((b - a) * mm for (a, b), mm in zip(box, spacing, strict=True)) for box in boxes if box]
+    side = max([extents[0] / _FILLED, _LEAST_OF_BODY * extents[-1]]) if extents else np.inf
+    return tuple(
+        _span((a + b) / 2, side / mm, size)
+        for (a, b), mm, size in zip(around, spacing, target.shape, strict=True)
+    )
+
+
+def _box(mask: np.ndarray) -> Sequence[tuple[int, int]] | None:
+    found = np.nonzero(mask)
+    return [(int(f.min()), int(f.max()) + 1) for f in found] if found[0].size else None
+
+
+def _span(center: float, length: float, size: int) -> slice:
+    """``length`` pixels around ``center``, moved into 0 to ``size``."""
+    pixels = int(min(np.ceil(length), size))
+    start = int(np.clip(round(center - pixels / 2), 0, size - pixels))
+    return slice(start, start + pixels)
