@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -33,7 +34,10 @@ def test_the_readme_has_the_commands_that_are_run_here():
     assert starts == {
         "make demo", "make test", "pip install", 'eval "$(nnUNetv2_mstkd', "nnUNetv2_plan_and_preprocess -d",
         "nnUNetv2_train 226", "nnUNetv2_predict -i",
-        *(f"nnUNetv2_mstkd {c}" for c in ("convert", "plan", "train", "predict", "prepare")),
+        *(
+            f"nnUNetv2_mstkd {c}"
+            for c in ("convert", "plan", "train", "predict", "prepare", "evaluate", "compare")
+        ),
     }  # fmt: skip
 
 
@@ -82,7 +86,7 @@ def segmentations(work) -> dict[str, list[str]]:
             work.environment["nnUNet_extTrainer"] = shlex.split(line)[1].split("=", 1)[1]
             continue
         here = command.replace("/path/to", str(work.root))
-        if re.search(r"train |predict ", here):
+        if re.search(r"train |predict |evaluate ", here):
             here += " -device cpu"
         if "MODEL_FOLDER" in here:
             (finished,) = work.results.glob("Dataset226_*/nnUNetTrainerModalityDropout__*__3d_fullres")
@@ -105,6 +109,10 @@ def test_every_nnunet_command_of_the_readme_in_its_order(work, segmentations):
     assert set(record) == set(cases)
     assert any(entry["absent"] for entry in record.values()), "nothing was missing"
     assert sitk.ReadImage(str(work.root / "out" / f"{cases[0]}.nii.gz")).GetSize() == (40, 40, 40)
+    for name in ("mstkd", "dropout"):
+        table = (work.root / "eval" / name / "table.md").read_text()
+        assert "| t1n+t1c+t2w+t2f | Avg. |" in table
+    assert (work.root / "comparison" / "report.html").stat().st_size > 50_000
 
 
 @pytest.mark.slow
@@ -146,18 +154,22 @@ def wait_until(condition, seconds: int = 240) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_the_demo_ends_with_a_table_and_a_picture(tmp_path):
+def test_the_demo_ends_with_tables_and_a_report(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "phantom_demo.py", "--out", tmp_path / "demo"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    dice = json.loads((tmp_path / "demo" / "dice.json").read_text())["dice"]
-    assert len(dice) == 12
-    assert all(0 <= score <= 1 for scores in dice.values() for score in scores)
+    means = pd.read_csv(tmp_path / "demo" / "comparison" / "means.csv").query("metric == 'dice'")
+    dice = means.groupby(["run", "subset"])["mean"].mean()
+    assert len(dice) == 3 * 17, "three models, 15 subsets, two averages"
     # What the plugin is for: with two sequences missing, models trained with masking find more of the tumour
     # than one that only ever saw all sequences (mean over WT, TC and ET).
     for model in ("nnU-Net + modality dropout", "MSTKD"):
-        assert sum(dice[f"{model} / t1c+t2f"]) > sum(dice["nnU-Net, all modalities / t1c+t2f"])
-    assert (tmp_path / "demo" / "overlay.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "demo" / "dice.md").read_text().strip() in done.stdout
+        assert dice[model, "t1c+t2f"] > dice["nnU-Net, all modalities", "t1c+t2f"]
+    report = tmp_path / "demo" / "comparison" / "report.html"
+    assert str(report) in done.stdout
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    predicted = json.loads((tmp_path / "demo" / "predictions" / "modalities.json").read_text())
+    assert {tuple(entry["used"]) for entry in predicted.values()} == {("t1c", "t2f")}
+    assert "| Dice (%) | WT |" in done.stdout
