@@ -73,6 +73,12 @@ class Table:
                 spans.append((column.group, 1))
         return spans if any(group for group, _ in spans) else []
 
+    @property
+    def starts(self) -> set[int]:
+        """Positions of the columns that begin a group."""
+        groups = [column.group for column in self.columns]
+        return {i for i, group in enumerate(groups) if group and group != groups[i - 1]}
+
 
 def text_cell(text: object) -> Cell:
     """A cell of words."""
