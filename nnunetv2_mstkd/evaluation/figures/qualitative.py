@@ -36,6 +36,7 @@ from nnunetv2_mstkd.evaluation.regions import region_mask
 
 _MOST_RUNS = 6
 _LEFT, _TOP, _GAP, _LEGEND, _LARGEST = 11.0, 11.0, 0.8, 7.0, 36.0  # mm
+_LETTER = 1.3  # mm, with room to spare
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,10 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
     first = slices.shown[0]
     show(0, 0, first, slices.reference).set_title(f"reference\n(image: {first})", fontsize=SMALL, pad=2)
     if len(runs) > 1:
-        label = f"image alone ({first})"
-        show(1, 0, first, None).text(0.5, -0.03, label, ha="center", va="top", fontsize=SMALL, transform=None)
+        alone = show(1, 0, first, None)
+        alone.text(
+            0.5, -0.04, "image alone", ha="center", va="top", fontsize=SMALL, transform=alone.transAxes
+        )
     for row, run in enumerate(runs):
         dice = _case_dice(run, case)
         for column, (subset, modality) in enumerate(zip(slices.subsets, slices.shown, strict=True), 1):
@@ -156,7 +159,7 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
                 axes.set_title(f"{_heading(subset)}\n(image: {modality})", fontsize=SMALL, pad=2)
             _note(axes, dice.get(subset, np.nan))
         y = 1 - (_TOP + row * (cell + _GAP) + cell / 2) / (figure.get_figheight() * 25.4)
-        name = wrapped(run.name, max(int(cell / 1.45), 10), 3)
+        name = wrapped(run.name, max(int(cell / _LETTER), 10), 3)
         figure.text((left - 1) / WIDTH, y, name, rotation=90, ha="right", va="center", fontsize=SMALL)
     handles = [Patch(facecolor=colors[name], label=name) for name in comparison.regions]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False)

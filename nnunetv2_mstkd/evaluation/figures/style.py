@@ -80,7 +80,7 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
     while len(parts) > lines:
         kept -= 1
         head = kept // 2
-        shorter = f"{text[:head].rstrip()}…{text[head - kept :].lstrip()}"
+        shorter = f"{text[:head].rstrip()} … {text[head - kept :].lstrip()}"
         parts = textwrap.wrap(shorter, width, break_on_hyphens=False)
     return "\n".join(parts)
 
