@@ -1,0 +1,138 @@
+"""Every figure is written, is not empty, and says of how many patients it is."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from matplotlib.image import imread
+
+from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
+from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
+from nnunetv2_mstkd.evaluation.figures import save_figures
+from nnunetv2_mstkd.evaluation.figures.choice import background_of, shown_case, shown_subsets
+from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
+from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_reference
+from nnunetv2_mstkd.evaluation.results import read_evaluation
+
+WIDTH = round(180 / 25.4 * 200)
+KEYS = ["heat_map", "by_count", "strips", "importance"]
+
+
+def scored_as_on_disk(folder):
+    """Make the table's voxel counts those of the reference files."""
+    path = folder / "metrics.csv"
+    table = pd.read_csv(path, dtype={"case": str, "patient": str})
+    record = read_evaluation(folder).record
+    arrays = {c: sitk.GetArrayFromImage(sitk.ReadImage(f.reference)) for c, f in record.cases.items()}
+    sizes = [
+        np.isin(arrays[case], record.regions[region]).sum()
+        for case, region in zip(table["case"], table["region"], strict=True)
+    ]
+    table.assign(tp=0, fn=sizes).to_csv(path, index=False)
+    return folder
+
+
+def compared(*folders, **options):
+    return compare_runs(load_runs([str(folder) for folder in folders]), resamples=100, **options)
+
+
+def check_files(figures, patients):
+    for figure in figures:
+        image = imread(figure.png)
+        assert image.shape[1] == pytest.approx(WIDTH, abs=1)
+        assert image[..., :3].var() > 1e-3
+        assert figure.svg.read_text().rstrip().endswith("</svg>")
+        assert figure.png.stem == figure.svg.stem == figure.key
+        assert re.search(rf"\bn = {patients} patients", figure.caption), figure.caption
+        assert "brats" in figure.caption
+        assert figure.title
+
+
+def test_every_figure_of_two_runs(evaluation, tmp_path):
+    folders = [evaluation(n, seed=i, patients=3, images=True, gain=-i / 50) for i, n in enumerate("ab")]
+    comparison = compared(*map(scored_as_on_disk, folders))
+    figures = save_figures(comparison, tmp_path / "new" / "figures")
+    assert [figure.key for figure in figures] == [*KEYS, "qualitative"]
+    check_files(figures, patients=3)
+    by_key = {figure.key: figure for figure in figures}
+    assert "95 % bootstrap intervals over patients (100 resamples)" in by_key["by_count"].caption
+    assert "median" in by_key["qualitative"].caption
+    written = {path.name for path in (tmp_path / "new" / "figures").iterdir()}
+    assert written == {f"{key}.{ending}" for key in by_key for ending in ("png", "svg")}
+
+
+def test_two_modalities_a_lacking_image_and_no_predictions(evaluation, tmp_path):
+    folder = evaluation("a", modalities=("CT", "PET"), patients=2)
+    record = json.loads((folder / "evaluation.json").read_text())
+    record["cases"]["P-001-000"]["images"] = {"CT": "gone.nii.gz"}
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    table = pd.read_csv(folder / "metrics.csv")
+    lacks = table["subset"].str.contains("PET") & (table["case"] == "P-001-000")
+    table[~lacks].to_csv(folder / "metrics.csv", index=False)
+    figures = save_figures(compared(folder), tmp_path / "figures")
+    assert [figure.key for figure in figures] == KEYS
+    check_files(figures, patients=2)
+
+
+def test_seven_modalities_are_shown_by_their_number(evaluation, tmp_path):
+    comparison = compared(evaluation("a", modalities=tuple("abcdefg"), patients=2))
+    figures = save_figures(comparison, tmp_path / "figures")
+    check_files(figures, patients=2)
+    by_key = {figure.key: figure for figure in figures}
+    assert set(by_key) == set(KEYS)
+    for key in ("heat_map", "strips"):
+        assert "each number of available sequences" in by_key[key].caption
+    assert [len(subset.split("+")) for subset in shown_subsets(comparison)] == [7, 5, 4, 3, 1]
+
+
+def test_one_subset_has_neither_lines_nor_importance(evaluation, tmp_path):
+    folder = evaluation("a", modalities=("CT",), patients=2)
+    assert [f.key for f in save_figures(compared(folder), tmp_path / "f")] == ["heat_map", "strips"]
+
+
+def test_many_runs_keep_the_reference_and_say_so(evaluation):
+    folders = [evaluation(name, seed=i, patients=2) for i, name in enumerate("abcd")]
+    names, text = chosen_runs(compared(*folders, reference="d"), 3)
+    assert names == ["a", "b", "d"]
+    assert "Of 4 runs" in text
+    assert chosen_runs(compared(*folders), 4) == (list("abcd"), "")
+
+
+def test_the_case_is_the_median_of_those_on_disk(evaluation):
+    folder = scored_as_on_disk(evaluation("a", patients=4, images=True))
+    path = folder / "metrics.csv"
+    table = pd.read_csv(path, dtype={"case": str, "patient": str})
+    order = {"P-000-000": 0.4, "P-001-000": 0.9, "P-002-000": 0.6, "P-003-000": 0.1}
+    table.assign(dice=table["case"].map(order)).to_csv(path, index=False)
+    comparison = compared(folder)
+    subsets = shown_subsets(comparison)
+    assert shown_case(comparison, comparison.runs, subsets) == "P-000-000"
+    comparison.runs[0].evaluations[0].prediction("P-000-000", subsets[0]).unlink()
+    assert shown_case(comparison, comparison.runs, subsets) == "P-002-000"
+
+
+def test_the_background_is_of_an_available_modality():
+    images = dict.fromkeys(("t1n", "t1c", "t2w"), "file")
+    assert background_of("t1n+t1c", images) == "t1c"
+    assert background_of("t1n", images) == "t1n"
+    assert background_of("t1n+t2f", images) == "t1n"
+    assert background_of("t2f", images) is None
+
+
+def test_a_reference_in_the_values_of_its_source_is_mapped(evaluation, tmp_path):
+    folder = scored_as_on_disk(evaluation("a", patients=1, images=True))
+    record = json.loads((folder / "evaluation.json").read_text())
+    record["model"]["folder"] = str(tmp_path)
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    path = record["cases"]["P-000-000"]["reference"]
+    right = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    np.testing.assert_array_equal(read_reference(read_evaluation(folder), "P-000-000").array, right)
+    sitk.WriteImage(sitk.GetImageFromArray(np.where(right == 3, 4, right).astype(np.uint8)), path)
+    with pytest.raises(UnreadableError):
+        read_reference(read_evaluation(folder), "P-000-000")
+    known = {"mstkd": {"source_labels": {"1": 1, "2": 2, "3": 4}}}
+    (tmp_path / "dataset.json").write_text(json.dumps(known))
+    np.testing.assert_array_equal(read_reference(read_evaluation(folder), "P-000-000").array, right)
