@@ -143,7 +143,7 @@ def _progress(
     """Take reports as they come; returns what failed and why."""
     from nnunetv2_mstkd.inference.loading import quiet
 
-    problems = {}
+    failed: dict[tuple[str, str], list[str]] = {}
     bar = CaseProgress(total, "evaluating", disable=disable)
     with bar, quiet(not verbose):
         for report in reports:
@@ -151,8 +151,12 @@ def _progress(
             text = "not possible" if report.impossible else "scored"
             bar.update(f"{task.case.name} {task.name}", None if report.problem else text)
             if report.problem is not None:
-                problems[f"{task.case.name} {task.name}"] = report.problem
-    return problems
+                failed.setdefault((task.case.name, report.problem), []).append(task.name)
+    return {_named(case, names): problem for (case, problem), names in failed.items()}
+
+
+def _named(case: str, subsets: Sequence[str]) -> str:
+    return f"{case} {subsets[0]}" if len(subsets) == 1 else f"{case} ({len(subsets)} subsets)"
 
 
 def _finish(arguments: argparse.Namespace, record: EvaluationRecord, problems: dict[str, str]) -> int:

@@ -176,7 +176,7 @@ def _predict_and_score(
         evaluator = Evaluator(arguments.o, criteria, ScoreStore(arguments.o), elsewhere)
         if predicted:
             reader = reader_class(model.dataset_json, predicted[0][1])
-            jobs = [(task, FileJob(path, task.case, criteria, reader)) for task, path in predicted]
+            jobs = [(task, FileJob(path.absolute(), task.case, criteria, reader)) for task, path in predicted]
             problems |= progress(
                 len(jobs), evaluator.score_files(jobs, run, threads=arguments.nps), **options
             )

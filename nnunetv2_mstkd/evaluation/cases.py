@@ -45,7 +45,7 @@ def training_cases(model: ModelFolder, fold: Fold | None) -> list[ReferenceCase]
     Raises:
         MSTKDError: the raw data set, its images or the split are not there.
     """
-    raw = dataset_folder(nnunet_folder("nnUNet_raw"), str(model.plans["dataset_name"]))
+    raw = dataset_folder(nnunet_folder("nnUNet_raw"), str(model.plans["dataset_name"])).absolute()
     dataset_json = read_json(raw / "dataset.json")
     images = raw_images(raw, dataset_json)
     names = sorted(images) if fold is None else _validation_cases(raw.name, fold)
@@ -90,9 +90,12 @@ def folder_cases(
     Raises:
         MSTKDError: no cases, or cases without a reference.
     """
-    found = discover(folder, model.modalities, file_ending=model.file_ending)
+    # Absolute: a cluster's workers run elsewhere.
+    found = discover(folder.absolute(), model.modalities, file_ending=model.file_ending)
     from_source = source_label_map(model.dataset_json) if labels is None or source_labels else None
-    references = {case.name: _reference(case, labels, model.file_ending) for case in found.cases}
+    references = {
+        case.name: _reference(case, labels and labels.absolute(), model.file_ending) for case in found.cases
+    }
     without = [name for name, path in references.items() if path is None]
     if without:
         where = f"in {labels}" if labels else "beside their images; give --labels FOLDER"

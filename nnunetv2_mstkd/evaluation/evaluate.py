@@ -82,7 +82,7 @@ class Evaluator:
             store: where scores go.
             run: scores files elsewhere; None scores arrays here, beside the network.
         """
-        self.folder = folder
+        self.folder = folder.absolute()  # a cluster's workers run elsewhere
         self.criteria = criteria
         self.store = store
         self._run = run

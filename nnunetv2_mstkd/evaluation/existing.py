@@ -46,7 +46,7 @@ class Predictions:
         Raises:
             MSTKDError: a segmentation has no reference.
         """
-        ending = str(self.dataset_json["file_ending"])
+        ending, labels = str(self.dataset_json["file_ending"]), labels.absolute()
         mapping = source_label_map(self.dataset_json) if source_labels else None
         names = sorted({case for _, case in self.files})
         without = [name for name in names if not (labels / f"{name}{ending}").is_file()]

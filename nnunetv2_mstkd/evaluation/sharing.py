@@ -36,6 +36,7 @@ class OpenCase:
         self._whole: Preprocessed | None = None
         self._reference: np.ndarray | None = None
         self._shown: np.ndarray | None = None  # (C, Z, Y, X) bool
+        self._failure: Exception | None = None
 
     def available(self) -> Subset:
         """The modalities whose image is there and shows something."""
@@ -78,13 +79,17 @@ class OpenCase:
 
     def _read(self) -> tuple[CaseVolumes, Preprocessed]:
         with self._lock:
+            if self._failure is not None:
+                raise self._failure  # once read in vain, not for every subset again
             if self._volumes is None or self._whole is None:
-                volumes = self._predictor.read(LooseCase(self.case.name, self.case.images))
-                # nnU-Net writes what it finds out into the properties.
-                self._whole = self._predictor.preprocess(
-                    replace(volumes, properties=dict(volumes.properties))
-                )
-                self._volumes = volumes
+                try:
+                    volumes = self._predictor.read(LooseCase(self.case.name, self.case.images))
+                    # nnU-Net writes what it finds out into the properties.
+                    own = replace(volumes, properties=dict(volumes.properties))
+                    self._whole, self._volumes = self._predictor.preprocess(own), volumes
+                except Exception as error:
+                    self._failure = error
+                    raise
             return self._volumes, self._whole
 
     def _same_area(self, data: np.ndarray, absent: Sequence[int]) -> bool:

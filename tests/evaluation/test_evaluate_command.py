@@ -315,10 +315,10 @@ def test_a_broken_image_costs_its_case_only(models, folder, tmp_path, evaluate):
     shutil.copytree(folder, tmp_path / "in")
     broken = tmp_path / "in" / CASES[0] / f"{CASES[0]}-t2f.nii.gz"
     broken.write_bytes(broken.read_bytes()[:400])
-    flags = (*model_flags(models.regions, tmp_path / "in"), "--subsets", "t2f")
+    flags = (*model_flags(models.regions, tmp_path / "in"), "--subsets", "t2f", "t1c")
     done = evaluate(tmp_path / "out", *flags)
     assert done.code == 2
     (line,) = done.err.splitlines()
-    assert line.startswith(f"{CASES[0]} t2f: ")
-    assert "1 are missing" in done.out
+    assert line.startswith(f"{CASES[0]} (2 subsets): ")
+    assert "2 are missing" in done.out
     assert set(read_evaluation(tmp_path / "out").metrics.case) == {CASES[1], INCOMPLETE}
