@@ -158,8 +158,9 @@ def difference_details(comparison: Comparison) -> list[tuple[str, Table]]:
     for metric in comparison.metrics:
         for run in single["run"].unique():
             rows = single[(single["metric"] == metric) & (single["run"] == run)]
-            caption = f"{score_head(metric)}: {run} minus {comparison.reference}, each subset."
-            details.append((f"{score_head(metric)}: {run}", _difference_table(rows, metric, caption)))
+            title = f"{score_head(metric)}: {run}"
+            caption = f"{title} minus {comparison.reference}, each subset. Bold: p (Holm) < {SIGNIFICANT}."
+            details.append((title, _difference_table(rows, metric, caption)))
     return details
 
 
