@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +76,16 @@ def _short_commit(commit: str | None) -> str:
 
 def described(comparison: Comparison) -> list[DescribedEvaluation]:
     """Every evaluation of every run."""
-    result = []
+    return [_described(title, evaluation) for title, evaluation in _titled(comparison)]
+
+
+def _titled(comparison: Comparison) -> Iterator[tuple[str, Evaluation]]:
+    """Every evaluation under the name of its run, numbered where a run has several."""
     for run in comparison.runs:
+        count = len(run.evaluations)
         for position, evaluation in enumerate(run.evaluations, start=1):
-            several = f", evaluation {position} of {len(run.evaluations)}" if len(run.evaluations) > 1 else ""
-            result.append(_described(run.name + several, evaluation))
-    return result
+            several = f", evaluation {position} of {count}" if count > 1 else ""
+            yield run.name + several, evaluation
 
 
 def _described(title: str, evaluation: Evaluation) -> DescribedEvaluation:
@@ -112,9 +116,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 def commands(comparison: Comparison, compare: str) -> list[tuple[str, str]]:
     """A title and a command for everything that has to be typed again, in order."""
     found: dict[str, str] = {}
-    for run in comparison.runs:
-        for evaluation in run.evaluations:
-            command = evaluation.record.command
-            if command:
-                found.setdefault(command, run.name)
-    return [(f"Evaluate {name}", command) for command, name in found.items()] + [("Compare", compare)]
+    for title, evaluation in _titled(comparison):
+        if evaluation.record.command:
+            found.setdefault(evaluation.record.command, title)
+    return [(f"Evaluate: {title}", command) for command, title in found.items()] + [("Compare", compare)]
