@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from nnunetv2_mstkd.evaluation.figures.overlay import grey, largest_slice, overlay, window
-from nnunetv2_mstkd.evaluation.figures.style import region_colors, wrapped
+from nnunetv2_mstkd.evaluation.figures.style import region_colors, short_names, wrapped
 
 # ET first: what is painted when must not depend on the order of dataset.json.
 NESTED = {"ET": (3,), "WT": (1, 2, 3), "TC": (1, 3)}
@@ -66,3 +66,14 @@ def test_names_are_wrapped_and_keep_both_ends(name):
     assert max(map(len, lines)) <= 20
     assert lines[0][:3] == name[:3]
     assert lines[-1][-3:] == name[-3:]
+
+
+def test_words_are_left_out_whole():
+    text = "MST-KDNet without multi-scale transformer distillation"
+    assert wrapped(text, 22, 2) == "MST-KDNet without …\ndistillation"
+
+
+def test_long_modalities_stay_apart():
+    names = ["T1 weighted pre contrast", "T1 weighted post contrast", "ADC"]
+    assert short_names(names, 12) == ["…pre contras", "…post contra", "ADC"]
+    assert short_names(["t1n", "t1c"], 12) == ["t1n", "t1c"]

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nnunetv2_mstkd.evaluation.figures.data import Columns
-from nnunetv2_mstkd.evaluation.figures.style import SMALL
+from nnunetv2_mstkd.evaluation.figures.style import SMALL, short_names
 
 ROW = 3.2  # mm per modality
 _COUNT_HEIGHT = 8.0  # mm
@@ -45,5 +45,5 @@ def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits:
         face = "#333333" if filled else "white"
         axes.scatter(positions[where], rows[where], s=9, c=face, edgecolors="#333333", linewidths=0.5)
     axes.set_ylim(len(modalities) - 0.5, -0.5)
-    axes.set_yticks(range(len(modalities)), [m[:14] for m in modalities], fontsize=SMALL)
+    axes.set_yticks(range(len(modalities)), short_names(modalities, 12), fontsize=SMALL)
     axes.set_xticks([])

@@ -21,7 +21,7 @@ from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import SMALL, add_axes, new_figure, wrapped
 
 _MOST_RUNS, _MOST_COLUMNS, _MOST_WITH_DECIMAL = 16, 31, 18
-_LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.6, 6.0  # mm
+_LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.8, 6.0  # mm
 _GAP = 3.0  # mm between the last subset and the average
 _MAP = "cividis"
 
@@ -43,7 +43,7 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
         norm = _norm(values)
         _draw_panel(axes, values, norm, limits)
         axes.set_title(region, loc="left", fontweight="bold", pad=2)
-        axes.set_yticks(range(len(runs)), [wrapped(run, 28) for run in runs], linespacing=1.0)
+        axes.set_yticks(range(len(runs)), [wrapped(run, 28) for run in runs], linespacing=1.1)
         if number == 0:
             axes.text(limits[1] - 0.5, -0.75, AVERAGE, ha="center", va="bottom", fontsize=SMALL)
         scale = add_axes(figure, _LEFT + _WIDTH + 2, top, 2.0, panel)

@@ -18,6 +18,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
 )
 from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_panels
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
+from nnunetv2_mstkd.evaluation.figures.style import short_names
 
 _MOST_RUNS = 8
 _MOST_LETTERS = 32  # of the names under a panel, before they are turned
@@ -53,7 +54,7 @@ def draw_importance(comparison: Comparison) -> DrawnFigure | None:
     values = np.stack([drops(dice, found) for found in pairs.values()], axis=2)
     means, low, high = mean_and_interval(values, comparison)
     figure, panels = region_panels(comparison, runs)
-    x, names = np.arange(len(pairs)), [name[:12] for name in pairs]
+    x, names = np.arange(len(pairs)), short_names(list(pairs), 12)
     for region, axes in enumerate(panels):
         axes.axhline(0, color="black", linewidth=0.6)
         draw_intervals(axes, x, means[:, region], low[:, region], high[:, region], line=False)

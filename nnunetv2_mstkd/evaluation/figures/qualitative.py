@@ -29,6 +29,7 @@ from nnunetv2_mstkd.evaluation.figures.style import (
     add_axes,
     new_figure,
     region_colors,
+    short_names,
     wrapped,
 )
 from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_reference, read_volume
@@ -36,6 +37,7 @@ from nnunetv2_mstkd.evaluation.regions import region_mask
 
 _MOST_RUNS = 6
 _LEFT, _TOP, _GAP, _LEGEND, _LARGEST = 11.0, 11.0, 0.8, 7.0, 36.0  # mm
+_LEGEND_ROW = 3.4  # mm
 _LETTER = 1.3  # mm, with room to spare
 
 
@@ -81,7 +83,7 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
         " largest reference area, cropped around it. Regions that contain others are painted first, so that"
         " the inner ones cover them. Numbers: Dice (%) of the whole case, mean over regions"
         f" (policy '{comparison.policy}')."
-        + (" Of several seeds, the first is shown." if several else "")
+        + (" A run of several seeds shows its first." if several else "")
         + left_out
     )
     figure = _draw(comparison, runs, case, slices)
@@ -133,8 +135,11 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
     columns = len(slices.subsets) + 1
     cell = min((WIDTH - _LEFT - 1) / columns - _GAP, _LARGEST)
     left = _LEFT + (WIDTH - _LEFT - 1 - columns * (cell + _GAP)) / 2
-    figure = new_figure(_TOP + len(runs) * (cell + _GAP) + _LEGEND)
+    per_row = max(1, int(WIDTH / (12 + _LETTER * max(map(len, comparison.regions)))))
+    legend = _LEGEND + _LEGEND_ROW * (-(-len(comparison.regions) // per_row) - 1)
+    figure = new_figure(_TOP + len(runs) * (cell + _GAP) + legend)
     colors = region_colors(list(comparison.regions))
+    short = dict(zip(comparison.modalities, short_names(comparison.modalities, 12), strict=True))
 
     def show(row: int, column: int, modality: str, labels: np.ndarray | None) -> Axes:
         axes = add_axes(figure, left + column * (cell + _GAP), _TOP + row * (cell + _GAP), cell, cell)
@@ -145,7 +150,7 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
         return axes
 
     first = slices.shown[0]
-    show(0, 0, first, slices.reference).set_title(f"reference\n(image: {first})", fontsize=SMALL, pad=2)
+    show(0, 0, first, slices.reference).set_title(_heading("reference", first, short), fontsize=SMALL, pad=2)
     if len(runs) > 1:
         alone = show(1, 0, first, None)
         alone.text(
@@ -156,18 +161,19 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
         for column, (subset, modality) in enumerate(zip(slices.subsets, slices.shown, strict=True), 1):
             axes = show(row, column, modality, slices.predictions[run.name, subset])
             if row == 0:
-                axes.set_title(f"{_heading(subset)}\n(image: {modality})", fontsize=SMALL, pad=2)
+                axes.set_title(_heading(subset, modality, short), fontsize=SMALL, pad=2)
             _note(axes, dice.get(subset, np.nan))
         y = 1 - (_TOP + row * (cell + _GAP) + cell / 2) / (figure.get_figheight() * 25.4)
         name = wrapped(run.name, max(int(cell / _LETTER), 10), 3)
         figure.text((left - 1) / WIDTH, y, name, rotation=90, ha="right", va="center", fontsize=SMALL)
     handles = [Patch(facecolor=colors[name], label=name) for name in comparison.regions]
-    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), per_row), frameon=False)
     return figure
 
 
-def _heading(subset: str) -> str:
-    return wrapped(subset.replace("+", " + "), 22, 2)
+def _heading(text: str, modality: str, names: Mapping[str, str]) -> str:
+    members = " + ".join(names.get(part, part) for part in text.split("+"))
+    return f"{wrapped(members, 22, 2)}\n(image: {names[modality]})"
 
 
 def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:

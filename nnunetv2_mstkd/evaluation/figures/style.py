@@ -6,7 +6,8 @@ Colours: Okabe and Ito, Color Universal Design, 2008 (told apart with every kind
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -75,14 +76,31 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
 
     Names of runs often differ at their end only, so that the end must stay.
     """
-    kept = len(text)
-    parts = textwrap.wrap(text, width, break_on_hyphens=False)
-    while len(parts) > lines:
-        kept -= 1
-        head = kept // 2
-        shorter = f"{text[:head].rstrip()} … {text[head - kept :].lstrip()}"
-        parts = textwrap.wrap(shorter, width, break_on_hyphens=False)
+    for candidate in _shortened(text):
+        parts = textwrap.wrap(candidate, width, break_on_hyphens=False)
+        if len(parts) <= lines:
+            break
     return "\n".join(parts)
+
+
+def _shortened(text: str) -> Iterator[str]:
+    """The text, then with more and more words left out in the middle, then characters."""
+    yield text
+    words = text.split()
+    for kept in range(len(words) - 1, 1, -1):
+        head = (kept + 1) // 2
+        yield " ".join([*words[:head], "…", *words[head - kept :]])
+    for kept in range(len(text) - 1, 1, -1):
+        head = kept // 2
+        yield f"{text[:head].rstrip()} … {text[head - kept :].lstrip()}"
+
+
+def short_names(names: Sequence[str], width: int) -> list[str]:
+    """Names of modalities in ``width`` characters; what all the long ones begin with is left out."""
+    long = [name for name in names if len(name) > width]
+    words = zip(*(name.split(" ")[:-1] for name in long), strict=False) if len(long) > 1 else ()
+    begin = "".join(f"{same[0]} " for same in takewhile(lambda same: len(set(same)) == 1, words))
+    return [f"…{name[len(begin) :]}"[:width] if begin and name in long else name[:width] for name in names]
 
 
 LEGEND_COLUMNS = 3
