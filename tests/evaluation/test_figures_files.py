@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures import save_figures
-from nnunetv2_mstkd.evaluation.figures.choice import background_of, shown_case, shown_subsets
+from nnunetv2_mstkd.evaluation.figures.choice import background_of, shown_cases, shown_subsets
 from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
 from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_reference
 from nnunetv2_mstkd.evaluation.results import read_evaluation
@@ -46,7 +46,7 @@ def check_files(figures, patients):
         assert image[..., :3].var() > 1e-3
         assert figure.svg.read_text().rstrip().endswith("</svg>")
         assert figure.png.stem == figure.svg.stem == figure.key
-        assert re.search(rf"\bn = {patients} patients", figure.caption), figure.caption
+        assert re.search(rf"\bn = {patients} (patients|cases)", figure.caption), figure.caption
         assert "brats" in figure.caption
         assert figure.title
 
@@ -58,10 +58,20 @@ def test_every_figure_of_two_runs(evaluation, tmp_path):
     assert [figure.key for figure in figures] == [*KEYS, "qualitative"]
     check_files(figures, patients=3)
     by_key = {figure.key: figure for figure in figures}
-    assert "95 % bootstrap intervals over patients (100 resamples)" in by_key["by_count"].caption
+    assert "95 % bootstrap intervals over patients (100 resamples, seed 0)" in by_key["by_count"].caption
     assert "median" in by_key["qualitative"].caption
     written = {path.name for path in (tmp_path / "new" / "figures").iterdir()}
     assert written == {f"{key}.{ending}" for key in by_key for ending in ("png", "svg")}
+
+
+def test_names_are_text_and_no_formulas(evaluation, tmp_path):
+    """A dollar sign begins a formula in matplotlib, and a broken one ends the drawing."""
+    comparison = compare_runs(
+        load_runs([str(evaluation("a", patients=2))], [r"$\frac$ cost $5"]), resamples=10
+    )
+    figures = save_figures(comparison, tmp_path / "figures")
+    assert [figure.key for figure in figures] == KEYS
+    assert r"$\frac$" in "".join(re.findall(r"<!-- (.*?) -->", figures[0].svg.read_text()))
 
 
 def test_two_modalities_a_lacking_image_and_no_predictions(evaluation, tmp_path):
@@ -109,9 +119,11 @@ def test_the_case_is_the_median_of_those_on_disk(evaluation):
     table.assign(dice=table["case"].map(order)).to_csv(path, index=False)
     comparison = compared(folder)
     subsets = shown_subsets(comparison)
-    assert shown_case(comparison, comparison.runs, subsets) == "P-000-000"
+    # Ranked 3, 0, 2, 1: the lower median, then its neighbours.
+    ranked = ["P-000-000", "P-003-000", "P-002-000", "P-001-000"]
+    assert shown_cases(comparison, comparison.runs, subsets) == ranked
     comparison.runs[0].evaluations[0].prediction("P-000-000", subsets[0]).unlink()
-    assert shown_case(comparison, comparison.runs, subsets) == "P-002-000"
+    assert shown_cases(comparison, comparison.runs, subsets)[0] == "P-002-000"
 
 
 def test_the_background_is_of_an_available_modality():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from nnunetv2_mstkd.evaluation.figures.overlay import grey, largest_slice, overlay, window
+from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay, window
 from nnunetv2_mstkd.evaluation.figures.style import region_colors, short_names, wrapped
 
 # ET first: what is painted when must not depend on the order of dataset.json.
@@ -29,10 +29,16 @@ def test_plain_labels_have_one_colour_each():
 
 
 def test_the_slice_is_the_one_with_the_largest_area():
-    mask = np.zeros((5, 4, 4), bool)
-    mask[1, :1], mask[3, :2] = True, True
-    assert largest_slice(mask) == 3
-    assert largest_slice(np.zeros((5, 4, 4), bool)) == 2
+    labels = np.zeros((5, 4, 4), int)
+    assert best_slice(labels, NESTED) == 2
+    labels[1, :1], labels[3, :2] = 3, 2
+    assert best_slice(labels, NESTED) == 3
+    labels[1, :2] = 2
+    labels[4, :2] = 2
+    labels[4, 0, 0] = 3
+    assert best_slice(labels, NESTED) == 4, "of equal areas the one with more regions"
+    labels[1, 0, 0] = 3
+    assert best_slice(labels, NESTED) == 1, "then the first"
 
 
 def test_the_window_holds_the_tumour_and_is_square_in_mm():

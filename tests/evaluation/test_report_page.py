@@ -187,7 +187,7 @@ def test_names_are_text(compared, written, figure):
     text = written(compared(names, ablation=True), [figure], command=f"compare '{ATTACK}'")
     page = Page(text)
     assert len(page.of("script")) == 1
-    assert [image["alt"] for image in page.of("img")] == ["Heat <map>"]
+    assert [image["alt"] for image in page.of("img")] == ["Heat <map>. Of 6 patients & more"]
     assert {row[1] for row in page.table("Dice (%), mean over patients")[1:]} == {
         f"{ATTACK} reference",
         *names[1:],

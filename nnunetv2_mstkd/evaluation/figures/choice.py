@@ -55,16 +55,17 @@ def images_of(comparison: Comparison, case: str) -> Mapping[str, str]:
     return next((images for images in known if images), {})
 
 
-def shown_case(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence[str]) -> str | None:
-    """The case whose mean Dice of the reference run is the median (the lower of two); None if there is none.
+def shown_cases(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence[str]) -> list[str]:
+    """Cases whose images, reference and predictions are on disk, nearest to the median case first.
 
-    Only cases whose images, reference and predictions are on disk are looked at.
+    The median is that of the mean Dice of the reference run (with an even number the lower of two).
     """
     rows = comparison.scores[comparison.scores["run"] == comparison.reference]
     dice = rows.groupby("case")["dice"].mean().dropna()
     complete = [case for case in dice.index if _complete(comparison, runs, subsets, case)]
     ranked = sorted(complete, key=lambda case: (dice[case], case))
-    return ranked[(len(ranked) - 1) // 2] if ranked else None
+    middle = (len(ranked) - 1) // 2
+    return sorted(ranked, key=lambda case: abs(ranked.index(case) - middle))
 
 
 def _complete(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence[str], case: str) -> bool:

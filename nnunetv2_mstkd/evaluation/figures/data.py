@@ -112,4 +112,5 @@ def interval_text(comparison: Comparison) -> str:
     """For captions."""
     if comparison.scores["patient"].nunique() < 2:
         return "There are no intervals for one patient."
-    return f"Bars are 95 % bootstrap intervals over patients ({comparison.resamples} resamples)."
+    drawn = f"{comparison.resamples} resamples, seed {comparison.seed}"
+    return f"Bars are 95 % bootstrap intervals over patients ({drawn})."

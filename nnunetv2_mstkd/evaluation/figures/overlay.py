@@ -52,10 +52,17 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.where(image != 0, np.clip(scaled, 0, 1), 0.0)
 
 
-def largest_slice(mask: np.ndarray) -> int:
-    """(Z, Y, X) → the z with the largest area; the middle one where the mask is empty."""
-    areas = mask.sum(axis=(1, 2))
-    return int(areas.argmax()) if areas.any() else len(mask) // 2
+def best_slice(labels: np.ndarray, regions: Mapping[str, tuple[int, ...]]) -> int:
+    """(Z, Y, X) label values → the z that shows most.
+
+    That of the largest area of all regions together; of several, the one with most regions in it; the middle
+    one where there is nothing.
+    """
+    masks = np.stack([region_mask(labels, values) for values in regions.values()])
+    areas, counts = masks.any(axis=0).sum(axis=(1, 2)), masks.any(axis=(2, 3)).sum(axis=0)
+    if not areas.any():
+        return len(labels) // 2
+    return int(np.lexsort((-np.arange(len(labels)), counts, areas))[-1])
 
 
 def window(target: np.ndarray, body: np.ndarray, spacing: tuple[float, float]) -> tuple[slice, slice]:

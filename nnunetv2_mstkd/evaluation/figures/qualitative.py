@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,11 @@ from nnunetv2_mstkd.evaluation.figures.choice import (
     background_of,
     evaluation_of,
     images_of,
-    shown_case,
+    shown_cases,
     shown_subsets,
 )
 from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
-from nnunetv2_mstkd.evaluation.figures.overlay import grey, largest_slice, overlay, window
+from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay, window
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import (
     SMALL,
@@ -34,6 +35,8 @@ from nnunetv2_mstkd.evaluation.figures.style import (
 )
 from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_reference, read_volume
 from nnunetv2_mstkd.evaluation.regions import region_mask
+
+logger = logging.getLogger(__name__)
 
 _MOST_RUNS = 6
 _LEFT, _TOP, _GAP, _LEGEND, _LARGEST = 11.0, 11.0, 0.8, 7.0, 36.0  # mm
@@ -67,18 +70,20 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
     names, left_out = chosen_runs(comparison, _MOST_RUNS)
     runs = [run for run in comparison.runs if run.name in names]
     subsets = shown_subsets(comparison)
-    case = shown_case(comparison, runs, subsets)
-    if case is None:
+    cases = shown_cases(comparison, runs, subsets)
+    for case in cases:
+        try:
+            slices = _read(comparison, runs, subsets, case)
+            break
+        except UnreadableError as error:
+            logger.warning("case %s is not shown: %s", case, error)
+    else:
+        logger.warning("no picture of a case: images, references or predictions are not on disk")
         return None
-    try:
-        slices = _read(comparison, runs, subsets, case)
-    except UnreadableError:
-        return None
-    patients = comparison.scores["patient"].nunique()
     several = any(len(run.evaluations) > 1 for run in runs)
     caption = (
-        f"Case {case}: of the n = {patients} patients' cases with images and predictions on disk, the one"
-        f" whose mean Dice of {comparison.reference} over subsets and regions is the median. Columns:"
+        f"Case {case}: of the n = {len(cases)} cases with images and predictions on disk, the one whose mean"
+        f" Dice of {comparison.reference} over subsets and regions is (nearest to) the median. Columns:"
         f" {SUBSET_RULE}; the image is of a sequence that is available there. The slice is the one with the"
         " largest reference area, cropped around it. Regions that contain others are painted first, so that"
         " the inner ones cover them. Numbers: Dice (%) of the whole case, mean over regions"
@@ -99,7 +104,7 @@ def _read(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence
     files = images_of(comparison, case)
     shown = [str(background_of(subset, files)) for subset in subsets]
     reference = read_reference(evaluation_of(runs[0], case), case)
-    z = largest_slice(_any_region(reference.array, comparison.regions))
+    z = best_slice(reference.array, comparison.regions)
 
     def cut(path: object) -> np.ndarray:
         volume = read_volume(str(path))

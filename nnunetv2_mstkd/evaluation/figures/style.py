@@ -45,6 +45,7 @@ RC: Mapping[str, Any] = {
     "axes.spines.right": False,
     # Ids in the SVG are random without it, and the file differs every time.
     "svg.hashsalt": "nnunetv2-mstkd",
+    "text.parse_math": False,  # names are the user's: a dollar sign is one
 }
 
 
