@@ -113,7 +113,7 @@ def means(comparison: Comparison) -> list[Table]:
                 values = [(keyed[(region, run.name, s)]["mean"], best[s]) for s in subsets]
                 scores = [score_cell(value, metric, strong=value == top) for value, top in values]
                 rows.append([text_cell(region), _marked(comparison, run.name), *scores])
-        best_text = " Bold: best run of a region." if len(comparison.runs) > 1 else ""
+        best_text = " Bold: best of the runs." if len(comparison.runs) > 1 else ""
         tables.append(
             Table(f"{score_head(metric)}, mean over patients.{best_text}", columns, rows, wide=True)
         )
