@@ -169,7 +169,7 @@ def test_the_demo_ends_with_tables_and_a_report(tmp_path):
         assert dice[model, "t1c+t2f"] > dice["nnU-Net, all modalities", "t1c+t2f"]
     report = tmp_path / "demo" / "comparison" / "report.html"
     assert str(report) in done.stdout
-    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert report.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
     predicted = json.loads((tmp_path / "demo" / "predictions" / "modalities.json").read_text())
     assert {tuple(entry["used"]) for entry in predicted.values()} == {("t1c", "t2f")}
     assert "| Dice (%) | WT |" in done.stdout
