@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mstkd.commands.model_arguments import add_model_arguments, chosen_model
+from nnunetv2_mstkd.commands.model_arguments import add_model_arguments, add_trust_argument, chosen_model
 from nnunetv2_mstkd.commands.predict_arguments import (
     add_device_arguments,
     add_sharing_arguments,
@@ -83,11 +83,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="score these segmentations (a folder per subset, or one with modalities.json); no model is used",
     )
     add("--executor", metavar="dask://HOST:PORT", help="score on the workers of a Dask cluster")
-    add(
-        "--trust_checkpoint",
-        action="store_true",
-        help="read checkpoints that hold more than nnU-Net stores; code in them will run",
-    )
+    add_trust_argument(group)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -50,6 +50,15 @@ def chosen_model(arguments: argparse.Namespace, *, any_configuration: bool = Fal
     return open_model_folder(find_model_folder(arguments.d, trainer, plans, arguments.c or "*"))
 
 
+def add_trust_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --trust_checkpoint."""
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="read checkpoints that hold more than nnU-Net stores; code in them will run",
+    )
+
+
 def add_modalities_argument(parser: argparse.ArgumentParser) -> None:
     """Add --modalities."""
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnunetv2_mstkd.commands.model_arguments import (
     add_modalities_argument,
     add_model_arguments,
+    add_trust_argument,
     chosen_modalities,
     chosen_model,
 )
@@ -50,11 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source_labels", action="store_true", help="write label values as the data set's source has them"
     )
-    parser.add_argument(
-        "--trust_checkpoint",
-        action="store_true",
-        help="read checkpoints that hold more than nnU-Net stores; code in them will run",
-    )
+    add_trust_argument(parser)
     _add_nnunet_arguments(parser)
     return parser
 

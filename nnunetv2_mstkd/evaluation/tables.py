@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunetv2_mstkd.evaluation.presentation import AVERAGE, METRICS
 from nnunetv2_mstkd.evaluation.results import EvaluationRecord
 from nnunetv2_mstkd.files import atomic_path
-
-AVERAGE = "Avg."
-# Metric → (title, decimals, factor): Dice is published in per cent, HD95 in mm.
-SHOWN = {
-    "dice": ("Dice (%)", 1, 100.0),
-    "hd95": ("HD95 (mm)", 1, 1.0),
-    "lesion_dice": ("lesion-wise Dice (%)", 1, 100.0),
-    "lesion_hd95": ("lesion-wise HD95 (mm)", 1, 1.0),
-}
 
 
 def subset_means(table: pd.DataFrame, record: EvaluationRecord, metric: str) -> pd.DataFrame:
@@ -32,7 +24,7 @@ def subset_means(table: pd.DataFrame, record: EvaluationRecord, metric: str) -> 
 
 def write_tables(record: EvaluationRecord, table: pd.DataFrame, folder: Path) -> None:
     """Write ``table.csv`` (full precision) and ``table.md``."""
-    metrics = [name for name in SHOWN if name in table]
+    metrics = [name for name in METRICS if name in table]
     means = {name: subset_means(table, record, name) for name in metrics}
     stacked = pd.concat(means, names=["metric"])
     with atomic_path(folder / "table.csv") as temporary:
@@ -53,10 +45,10 @@ def _markdown(record: EvaluationRecord, table: pd.DataFrame, means: dict[str, pd
         "|---|---|" + "---:|" * (len(record.subsets) + 1),
     ]
     for metric, values in means.items():
-        title, decimals, factor = SHOWN[metric]
+        shown = METRICS[metric]
         for region, row in values.iterrows():
-            cells = ["" if pd.isna(v) else f"{factor * v:.{decimals}f}" for v in row]
-            lines.append(f"| {title} | {region} | {' | '.join(cells)} |")
+            cells = ["" if pd.isna(v) else f"{shown.scale * v:.1f}" for v in row]
+            lines.append(f"| {shown.title} ({shown.unit}) | {region} | {' | '.join(cells)} |")
     counts = table.groupby("subset")["case"].nunique()
     fewer = [f"{s} {counts.get(s, 0)}" for s in record.subsets if counts.get(s, 0) < len(record.cases)]
     if fewer:

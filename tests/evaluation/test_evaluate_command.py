@@ -217,7 +217,7 @@ def test_some_subsets_and_lesions(models, folder, tmp_path, evaluate):  # noqa: 
     assert evaluation.record.subsets == ("t2w", "t2f", "t1c+t2f")
     assert evaluation.record.lesionwise == "brats2023-gli"
     assert evaluation.metrics["lesion_dice"].between(0, 1).all()
-    assert "lesion-wise HD95 (mm)" in (tmp_path / "out" / "table.md").read_text()
+    assert "Lesion-wise HD95 (mm)" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_segmentations_that_are_there_already(whole, folder, tmp_path, evaluate):

@@ -11,7 +11,7 @@ from importlib.resources import files
 import pandas as pd
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, METRICS
+from nnunetv2_mstkd.evaluation.presentation import AVERAGE, METRICS
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 DATASETS = {"brats2024": "BraTS 2024", "fets2024": "FeTS 2024"}

@@ -9,7 +9,8 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.ablation import score_column
 from nnunetv2_mstkd.evaluation.comparison.published import DATASETS, FULL_ROW, caveats
-from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, INCOMPLETE, METRICS, Comparison
+from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset
 
 _NONE = "n/a"

@@ -11,8 +11,9 @@ import pandas as pd
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.agreement import case_groups, lacking_modalities, patients_of
-from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, INCOMPLETE, METRICS, ComparedRun
+from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
 from nnunetv2_mstkd.evaluation.comparison.statistics import group_means, known_mean
+from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
 from nnunetv2_mstkd.evaluation.results import Evaluation
 
 _KEYS = ["case", "subset", "region"]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from nnunetv2_mstkd.evaluation.comparison.runs import AVERAGE, Comparison
+from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.figures.data import (
     Columns,
     chosen_runs,
@@ -19,6 +19,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
 from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import SMALL, add_axes, new_figure, wrapped
+from nnunetv2_mstkd.evaluation.presentation import AVERAGE
 
 _MOST_RUNS, _MOST_COLUMNS, _MOST_WITH_DECIMAL = 16, 31, 18
 _LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.8, 6.0  # mm
