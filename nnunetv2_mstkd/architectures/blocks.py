@@ -13,6 +13,7 @@ from dynamic_network_architectures.building_blocks.helper import (
 )
 from torch import Tensor, nn
 
+from nnunetv2_mstkd.architectures.without_gradients import normalised
 from nnunetv2_mstkd.errors import MSTKDError
 
 
@@ -93,9 +94,9 @@ class ResidualBlock(nn.Module):
         self.nonlin = layers.activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.conv1(self.nonlin(self.norm1(x)))
+        inner = self.conv1(self.nonlin(normalised(self.norm1, x)))
         # In place: no gradient needs a convolution's output, and a new map costs memory and time.
-        return self.conv2(self.nonlin(self.norm2(inner))).add_(x)
+        return self.conv2(self.nonlin(normalised(self.norm2, inner))).add_(x)
 
 
 def residual_blocks(

@@ -26,6 +26,7 @@ from nnunetv2_mstkd.architectures.token_bottleneck import TokenBottleneck
 from nnunetv2_mstkd.architectures.token_decoder import TokenDecoder
 from nnunetv2_mstkd.architectures.token_settings import TokenSettings
 from nnunetv2_mstkd.architectures.transformer import TokenTransformer
+from nnunetv2_mstkd.architectures.without_gradients import in_fastest_layout
 from nnunetv2_mstkd.errors import MSTKDError
 
 TOKEN_DECODERS = {"nnunet": TokenDecoder, "official": OfficialTokenDecoder}
@@ -169,7 +170,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             Logits (B, num_classes, *patch) without a nonlinearity, or with deep supervision a list of
             ``n_stages - 1``, highest resolution first (``official``: of one).
         """
-        skips, second_last, encoded = self.encoder(x)
+        skips, second_last, encoded = self.encoder(in_fastest_layout(x))
         tokens = self.tokens(encoded, return_taps and attention)
         combined = encoded + tokens.features
         content = self.content_blocks(combined)

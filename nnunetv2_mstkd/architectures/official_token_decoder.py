@@ -9,6 +9,7 @@ from dynamic_network_architectures.building_blocks.helper import get_matching_ba
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.blocks import Layers
+from nnunetv2_mstkd.architectures.merged_convolutions import MergedUpsampling
 from nnunetv2_mstkd.architectures.token_settings import TokenSettings
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -22,6 +23,22 @@ class ConvUnit(nn.Sequential):
     def __init__(self, layers: Layers, *convolutions: nn.Module) -> None:
         norm = get_matching_batchnorm(layers.conv_op)(convolutions[-1].out_channels)
         super().__init__(*convolutions, norm, nn.ReLU(inplace=True))
+
+
+class LiftUnit(ConvUnit):
+    """Transposed convolution, convolution, BatchNorm, ReLU: twice the resolution."""
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int) -> None:
+        super().__init__(layers, layers.transposed(in_channels, channels, 2), layers.conv(channels, channels))
+        self._upsample = MergedUpsampling()
+
+    def forward(self, x: Tensor) -> Tensor:
+        up, conv, norm, nonlin = self
+        return nonlin(norm(self._upsample(up, conv, x)))
+
+    def train(self, mode: bool = True) -> LiftUnit:
+        self._upsample.forget()  # no memory for it while the weights change
+        return super().train(mode)
 
 
 class OfficialTokenDecoder(nn.Module):
@@ -50,9 +67,7 @@ class OfficialTokenDecoder(nn.Module):
 
         def lift(*widths: int) -> nn.Sequential:
             steps = zip((settings.features, *widths), widths, strict=False)
-            return nn.Sequential(
-                *(ConvUnit(layers, layers.transposed(i, o, 2), layers.conv(o, o)) for i, o in steps)
-            )
+            return nn.Sequential(*(LiftUnit(layers, i, o) for i, o in steps))
 
         def conv(in_channels: int, out_channels: int, stride: int = 1) -> ConvUnit:
             return ConvUnit(layers, layers.conv(in_channels, out_channels, stride=stride))
