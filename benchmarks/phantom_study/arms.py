@@ -38,6 +38,7 @@ class Arm:
         own_optimizer: keep the trainer's optimizer and learning rate instead of the study's.
         sizes: names of the sizes it is run at; empty is all.
         log_shares: steps between two measurements of gradient shares for the log; 0 is none.
+        masks: whether it ever sees a masked patch; where not, all its steps are on all modalities.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Arm:
     own_optimizer: bool = False
     sizes: tuple[str, ...] = ()
     log_shares: int = 0
+    masks: bool = True
 
 
 WITH_FROZEN = LEARNING_PASS + FORWARD
@@ -70,7 +72,16 @@ ARMS = {
     for arm in (
         # MSTKDNet under a sampler that always draws the whole set, with the optimizer that all share: what
         # differs from modality dropout is the masking alone.
-        Arm("zero_filled", "no masking (zero-filled)", _DROPOUT, 0.0, LEARNING_PASS, 3, settings=_ALL),
+        Arm(
+            "zero_filled",
+            "no masking (zero-filled)",
+            _DROPOUT,
+            0.0,
+            LEARNING_PASS,
+            3,
+            settings=_ALL,
+            masks=False,
+        ),
         Arm("dropout", "modality dropout", _DROPOUT, 0.0, LEARNING_PASS, 3),
         Arm(BAR, "modality dropout after a full phase", _DROPOUT, 0.5, LEARNING_PASS, 3),
         Arm(METHOD, "MSTKD (warm start)", "nnUNetTrainerMSTKD", 0.5, WITH_FROZEN, 3),
@@ -105,6 +116,7 @@ ARMS = {
             steps_like="zero_filled",
             network="plans",
             own_optimizer=True,
+            masks=False,
         ),
         Arm("wo_mstkd", "MSTKD without MS-TKD", "nnUNetTrainerMSTKD_woMSTKD", 0.5, WITH_FROZEN, 1),
         Arm("wo_gsme", "MSTKD without GSME", "nnUNetTrainerMSTKD_woGSME", 0.5, WITH_FROZEN, 1),

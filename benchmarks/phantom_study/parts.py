@@ -132,7 +132,8 @@ def describe(run: Run, size: Size) -> str:
     """One line on an arm: its steps and what they cost."""
     epochs, steps = run.condition.budget(size)
     full, masked = epochs_of(run.arm, epochs)
+    phases = f"{full} + {masked} epochs" if run.arm.masks else f"{full + masked} epochs on all modalities"
     cost = compute_of(run.arm, epochs) * steps
     own = "" if run.arm.network == "mstkdnet" else " of its own network"
-    text = f"{full} + {masked} epochs, {(full + masked) * steps} steps, compute of {cost:.0f} student steps"
+    text = f"{phases}, {(full + masked) * steps} steps, compute of {cost:.0f} student steps"
     return f"{run.arm.title}: {text}{own}"

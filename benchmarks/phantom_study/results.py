@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.phantom_study.arms import FORWARD, LEARNING_PASS
+from benchmarks.phantom_study.arms import FORWARD, LEARNING_PASS, Arm
 from benchmarks.phantom_study.cost import forward_flops
 from benchmarks.phantom_study.parts import ALL_ARMS, PARTS
 from benchmarks.phantom_study.scores import INCOMPLETE, ComparisonFolder, Difference
@@ -91,24 +91,32 @@ def _folder(out: Path, model: dict[str, Any]) -> Path:
 def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
     """Steps, student-step equivalents (multiply-adds of the reference's network), and measured times."""
     unit = forward_flops(_folder(out, comparison.models(comparison.reference)[0]))
-    rows = [[name, *_costs(out, comparison.models(name), _ARM_OF[name].step_cost, unit)]
+    rows = [[name, *_costs(out, comparison.models(name), _ARM_OF[name], unit)]
             for name in comparison.names]  # fmt: skip
-    head = ["way", "steps, all + masked", "multiply-adds of a pass", "student steps", "training, s per run"]
+    head = [
+        "way",
+        "steps, all + masked",
+        "multiply-adds of a pass, relative",
+        "student steps",
+        "training, s per run",
+    ]
     return _table([*head, "s per step, all modalities", "s per step, masked"], rows)
 
 
-def _costs(out: Path, models: Sequence[dict[str, Any]], step_cost: float, unit: int) -> list[str]:
+def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> list[str]:
     settings, folders = models[0]["settings"], [_folder(out, model) for model in models]
     steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
     full = round(settings["full_phase"] * epochs)
     ratio = forward_flops(folders[0]) / unit
-    student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * step_cost)
+    student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
     runs = [epoch_times(next(folder.glob("fold_*"))) for folder in folders]
     per_step = {
         phase: [time.seconds / steps for run in runs for time in run if time.phase == phase]
         for phase in (FULL, MASKED)
     }
     seconds = [f"{median(values):.3f}" if values else _NONE for values in per_step.values()]
+    if not arm.masks:
+        full, seconds = epochs, seconds[::-1]
     total = mean(sum(time.seconds for time in run) for run in runs)
     return [
         f"{full * steps} + {(epochs - full) * steps}",
@@ -139,8 +147,8 @@ def report(out: Path) -> list[str]:
             lines += ["95 % bootstrap interval over patients, Wilcoxon's p with Holm's correction:", ""]
             lines += difference_table(comparison) + region_table(comparison)
             lines += [
-                "Measured wall time, online validation included, on a machine that other work shared; a"
-                f" student step is a forward ({FORWARD:.2f}) and a backward pass of the reference's network:",
+                "Wall time of the logs' epochs, online validation included (per step: median). A student step"
+                f" is a forward ({FORWARD:.2f}) and a backward pass of the reference's network:",
                 "",
             ]
             lines += cost_table(out, comparison)

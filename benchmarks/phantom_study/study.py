@@ -15,7 +15,7 @@ from benchmarks.phantom_study.data import make_data
 from benchmarks.phantom_study.parts import ALL_ARMS, Comparison, Part, Run
 from benchmarks.phantom_study.resume import FINISHED, how_to_go_on
 from benchmarks.phantom_study.workplace import CONFIGURATION, DATASET, DATASET_ID, PLANS_OF, Workplace
-from nnunetv2_mstkd.files import read_json, write_json
+from nnunetv2_mstkd.files import locked_folder, read_json, write_json
 
 
 class Study:
@@ -129,8 +129,9 @@ def _is_whole(evaluation: Path) -> bool:
 
 
 def run_parts(study: Study, parts: Sequence[Part], runs: Sequence[Run], seeds: int) -> None:
-    """Data, the runs that are missing, and the comparisons of the parts."""
-    make_data(study.work, runs)
-    study.train_all(runs)
-    for part in parts:
-        study.compare(part, seeds)
+    """Data, the runs that are missing, and the comparisons of the parts; one command at a time per folder."""
+    with locked_folder(study.work.out):
+        make_data(study.work, runs)
+        study.train_all(runs)
+        for part in parts:
+            study.compare(part, seeds)

@@ -207,4 +207,4 @@ def test_one_command_trains_evaluates_and_compares_and_goes_on(tmp_path):
     assert "**modality dropout after a full phase**" in text
     assert "inc14" in text
     assert "2 + 2 | 1.00 | 4 |" in text
-    assert "| stock nnU-Net, zero-filled | 0 + 4 |" in text
+    assert "| stock nnU-Net, zero-filled | 4 + 0 |" in text
