@@ -3,38 +3,100 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.phantom_study.arms import ARMS, SIZES, compute_of, epochs_of
-from benchmarks.phantom_study.study import Run, Study
+from benchmarks.phantom_study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, Run, describe, student_steps
+from benchmarks.phantom_study.sizes import SIZES
+from benchmarks.phantom_study.study import Study, run_parts
+from benchmarks.phantom_study.workplace import Workplace
+from nnunetv2_mstkd.errors import MSTKDError
+
+_SEEDS = 3
+# A rough rate for the help alone: training on one quiet CPU core, small size, MSTKDNet.
+_MINUTES, _STEPS = 4, 800
 
 
-def main() -> None:
+def _costs() -> str:
+    lines = ["what the parts cost at the small size (default: " + " ".join(DEFAULT_PARTS) + "):"]
+    for part in PARTS.values():
+        runs, size = part.runs("small", _SEEDS), SIZES["small"]
+        steps = student_steps(runs, size)
+        minutes = steps * _MINUTES / _STEPS / 2
+        lines.append(
+            f"  {part.key}: {part.about}; {len(runs)} runs, {steps:.0f} student steps, about {minutes:.0f}"
+            " minutes of training on two cores"
+        )
+    lines.append(
+        f"at about {_MINUTES} minutes per {_STEPS} student steps and quiet core; validation and evaluation of"
+        "\neach run come on top. Runs that a folder has already cost nothing: diagnosis shares three arms"
+        "\nwith main."
+    )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.phantom_study",
+        description=__doc__,
+        epilog=_costs(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-o", "--out", type=Path, required=True, help="folder for everything")
+    add("--size", choices=SIZES, default="small", help="default small: two CPU cores")
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--jobs", type=int, default=2, help="runs at a time (default 2)")
+    add("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="see below")
+    add(
+        "--arms",
+        nargs="+",
+        choices=ALL_ARMS,
+        default=list(ALL_ARMS),
+        metavar="ARM",
+        help="only these arms of the parts: " + " ".join(ALL_ARMS),
+    )
+    add("--seeds", type=int, default=_SEEDS, help=f"at most so many seeds (default {_SEEDS})")
+    add("--list", action="store_true", help="only say what would be run and what it costs")
+    return parser
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Run]:
+    """The runs that were asked for, each once: parts may share some.
+
+    Raises:
+        MSTKDError: none.
+    """
+    runs: dict[str, Run] = {}
+    for key in arguments.parts:
+        for run in PARTS[key].runs(arguments.size, arguments.seeds, arguments.arms):
+            runs.setdefault(run.plans, run)
+    if not runs:
+        parts = " ".join(arguments.parts)
+        raise MSTKDError(f"no run: parts {parts} have none of these arms at size {arguments.size}")
+    return list(runs.values())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for everything")
-    parser.add_argument("--size", choices=SIZES, default="small", help="default small: two CPU cores")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds (default 3)")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args(argv)
     size = SIZES[arguments.size]
-    for arm in (ARMS[key] for key in arguments.arms):
-        full, masked = epochs_of(arm, size.epochs)
-        steps = (full + masked) * size.steps
-        cost = compute_of(arm, size.epochs) * size.steps
-        print(f"{arm.title}: {full} + {masked} epochs, {steps} steps, compute of {cost:.0f} student steps")
-    runs = [
-        Run(ARMS[key], seed)
-        for seed in range(arguments.seeds)
-        for key in arguments.arms
-        if seed < ARMS[key].seeds
-    ]
-    study = Study(arguments.out, size, arguments.device, arguments.jobs)
-    study.make_data()
-    study.compare(study.train_all(runs))
+    try:
+        runs = _chosen(arguments)
+        for run in runs:
+            if run.seed == 0:
+                print(f"{run.condition.name or 'main'}: {describe(run, size)}")
+        print(f"{len(runs)} runs, {student_steps(runs, size):.0f} student steps", flush=True)
+        if arguments.list:
+            return 0
+        study = Study(Workplace(arguments.out, arguments.size, arguments.device, arguments.jobs))
+        run_parts(study, [PARTS[key] for key in arguments.parts], runs, arguments.seeds)
+    except MSTKDError as error:
+        print(f"phantom_study: error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

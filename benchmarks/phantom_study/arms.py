@@ -1,9 +1,10 @@
-"""The ways of training that are compared, how long each may train, and the sizes of the study.
+"""The ways of training that are compared, and how long each may train.
 
 Compute is counted in student steps: a forward and a backward pass of the network over a batch is one. The
 forward pass is a third of it, because a convolution's backward pass multiplies twice as much. So a step with
 a frozen teacher's forward pass is 4/3, one with two learning passes is 2. Losses and the discriminator are
-left out: docs/benchmarks.md has the measured times beside.
+left out: ``benchmarks.phantom_study.results`` prints the measured times beside. Arms with a network of their
+own get the number of steps of another arm; what these cost is counted by multiply-adds (``cost``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import Any
 
 FORWARD = 1 / 3
 LEARNING_PASS = 1.0
+
+# Whose network, and so which plans: ours, that of nnU-Net's planner, the published one.
+NETWORKS = ("mstkdnet", "plans", "official")
+
+Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -24,10 +30,15 @@ class Arm:
         title: name in tables.
         trainer: class that nnU-Net trains with.
         full_share: share of the compute that is spent on all modalities before masking starts.
-        step_cost: student steps that one step under masking costs.
+        step_cost: student steps that one step under masking costs, for its own network.
         seeds: how many seeds the study runs.
         steps_like: key of the arm whose number of steps is taken instead of equal compute.
-        sampler: settings of the sampler of training subsets; empty is uniform over all.
+        settings: for the plans' ``"mstkd"`` dict, beyond length, seed and optimizer.
+        network: one of ``NETWORKS``.
+        own_optimizer: keep the trainer's optimizer and learning rate instead of the study's.
+        sizes: names of the sizes it is run at; empty is all.
+        log_shares: steps between two measurements of gradient shares for the log; 0 is none.
+        masks: whether it ever sees a masked patch; where not, all its steps are on all modalities.
     """
 
     key: str
@@ -37,90 +48,93 @@ class Arm:
     step_cost: float
     seeds: int
     steps_like: str | None = None
-    sampler: tuple[tuple[str, Any], ...] = ()
+    settings: Settings = ()
+    network: str = "mstkdnet"
+    own_optimizer: bool = False
+    sizes: tuple[str, ...] = ()
+    log_shares: int = 0
+    masks: bool = True
 
 
-_WITH_FROZEN = LEARNING_PASS + FORWARD
-_TWICE = 2 * LEARNING_PASS
+WITH_FROZEN = LEARNING_PASS + FORWARD
+TWICE = 2 * LEARNING_PASS
+
+BAR = "dropout_after_full"
+METHOD = "warm_start"
+PLAIN = "plain_student"
+ABLATIONS = ("wo_mstkd", "wo_gsme", "wo_slkd")
+
+_DROPOUT = "nnUNetTrainerModalityDropout"
+_ALL = (("sampler", "weights"), ("subset_weights", {"t1n+t1c+t2w+t2f": 1}))
 
 ARMS = {
     arm.key: arm
     for arm in (
-        # A sampler that always draws the whole set: stock training, but for the optimizer that all share.
+        # MSTKDNet under a sampler that always draws the whole set, with the optimizer that all share: what
+        # differs from modality dropout is the masking alone.
         Arm(
             "zero_filled",
             "no masking (zero-filled)",
-            "nnUNetTrainerModalityDropout",
+            _DROPOUT,
             0.0,
             LEARNING_PASS,
             3,
-            sampler=(("sampler", "weights"), ("subset_weights", {"t1n+t1c+t2w+t2f": 1})),
+            settings=_ALL,
+            masks=False,
         ),
-        Arm("dropout", "modality dropout", "nnUNetTrainerModalityDropout", 0.0, LEARNING_PASS, 3),
+        Arm("dropout", "modality dropout", _DROPOUT, 0.0, LEARNING_PASS, 3),
+        Arm(BAR, "modality dropout after a full phase", _DROPOUT, 0.5, LEARNING_PASS, 3),
+        Arm(METHOD, "MSTKD (warm start)", "nnUNetTrainerMSTKD", 0.5, WITH_FROZEN, 3),
+        Arm("joint", "MSTKD, joint teacher", "nnUNetTrainerMSTKDJoint", 0.0, TWICE, 3),
+        Arm("shared", "MSTKD, shared network", "nnUNetTrainerMSTKDShared", 0.0, TWICE, 3),
         Arm(
-            "dropout_after_full",
-            "modality dropout after a full phase",
-            "nnUNetTrainerModalityDropout",
-            0.5,
-            LEARNING_PASS,
-            3,
-        ),
-        Arm("warm_start", "MSTKD (warm start)", "nnUNetTrainerMSTKD", 0.5, _WITH_FROZEN, 3),
-        Arm("joint", "MSTKD, joint teacher", "nnUNetTrainerMSTKDJoint", 0.0, _TWICE, 3),
-        Arm("shared", "MSTKD, shared network", "nnUNetTrainerMSTKDShared", 0.0, _TWICE, 3),
-        Arm(
-            "plain_student",
+            PLAIN,
             "plain student (steps of MSTKD)",
             "nnUNetTrainerMSTKD_PlainStudent",
             0.5,
             LEARNING_PASS,
             3,
-            steps_like="warm_start",
+            steps_like=METHOD,
         ),
-        Arm("wo_mstkd", "MSTKD without MS-TKD", "nnUNetTrainerMSTKD_woMSTKD", 0.5, _WITH_FROZEN, 1),
-        Arm("wo_gsme", "MSTKD without GSME", "nnUNetTrainerMSTKD_woGSME", 0.5, _WITH_FROZEN, 1),
-        Arm("wo_slkd", "MSTKD without SLKD", "nnUNetTrainerMSTKD_woSLKD", 0.5, _WITH_FROZEN, 1),
+        Arm(
+            "dropout_joint_steps",
+            "modality dropout (steps of joint)",
+            _DROPOUT,
+            0.0,
+            LEARNING_PASS,
+            3,
+            steps_like="joint",
+        ),
+        # nnUNetTrainer itself at the study's length: its own network, SGD, learning rate.
+        Arm(
+            "stock",
+            "stock nnU-Net, zero-filled",
+            "nnUNetTrainerFullModality",
+            0.0,
+            LEARNING_PASS,
+            3,
+            steps_like="zero_filled",
+            network="plans",
+            own_optimizer=True,
+            masks=False,
+        ),
+        Arm("wo_mstkd", "MSTKD without MS-TKD", "nnUNetTrainerMSTKD_woMSTKD", 0.5, WITH_FROZEN, 1),
+        Arm("wo_gsme", "MSTKD without GSME", "nnUNetTrainerMSTKD_woGSME", 0.5, WITH_FROZEN, 1),
+        Arm("wo_slkd", "MSTKD without SLKD", "nnUNetTrainerMSTKD_woSLKD", 0.5, WITH_FROZEN, 1),
+        # The published network and objective; on a GPU only. Not run yet.
+        Arm(
+            "official",
+            "MST-KDNet as released (steps of joint)",
+            "nnUNetTrainerMSTKDOfficial",
+            0.0,
+            TWICE,
+            3,
+            steps_like="joint",
+            network="official",
+            own_optimizer=True,
+            sizes=("gpu",),
+        ),
     )
-}
-BAR = "dropout_after_full"
-METHOD = "warm_start"
-ABLATIONS = ("wo_mstkd", "wo_gsme", "wo_slkd")
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the study is.
-
-    Attributes:
-        train: patients to train on, a fifth of whom only validate.
-        test: patients to evaluate.
-        shape: voxels (x, y, z) of the phantom.
-        plan: sizes for ``nnUNetv2_mstkd plan``.
-        epochs: compute of every arm, in epochs of student steps.
-        steps: per epoch.
-        learning_rate: of AdamW.
-    """
-
-    train: int
-    test: int
-    shape: str
-    plan: str
-    epochs: int
-    steps: int
-    learning_rate: float = 0.003
-
-
-SIZES = {
-    # For the test of the study itself: it runs, its numbers mean nothing.
-    "tiny": Size(
-        5, 2, "24 24 24", "--patch-size 16 16 16 --batch-size 2 --base-features 4 --max-stages 3", 2, 2
-    ),
-    # Two CPU cores, at most 90 minutes. 80 tokens.
-    "small": Size(
-        50, 20, "40 40 32", "--patch-size 32 40 32 --batch-size 2 --base-features 8 --max-stages 4", 40, 20
-    ),
-    # The planner's own network and patch, for a GPU. Not run yet.
-    "gpu": Size(250, 50, "128 128 96", "", 200, 100, learning_rate=0.001),
 }
 
 
@@ -132,6 +146,6 @@ def epochs_of(arm: Arm, budget: int) -> tuple[int, int]:
 
 
 def compute_of(arm: Arm, budget: int) -> float:
-    """What the arm's epochs cost, in epochs of student steps."""
+    """What the arm's epochs cost, in epochs of student steps of its own network."""
     full, masked = epochs_of(arm, budget)
     return full * LEARNING_PASS + masked * arm.step_cost

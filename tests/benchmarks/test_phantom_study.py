@@ -2,73 +2,209 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import nnunetv2_mstkd.trainers as trainers
-from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, SIZES, compute_of, epochs_of
-from benchmarks.phantom_study.study import BASE_PLANS, CONFIGURATION, DATASET, Run, Study
+from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
+from benchmarks.phantom_study.parts import ALL_ARMS, PARTS, Run
+from benchmarks.phantom_study.sizes import SIZES
+from benchmarks.phantom_study.study import Study
+from benchmarks.phantom_study.variants import VARIANTS
+from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, PLANS_OF, Workplace
+from nnunetv2_mstkd.distillation import ObjectiveConfig
+from nnunetv2_mstkd.files import read_json, write_json
+from nnunetv2_mstkd.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
+LENGTH = {"num_epochs", "full_phase", "num_iterations_per_epoch"}
 
 
-@pytest.mark.parametrize("budget", [SIZES["small"].epochs, SIZES["gpu"].epochs])
-@pytest.mark.parametrize("key", [key for key, arm in ARMS.items() if arm.steps_like is None])
-def test_every_arm_costs_the_same(key, budget):
-    assert compute_of(ARMS[key], budget) == pytest.approx(budget, rel=0.02)
+@pytest.fixture
+def study(tmp_path):
+    """A study of the small size with plans, and nothing else."""
+    made = Study(Workplace(tmp_path / "out", "small", "cpu", 1))
+    for name, _ in PLANS_OF.values():
+        plans = {"plans_name": name, "other": [1], "configurations": {CONFIGURATION: {"patch_size": [8]}}}
+        write_json(plans, _made(made.work.plans(name)))
+    return made
 
 
-def test_the_plain_student_takes_as_many_steps_as_the_method():
-    assert epochs_of(ARMS["plain_student"], 40) == epochs_of(ARMS[METHOD], 40) == (20, 15)
+def _made(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+# ---------------------------------------------------------------- arms and parts
+
+
+@pytest.mark.parametrize("size", ["small", "gpu"])
+@pytest.mark.parametrize("part", PARTS)
+def test_every_arm_of_a_part_costs_the_same(part, size):
+    budget, _ = PARTS[part].condition.budget(SIZES[size])
+    arms = [run.arm for run in PARTS[part].runs(size, 1)]
+    for arm in (arm for arm in arms if arm.steps_like is None):
+        assert compute_of(arm, budget) == pytest.approx(budget, rel=0.02), arm.key
+
+
+@pytest.mark.parametrize("budget", [SIZES["small"].epochs, SIZES["small"].short_epochs])
+def test_arms_for_equal_steps_take_as_many_as_the_arm_they_name(budget):
+    named = [arm for arm in ALL_ARMS.values() if arm.steps_like]
+    assert {arm.steps_like for arm in named} == {METHOD, "joint", "zero_filled"}
+    for arm in named:
+        assert epochs_of(arm, budget) == epochs_of(ARMS[arm.steps_like], budget)
+
+
+def test_lengths_of_the_arms():
     assert epochs_of(ARMS[BAR], 40) == (20, 20)
-    assert epochs_of(ARMS["joint"], 40) == (0, 20)
+    assert epochs_of(ARMS[METHOD], 40) == epochs_of(ARMS["plain_student"], 40) == (20, 15)
+    assert epochs_of(ARMS["joint"], 40) == epochs_of(ARMS["dropout_joint_steps"], 40) == (0, 20)
+    assert epochs_of(ARMS["stock"], 40) == (0, 40)
 
 
 def test_arms_are_trainers_of_this_package():
-    assert {arm.trainer for arm in ARMS.values()} <= set(trainers.__all__)
-    assert all(arm.seeds >= 1 for arm in ARMS.values())
+    assert {arm.trainer for arm in ALL_ARMS.values()} <= set(trainers.__all__)
+    assert all(arm.seeds >= 1 and arm.network in PLANS_OF for arm in ALL_ARMS.values())
 
 
-def test_runs_differ_in_length_seed_and_sampler_only(tmp_path):
-    study = Study(tmp_path, SIZES["small"], "cpu", 1)
-    base = {"plans_name": BASE_PLANS, "other": [1], "configurations": {CONFIGURATION: {"patch_size": [8]}}}
-    folder = study.preprocessed / DATASET
-    folder.mkdir()
-    (folder / f"{BASE_PLANS}.json").write_text(json.dumps(base))
-    written = {}
-    for run in (Run(ARMS[METHOD], 0), Run(ARMS[METHOD], 1), Run(ARMS["zero_filled"], 0)):
-        study.write_plans(run)
-        written[run.plans] = json.loads((folder / f"{run.plans}.json").read_text())
-    first, second, third = (
-        content["configurations"][CONFIGURATION].pop("mstkd") for content in written.values()
-    )
-    for name, content in written.items():
-        assert content == base | {"plans_name": name}
+def test_the_released_method_is_of_the_gpu_size_only():
+    assert "official" not in {run.arm.key for run in PARTS["main"].runs("small", 3)}
+    assert "official" in {run.arm.key for run in PARTS["main"].runs("gpu", 3)}
+
+
+def test_names_of_the_main_part_are_those_that_older_folders_hold(study):
+    run = Run(ARMS[BAR], 2)
+    assert run.plans == f"Study_{BAR}_seed2"
+    assert study.evaluation(run) == study.work.out / "evaluations" / BAR / "seed_2"
+    assert study.model(run).name == f"nnUNetTrainerModalityDropout__{run.plans}__{CONFIGURATION}"
+
+
+def test_parts_share_runs_only_where_they_train_under_the_same_condition():
+    names = {key: {run.plans for run in part.runs("small", 3)} for key, part in PARTS.items()}
+    assert names["main"] & names["diagnosis"] == {
+        f"Study_{key}_seed{n}" for key in (BAR, METHOD, "plain_student") for n in range(3)
+    }
+    assert not names["main"] & names["few_labels"]
+    assert not names["short"] & (names["main"] | names["few_labels"])
+    assert all(len(part.runs("small", 3)) == len(names[key]) for key, part in PARTS.items())
+
+
+# ---------------------------------------------------------------- plans
+
+
+def _written(study, run):
+    study.write_plans(run)
+    plans = read_json(study.work.plans(run.plans))
+    return plans, plans["configurations"][CONFIGURATION].pop("mstkd")
+
+
+def test_runs_differ_in_length_seed_and_sampler_only(study):
+    runs = [Run(ARMS[METHOD], 0), Run(ARMS[METHOD], 1), Run(ARMS["zero_filled"], 0)]
+    written = [_written(study, run) for run in runs]
+    base = read_json(study.work.plans(BASE_PLANS))
+    for run, (plans, _) in zip(runs, written, strict=True):
+        assert plans == base | {"plans_name": run.plans}
+    first, second, third = (settings for _, settings in written)
     assert {key for key in first if first[key] != second[key]} == {"seed"}
     assert set(third) - set(first) == {"sampler", "subset_weights"}
     assert {key for key in first if first[key] != third[key]} == {"num_epochs", "full_phase"}
 
 
+def test_sub_studies_differ_from_the_main_part_in_fold_and_length_only(study):
+    _, main = _written(study, Run(ARMS[METHOD], 0))
+    _, few = _written(study, Run(ARMS[METHOD], 0, PARTS["few_labels"].condition))
+    _, short = _written(study, Run(ARMS[METHOD], 0, PARTS["short"].condition))
+    assert few == main
+    assert {key for key in main if main[key] != short[key]} <= LENGTH
+    steps = [s["num_epochs"] * s["num_iterations_per_epoch"] for s in (main, short)]
+    assert steps[0] == 4 * steps[1]
+
+
+def test_stock_networks_keep_their_optimizer_and_plans(study):
+    plans, settings = _written(study, Run(ARMS["stock"], 0))
+    assert not {"optimizer", "initial_lr"} & set(settings)
+    assert set(plans) == set(read_json(study.work.plans(PLANS_OF["plans"][0])))
+
+
+@pytest.mark.parametrize("key", ALL_ARMS)
+def test_settings_are_accepted_by_trainer_and_objective(study, key):
+    settings = parse_settings(study.settings(Run(ALL_ARMS[key], 0)))
+    ObjectiveConfig().with_weights(settings.weights or {})
+
+
+def test_variants_say_which_terms_they_leave():
+    left = {}
+    for key in ("kl_only", "consistency_only", "logits_only"):
+        config = ObjectiveConfig().with_weights(dict(VARIANTS[key].settings)["weights"])
+        left[key] = {
+            name
+            for name in ("kl", "consistency", "content", "token_features", "attention", "gram", "adversarial")
+            if getattr(config, name) > 0
+        }
+    assert left == {
+        "kl_only": {"kl"},
+        "consistency_only": {"consistency"},
+        "logits_only": {"kl", "consistency"},
+    }
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def _command(out, *arguments):
+    return [sys.executable, "-m", "benchmarks.phantom_study", "-o", out, "--size", "tiny", *arguments]
+
+
+def _run(command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _kill_when(command, pattern, out):
+    """Start the study, and kill it with all its processes as soon as a file is there."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while not list(out.rglob(pattern)):
+            assert process.poll() is None
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.mark.slow
 def test_one_command_trains_evaluates_and_compares_and_goes_on(tmp_path):
     out = tmp_path / "study"
-    command = [sys.executable, "-m", "benchmarks.phantom_study", "-o", out, "--size", "tiny", "--seeds", "1"]
-    command += ["--arms", "dropout_after_full", "warm_start"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    differences = pd.read_csv(out / "comparison" / "differences.csv")
-    assert set(differences["run"]) == {ARMS[METHOD].title}
+    command = _command(out, "--seeds", "1", "--jobs", "1", "--parts", "main")
+    command += ["--arms", "dropout_after_full", "stock"]
+    _kill_when(command, "checkpoint_final.pth", out)
+    (first,) = out.rglob("checkpoint_final.pth")
+    trained = first.stat().st_mtime_ns
+    (first.parent / "validation" / "summary.json").unlink(missing_ok=True)
+    _run(command)
+    assert first.stat().st_mtime_ns == trained, "trained again instead of validated"
+    assert (first.parent / "validation" / "summary.json").is_file()
+    assert set(pd.read_csv(out / "comparison" / "differences.csv")["run"]) == {ARMS["stock"].title}
     assert (out / "comparison" / "report.html").is_file()
-    models = {p: p.stat().st_mtime_ns for p in out.rglob("checkpoint_final.pth")}
-    assert len(models) == 2
-    shutil.rmtree(out / "evaluations" / "warm_start")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {p: p.stat().st_mtime_ns for p in out.rglob("checkpoint_final.pth")} == models
-    assert (out / "evaluations" / "warm_start" / "seed_0" / "table.md").is_file()
+
+    shutil.rmtree(out / "evaluations" / "stock")
+    _run([*command[:-2], "stock"])
+    assert first.stat().st_mtime_ns == trained
+    assert set(pd.read_csv(out / "comparison" / "differences.csv")["run"]) == {ARMS["stock"].title}
+
+    text = _run([sys.executable, "-m", "benchmarks.phantom_study.results", out])
+    assert "**modality dropout after a full phase**" in text
+    assert "inc14" in text
+    assert "2 + 2 | 1.00 | 4 |" in text
+    assert "| stock nnU-Net, zero-filled | 4 + 0 |" in text

@@ -1,0 +1,173 @@
+"""``python -m benchmarks.phantom_study.results OUT``: the study's tables as Markdown, for docs/benchmarks.md.
+
+Every number is read or computed from OUT: the comparisons, the evaluations they name, the training logs and
+the plans. Dice in %, mean of the regions; ``inc`` is the mean over the incomplete subsets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from benchmarks.phantom_study.arms import FORWARD, LEARNING_PASS, Arm
+from benchmarks.phantom_study.cost import forward_flops
+from benchmarks.phantom_study.parts import ALL_ARMS, PARTS
+from benchmarks.phantom_study.scores import INCOMPLETE, ComparisonFolder, Difference
+from benchmarks.phantom_study.timing import FULL, MASKED, epoch_times
+from benchmarks.phantom_study.workplace import DATASET
+from nnunetv2_mstkd.errors import MSTKDError
+
+_ARM_OF = {arm.title: arm for arm in ALL_ARMS.values()}
+_NONE = "-"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if value == value else _NONE
+
+
+def _difference(value: Difference | None) -> str:
+    if value is None:
+        return _NONE
+    low, high = 100 * value.low, 100 * value.high
+    return f"{100 * value.mean:+.1f} [{low:+.1f}, {high:+.1f}], p = {value.p_holm:.2g}"
+
+
+def score_table(comparison: ComparisonFolder) -> list[str]:
+    """Means per arm, by number of modalities."""
+    incomplete = len([s for s in comparison.record["subsets"] if s.count("+") + 1 < comparison.count])
+    heads = [f"inc{incomplete}", "full", *(f"{n} of {comparison.count}" for n in comparison.groups[2:])]
+    rows = []
+    for name in comparison.names:
+        values = [_percent(comparison.means.loc[name, group]) for group in comparison.groups]
+        seeds = len(comparison.models(name))
+        rows.append([_named(name, comparison), str(seeds), *values, _percent(comparison.seed_std(name))])
+    return _table(["way", "seeds", *heads, "seeds' SD of inc"], rows)
+
+
+def _named(name: str, comparison: ComparisonFolder) -> str:
+    return f"**{name}**" if name == comparison.reference else name
+
+
+def difference_table(comparison: ComparisonFolder) -> list[str]:
+    """Differences to the reference: over all incomplete subsets, with one modality, with all."""
+    groups = (INCOMPLETE, 1, comparison.count)
+    columns = [comparison.differences(group) for group in groups]
+    rows = [
+        [name, *(_difference(column[name]) for column in columns)]
+        for name in comparison.names
+        if name != comparison.reference
+    ]
+    return _table([f"minus {comparison.reference}", "inc", "one modality", "full"], rows)
+
+
+def region_table(comparison: ComparisonFolder) -> list[str]:
+    """The same over the incomplete subsets per region, as compare computed it."""
+    table, rows = comparison.region_differences(), []
+    regions = list(dict.fromkeys(table["region"]))
+    for name in dict.fromkeys(table["run"]):
+        of_run = table[table["run"] == name].set_index("region")
+        cells = [
+            Difference(row["difference"], row["low"], row["high"], row["p_holm"])
+            for row in (of_run.loc[region] for region in regions)
+        ]
+        rows.append([str(name), *map(_difference, cells)])
+    return _table(["inc, per region", *regions], rows)
+
+
+def _folder(out: Path, model: dict[str, Any]) -> Path:
+    name = "__".join(str(model[key]) for key in ("trainer", "plans", "configuration"))
+    return out / "nnUNet_results" / DATASET / name
+
+
+def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
+    """Steps, student-step equivalents (multiply-adds of the reference's network), and measured times."""
+    unit = forward_flops(_folder(out, comparison.models(comparison.reference)[0]))
+    rows = [[name, *_costs(out, comparison.models(name), _ARM_OF[name], unit)]
+            for name in comparison.names]  # fmt: skip
+    head = [
+        "way",
+        "steps, all + masked",
+        "multiply-adds of a pass, relative",
+        "student steps",
+        "training, s per run",
+    ]
+    return _table([*head, "s per step, all modalities", "s per step, masked"], rows)
+
+
+def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> list[str]:
+    settings, folders = models[0]["settings"], [_folder(out, model) for model in models]
+    steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
+    full = round(settings["full_phase"] * epochs)
+    ratio = forward_flops(folders[0]) / unit
+    student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
+    runs = [epoch_times(next(folder.glob("fold_*"))) for folder in folders]
+    per_step = {
+        phase: [time.seconds / steps for run in runs for time in run if time.phase == phase]
+        for phase in (FULL, MASKED)
+    }
+    seconds = [f"{median(values):.3f}" if values else _NONE for values in per_step.values()]
+    if not arm.masks:
+        full, seconds = epochs, seconds[::-1]
+    total = mean(sum(time.seconds for time in run) for run in runs)
+    return [
+        f"{full * steps} + {(epochs - full) * steps}",
+        f"{ratio:.2f}",
+        f"{student:.0f}",
+        f"{total:.0f}",
+        *seconds,
+    ]
+
+
+def report(out: Path) -> list[str]:
+    """The tables of every comparison in the folder.
+
+    Raises:
+        MSTKDError: there is none.
+    """
+    out, lines = out.resolve(), []
+    for part in PARTS.values():
+        for wanted in part.comparisons:
+            folder = out / wanted.folder
+            if not (folder / "comparison.json").is_file():
+                continue
+            comparison = ComparisonFolder(folder)
+            patients, policy = comparison.record["patients"], comparison.record["policy"]
+            lines += [f"### {part.about} (`{folder.name}`)", ""]
+            lines += [f"{patients} patients, empty masks by `{policy}`. Dice in %, mean of the regions.", ""]
+            lines += score_table(comparison)
+            lines += ["95 % bootstrap interval over patients, Wilcoxon's p with Holm's correction:", ""]
+            lines += difference_table(comparison) + region_table(comparison)
+            lines += [
+                "Wall time of the logs' epochs, online validation included (per step: median). A student step"
+                f" is a forward ({FORWARD:.2f}) and a backward pass of the reference's network:",
+                "",
+            ]
+            lines += cost_table(out, comparison)
+    if not lines:
+        raise MSTKDError(f"{out} holds no comparison yet; run python -m benchmarks.phantom_study -o {out}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.phantom_study.results", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
+    try:
+        print("\n".join(report(parser.parse_args(argv).out)))
+    except MSTKDError as error:
+        print(f"phantom_study: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
