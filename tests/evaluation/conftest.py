@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from evaluated_model import case_folder, evaluate, whole  # noqa: F401  fixtures
+from tiny_model import models  # noqa: F401  a fixture
 
 from nnunetv2_mstkd.evaluation.results import METRIC_COLUMNS, EvaluatedCase, EvaluationRecord, write_record
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset
