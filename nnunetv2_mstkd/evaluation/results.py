@@ -145,6 +145,12 @@ class EvaluationRecord:
         values["sessions"] = tuple(Session(**session) for session in content.get("sessions", [only]))
         return cls(**values)
 
+    @property
+    def commits(self) -> tuple[str | None, ...]:
+        """Commits of the sessions that scored something, each once; None is an installation without one."""
+        made = [session.git for session in self.sessions if session.scored != 0]
+        return tuple(dict.fromkeys(made or [self.git]))
+
     def prediction_folder(self, folder: Path, subset: str) -> Path:
         """Where the segmentations under a subset are; ``folder`` is the evaluation's."""
         listed = self.predictions.get(subset)
