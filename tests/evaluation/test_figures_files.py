@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from made_evaluations import scored_as_on_disk
 from matplotlib.image import imread
 
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
@@ -19,20 +20,6 @@ from nnunetv2_mstkd.evaluation.results import read_evaluation
 
 WIDTH = round(180 / 25.4 * 200)
 KEYS = ["heat_map", "by_count", "strips", "importance"]
-
-
-def scored_as_on_disk(folder):
-    """Make the table's voxel counts those of the reference files."""
-    path = folder / "metrics.csv"
-    table = pd.read_csv(path, dtype={"case": str, "patient": str})
-    record = read_evaluation(folder).record
-    arrays = {c: sitk.GetArrayFromImage(sitk.ReadImage(f.reference)) for c, f in record.cases.items()}
-    sizes = [
-        np.isin(arrays[case], record.regions[region]).sum()
-        for case, region in zip(table["case"], table["region"], strict=True)
-    ]
-    table.assign(tp=0, fn=sizes).to_csv(path, index=False)
-    return folder
 
 
 def compared(*folders, **options):
