@@ -135,3 +135,16 @@ def test_a_reference_in_the_values_of_its_source_is_mapped(evaluation, tmp_path)
     known = {"mstkd": {"source_labels": {"1": 1, "2": 2, "3": 4}}}
     (tmp_path / "dataset.json").write_text(json.dumps(known))
     np.testing.assert_array_equal(read_reference(read_evaluation(folder), "P-000-000").array, right)
+
+
+def test_segmentations_that_lie_elsewhere_are_shown(evaluation, tmp_path):
+    """What --predictions scored stays where it was; its record says where."""
+    folder = scored_as_on_disk(evaluation("a", patients=2, images=True))
+    (folder / "predictions").rename(tmp_path / "theirs")
+    comparison = compared(folder)
+    assert shown_cases(comparison, comparison.runs, shown_subsets(comparison)) == []
+    record = json.loads((folder / "evaluation.json").read_text())
+    record["predictions"] = {subset: f"../theirs/{subset}" for subset in record["subsets"]}
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    comparison = compared(folder)
+    assert len(shown_cases(comparison, comparison.runs, shown_subsets(comparison))) == 2
