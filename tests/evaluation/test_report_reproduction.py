@@ -12,7 +12,8 @@ from nnunetv2_mstkd.evaluation.report import write_report
 from nnunetv2_mstkd.evaluation.report.cells import NONE
 
 
-def test_what_was_compared_and_how_to_do_it_again(evaluation, tmp_path):
+def recorded(evaluation):
+    """Two seeds and another run, the first of which was made in two calls and looked at in a third."""
     folders = [evaluation(f"s{i}", seed=i) for i in range(2)] + [evaluation("other", seed=5, gain=0.1)]
     for number, folder in enumerate(folders):
         path = folder / "evaluation.json"
@@ -32,6 +33,11 @@ def test_what_was_compared_and_how_to_do_it_again(evaluation, tmp_path):
             "command": f"nnUNetv2_mstkd evaluate -f 0 3 -o out{number}",
         }
         path.write_text(json.dumps(record))
+    return folders
+
+
+def test_what_was_compared_and_how_to_do_it_again(evaluation, tmp_path):
+    folders = recorded(evaluation)
     runs = load_runs([f"{folders[0]},{folders[1]}", str(folders[2])], ["seeds", "other"])
     path, command = tmp_path / "report.html", "nnUNetv2_mstkd compare 'a b' c"
     write_report(compare_runs(runs, resamples=200), (), path, command=command)
