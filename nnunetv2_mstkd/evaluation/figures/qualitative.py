@@ -183,9 +183,9 @@ def _add_regions(
     regions: Mapping[str, tuple[int, ...]],
     per_row: int,
 ) -> None:
-    """The regions' legend at the bottom, in the colours that one sees: over the grey that is mostly below."""
+    """The regions' legend at the bottom, in the colours that the reference shows: over its median grey."""
     mask = _any_region(slices.reference, regions)
-    below = [slices.backgrounds[modality][mask] for modality in dict.fromkeys(slices.shown)]
+    below = slices.backgrounds[slices.shown[0]][mask]
     grey_level = float(np.median(below)) if mask.any() else 0.5
     handles = [Patch(facecolor=blended(colors[name], grey_level), label=name) for name in regions]
     figure.legend(

@@ -9,6 +9,7 @@ darker grey.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -79,12 +80,17 @@ def region_colors(regions: Sequence[str]) -> dict[str, str]:
     return {name: REGION_COLORS[i % len(REGION_COLORS)] for i, name in enumerate(regions)}
 
 
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
 def wrapped(text: str, width: int, lines: int = 2) -> str:
     """``text`` in at most ``lines`` lines of ``width`` characters; of a longer one the middle is left out.
 
-    Names of runs often differ at their end only, so that the end must stay.
+    Names of runs often differ at their end only, so that the end must stay. A word that is too long is broken
+    where a capital begins, as in names of classes.
     """
-    for candidate in _shortened(text):
+    words = (_HUMP.sub(" ", word) if len(word) > width else word for word in text.split(" "))
+    for candidate in _shortened(" ".join(words)):
         parts = textwrap.wrap(candidate, width, break_on_hyphens=False)
         if len(parts) <= lines:
             break
