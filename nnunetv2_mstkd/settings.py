@@ -18,6 +18,8 @@ TEACHERS = ("warm_start", "joint", "shared")
 SAMPLERS = ("uniform", "bernoulli", "by_count", "weights")
 OPTIMIZERS = ("sgd", "adamw")
 PRESETS = ("nnunet", "official")
+# Settings whose name is taken by an attribute of nnU-Net's trainer.
+ATTRIBUTE_OF = {"optimizer": "optimizer_name", "weights": "term_weights"}
 
 ON_INCOMPLETE = ("use", "skip")
 

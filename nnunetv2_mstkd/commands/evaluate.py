@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +21,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import Subset, all_subsets, parse_subset
 
 if TYPE_CHECKING:
+    from nnunetv2_mstkd.commands.evaluate_runs import Evaluated
     from nnunetv2_mstkd.evaluation.evaluate import TaskReport
-    from nnunetv2_mstkd.evaluation.results import EvaluationRecord
 
 _EPILOG = """OUT gets metrics.csv (a row per case, subset and region), table.md and table.csv (a column per
 subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
@@ -91,17 +90,16 @@ def run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     check_numbers(arguments)
     arguments.lesionwise = _lesion_rules(arguments.lesionwise)
-    command = shlex.join(("nnUNetv2_mstkd", "evaluate", *argv))
     if arguments.predictions is not None:
         from nnunetv2_mstkd.commands.evaluate_runs import score_predictions
 
-        return _finish(arguments, *score_predictions(arguments, command, _progress))
+        return _finish(arguments, score_predictions(arguments, argv, _progress))
     from nnunetv2_mstkd.commands.evaluate_runs import evaluate_model
 
     model = chosen_model(arguments)
     folds = chosen_folds(arguments)
     subsets = chosen_subsets(arguments.subsets, model.modalities)
-    return _finish(arguments, *evaluate_model(arguments, model, folds, subsets, command, _progress))
+    return _finish(arguments, evaluate_model(arguments, model, folds, subsets, argv, _progress))
 
 
 def chosen_subsets(texts: Sequence[str], modalities: Sequence[str]) -> tuple[Subset, ...]:
@@ -155,13 +153,13 @@ def _named(case: str, subsets: Sequence[str]) -> str:
     return f"{case} {subsets[0]}" if len(subsets) == 1 else f"{case} ({len(subsets)} subsets)"
 
 
-def _finish(arguments: argparse.Namespace, record: EvaluationRecord, problems: dict[str, str]) -> int:
+def _finish(arguments: argparse.Namespace, evaluated: Evaluated) -> int:
     """Write the tables of all that is scored, by this run or others, and say how much is missing."""
     from nnunetv2_mstkd.evaluation.collecting import collect
 
-    evaluation, missing = collect(record, arguments.o)
+    evaluation, missing = collect(evaluated.record, arguments.o, evaluated.session)
     count = len(evaluation.record.cases) * len(evaluation.record.subsets)
     print(f"{arguments.o}: {count - missing} of {count} scores (cases by subsets)", end="")
     print(f"; {missing} are missing, the tables are without them" if missing else "")
     print((arguments.o / "table.md").read_text(encoding="utf-8").rstrip())
-    return report_problems(problems)
+    return report_problems(evaluated.problems)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from nnunetv2_mstkd.commands.evaluate_records import (
+    model_command,
+    new_record,
+    note_session,
+    open_folder,
+    typed_command,
+)
 from nnunetv2_mstkd.commands.predict_arguments import loading_options
 from nnunetv2_mstkd.datasets.raw_images import reader_class
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase, folder_cases, training_cases
 from nnunetv2_mstkd.evaluation.evaluate import Evaluator, Task, TaskReport, open_tasks, output_of
 from nnunetv2_mstkd.evaluation.existing import find_predictions
-from nnunetv2_mstkd.evaluation.provenance import describe_model, file_digest, git_commit, versions
-from nnunetv2_mstkd.evaluation.regions import ignore_label, regions_of
-from nnunetv2_mstkd.evaluation.results import (
-    RECORD_FILE,
-    EvaluatedCase,
-    EvaluationRecord,
-    read_evaluation,
-    write_record,
-)
+from nnunetv2_mstkd.evaluation.provenance import describe_model, file_digest
+from nnunetv2_mstkd.evaluation.regions import ignore_label
+from nnunetv2_mstkd.evaluation.results import EvaluationRecord, Session
 from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, runner
+from nnunetv2_mstkd.evaluation.sessions import begun
 from nnunetv2_mstkd.evaluation.store import ScoreStore
-from nnunetv2_mstkd.files import writable_folder
 from nnunetv2_mstkd.inference.folder import Part
-from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder, dataset_modalities
+from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
-from nnunetv2_mstkd.modalities import Subset, all_subsets, format_subset
+from nnunetv2_mstkd.modalities import Subset
+
+logger = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -39,7 +44,19 @@ class Progress(Protocol):
     ) -> dict[str, str]: ...
 
 
-Evaluated = tuple[EvaluationRecord, dict[str, str]]
+@dataclass(frozen=True)
+class Evaluated:
+    """What a call has done.
+
+    Attributes:
+        record: of the evaluation.
+        session: the call itself, with the number of scores that it added.
+        problems: what failed, and why.
+    """
+
+    record: EvaluationRecord
+    session: Session
+    problems: dict[str, str]
 
 
 def evaluate_model(
@@ -47,32 +64,45 @@ def evaluate_model(
     model: ModelFolder,
     folds: Sequence[Fold] | None,
     subsets: Sequence[Subset],
-    command: str,
+    argv: Sequence[str],
     progress: Progress,
 ) -> Evaluated:
-    """Predict what is not predicted yet and score it; returns the record and what failed."""
+    """Predict what is not predicted yet and score it."""
     if arguments.cases == "val" and (folds is None or len(folds) != 1):
         raise MSTKDError("--cases val needs one fold, whose validation cases they are: give -f FOLD")
     checked = model.folds(folds, arguments.chk)
     cases, problems = _cases(arguments, model, checked[0])
     _refuse_cascade(model)
     inference = {"step_size": arguments.step_size, "mirroring": not arguments.disable_tta}
-    record = _record(
+    session = begun(model_command(argv, arguments, model, checked))
+    record = new_record(
         arguments,
         model.dataset_json,
         cases,
         subsets,
-        command,
+        session,
         model=describe_model(model, checked, arguments.chk, inference),
         dataset=str(model.plans.get("dataset_name", "")),
     )
-    _open_folder(arguments.o, record)
+    open_folder(arguments.o, record)
     store = ScoreStore(arguments.o)
     part = Part(arguments.part_id, arguments.num_parts)
     tasks = open_tasks(cases[part.index :: part.count], subsets, model.modalities, store)
     if tasks:
+        note_session(record, session, arguments.o)
         problems |= _predict_and_score(arguments, model, checked, tasks, record, progress)
-    return record, problems
+    return _evaluated(record, session, store, tasks, problems)
+
+
+def _evaluated(
+    record: EvaluationRecord,
+    session: Session,
+    store: ScoreStore,
+    tasks: Iterable[Task],
+    problems: dict[str, str],
+) -> Evaluated:
+    scored = store.count((task.case.name, task.name) for task in tasks)
+    return Evaluated(record, replace(session, scored=scored), problems)
 
 
 def _cases(
@@ -81,6 +111,11 @@ def _cases(
     if arguments.cases in ("val", "all"):
         if arguments.labels is not None:
             raise MSTKDError("--labels belongs to --cases FOLDER; training cases have their references")
+        if arguments.cases == "all":
+            logger.warning(
+                "--cases all takes the cases that the model was trained on too; its scores there say nothing"
+                " about new cases"
+            )
         return training_cases(model, fold if arguments.cases == "val" else None), {}
     folder = Path(arguments.cases)
     return folder_cases(folder, model, arguments.labels, source_labels=arguments.source_labels)
@@ -93,66 +128,6 @@ def _refuse_cascade(model: ModelFolder) -> None:
             f"{model.configuration} refines segmentations of {previous}: predict each subset with both"
             " (predict --modalities), then give --predictions FOLDER"
         )
-
-
-def _record(
-    arguments: argparse.Namespace,
-    dataset_json: Mapping[str, Any],
-    cases: Iterable[ReferenceCase],
-    subsets: Collection[Subset],
-    command: str,
-    *,
-    model: Mapping[str, Any],
-    dataset: str,
-) -> EvaluationRecord:
-    modalities = dataset_modalities(dataset_json)
-    evaluated = {
-        case.name: EvaluatedCase(
-            case.patient,
-            str(case.reference.absolute()),
-            {name: str(path.absolute()) for name, path in case.images.items()},
-        )
-        for case in cases
-    }
-    return EvaluationRecord(
-        model=model,
-        dataset=dataset,
-        modalities=modalities,
-        regions=regions_of(dataset_json),
-        subsets=tuple(format_subset(s, modalities) for s in all_subsets(modalities) if s in subsets),
-        cases=evaluated,
-        policy=arguments.policy,
-        lesionwise=arguments.lesionwise,
-        file_ending=str(dataset_json["file_ending"]),
-        command=command,
-        versions=versions(),
-        git=git_commit(),
-    )
-
-
-def _open_folder(folder: Path, record: EvaluationRecord) -> None:
-    """Make the folder this evaluation's.
-
-    Raises:
-        MSTKDError: it holds something else, or an evaluation of another model or with other settings.
-    """
-    if not (folder / RECORD_FILE).exists():
-        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise MSTKDError(f"{folder} is not empty and holds no evaluation; give another folder with -o")
-    else:
-        old = read_evaluation(folder).record
-        same = ("dataset", "modalities", "regions", "lesionwise")
-        different = [name for name in same if getattr(old, name) != getattr(record, name)]
-        keys = ("id", "inference")
-        different += [f"model {key}" for key in keys if old.model.get(key) != record.model.get(key)]
-        common = set(old.cases) & set(record.cases)
-        if any(old.cases[name].reference != record.cases[name].reference for name in common):
-            different.append("references")
-        if different:
-            raise MSTKDError(
-                f"{folder} holds an evaluation with other {', '.join(different)}; give another folder with -o"
-            )
-    write_record(record, writable_folder(folder))
 
 
 def _predict_and_score(
@@ -177,9 +152,8 @@ def _predict_and_score(
         if predicted:
             reader = reader_class(model.dataset_json, predicted[0][1])
             jobs = [(task, FileJob(path.absolute(), task.case, criteria, reader)) for task, path in predicted]
-            problems |= progress(
-                len(jobs), evaluator.score_files(jobs, run, threads=arguments.nps), **options
-            )
+            reports = evaluator.score_files(jobs, run, threads=run.at_once or arguments.nps)
+            problems |= progress(len(jobs), reports, **options)
         if left:
             predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))
             predictor.warn_if_not_trained_for(sum(len(t.subset) < len(model.modalities) for t, _ in left))
@@ -190,8 +164,8 @@ def _predict_and_score(
     return problems
 
 
-def score_predictions(arguments: argparse.Namespace, command: str, progress: Progress) -> Evaluated:
-    """Score segmentations that are there already; returns the record and what failed."""
+def score_predictions(arguments: argparse.Namespace, argv: Sequence[str], progress: Progress) -> Evaluated:
+    """Score segmentations that are there already."""
     if arguments.labels is None:
         raise MSTKDError("--predictions needs --labels FOLDER, with CASE and the data set's file ending")
     if arguments.d or arguments.m:
@@ -199,20 +173,22 @@ def score_predictions(arguments: argparse.Namespace, command: str, progress: Pro
     subsets = () if arguments.subsets == ["all"] else _split(arguments.subsets)
     found = find_predictions(arguments.predictions, subsets)
     scored = found.tasks(arguments.labels, source_labels=arguments.source_labels)
-    record = _record(
+    session = begun(typed_command(argv))
+    record = new_record(
         arguments,
         found.dataset_json,
         (task.case for task, _ in scored),
         {task.subset for task, _ in scored},
-        command,
+        session,
         model={
             "id": file_digest([path for _, path in scored]),
             "name": arguments.predictions.resolve().name,
             "folder": str(arguments.predictions.resolve()),
         },
         dataset=str(found.dataset_json.get("name", "")),
+        predictions=found.folders(arguments.o),
     )
-    _open_folder(arguments.o, record)
+    open_folder(arguments.o, record)
     criteria = Criteria(record.regions, ignore_label(found.dataset_json), record.lesionwise)
     store, reader = ScoreStore(arguments.o), reader_class(found.dataset_json, scored[0][1])
     part = Part(arguments.part_id, arguments.num_parts)
@@ -222,9 +198,13 @@ def score_predictions(arguments: argparse.Namespace, command: str, progress: Pro
         for task, path in scored
         if task.case.name in cases and not store.read(task.case.name).settled(task.name)
     ]
+    if jobs:
+        note_session(record, session, arguments.o)
     with runner(arguments.executor) as run:
-        reports = Evaluator(arguments.o, criteria, store).score_files(jobs, run, threads=arguments.nps)
-        return record, progress(len(jobs), reports, disable=arguments.disable_progress_bar)
+        evaluator = Evaluator(arguments.o, criteria, store)
+        reports = evaluator.score_files(jobs, run, threads=run.at_once or arguments.nps)
+        problems = progress(len(jobs), reports, disable=arguments.disable_progress_bar)
+    return _evaluated(record, session, store, (task for task, _ in jobs), problems)
 
 
 def _split(texts: Sequence[str]) -> tuple[str, ...]:

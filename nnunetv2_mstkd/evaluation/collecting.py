@@ -14,23 +14,35 @@ from nnunetv2_mstkd.evaluation.results import (
     LESION_COLUMNS,
     METRIC_COLUMNS,
     METRICS_FILE,
-    PREDICTIONS,
+    SHORT_ID,
     Evaluation,
     EvaluationRecord,
+    Session,
     write_record,
 )
+from nnunetv2_mstkd.evaluation.sessions import with_session
 from nnunetv2_mstkd.evaluation.store import CaseScores, ScoreStore
 from nnunetv2_mstkd.evaluation.summary import write_summaries
 from nnunetv2_mstkd.evaluation.tables import write_tables
-from nnunetv2_mstkd.files import atomic_path
+from nnunetv2_mstkd.files import atomic_path, locked_folder
 
 
-def collect(record: EvaluationRecord, folder: Path) -> tuple[Evaluation, int]:
+def collect(record: EvaluationRecord, folder: Path, session: Session | None = None) -> tuple[Evaluation, int]:
     """Write the record and every table of what is scored so far.
+
+    One run at a time: of several that share the work, the last to come has read every score.
+
+    Args:
+        session: the call that ends now, for the record.
 
     Returns:
         The evaluation, and how many scores of cases under subsets are still missing.
     """
+    with locked_folder(folder):
+        return _collect(with_session(record, session, folder), folder)
+
+
+def _collect(record: EvaluationRecord, folder: Path) -> tuple[Evaluation, int]:
     store = ScoreStore(folder)
     stored = {case: store.read(case) for case in record.cases}
     record = _without_what_cases_lack(record, stored)
@@ -38,7 +50,7 @@ def collect(record: EvaluationRecord, folder: Path) -> tuple[Evaluation, int]:
     table = metrics_table(record, stored)
     with atomic_path(folder / METRICS_FILE) as temporary:
         table.to_csv(temporary, index=False)
-    write_summaries(record, stored, folder / PREDICTIONS)
+    write_summaries(record, stored, folder)
     write_tables(record, table, folder)
     write_record(record, folder)
     return Evaluation(folder, record), missing
@@ -81,7 +93,7 @@ def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: A
         "fp": score.fp,
         "fn": score.fn,
         "policy": record.policy,
-        "model": record.model["name"],
+        "model": f"{record.model['name']}@{str(record.model['id'])[:SHORT_ID]}",
     }
     if record.lesionwise and score.lesions is not None:
         row |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ class Predictions:
         """In channel order."""
         return dataset_modalities(self.dataset_json)
 
+    def folders(self, seen_from: Path) -> dict[str, str]:
+        """Subset → folder of its segmentations, relative to ``seen_from`` where there is a way."""
+        places = {format_subset(s, self.modalities): path.parent for (s, _), path in self.files.items()}
+        return {subset: _relative(place, seen_from) for subset, place in places.items()}
+
     def tasks(self, labels: Path, *, source_labels: bool) -> list[tuple[Task, Path]]:
         """What there is to score, and the file of each.
 
@@ -64,6 +70,14 @@ class Predictions:
             (Task(cases[case], subset, format_subset(subset, self.modalities)), path)
             for (subset, case), path in self.files.items()
         ]
+
+
+def _relative(place: Path, seen_from: Path) -> str:
+    real = os.path.realpath(place)
+    try:
+        return os.path.relpath(real, os.path.realpath(seen_from))
+    except ValueError:  # another drive
+        return real
 
 
 def find_predictions(folder: Path, subsets: Sequence[str] = ()) -> Predictions:

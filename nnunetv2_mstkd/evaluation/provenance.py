@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import nnunetv2_mstkd
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
-from nnunetv2_mstkd.settings import SETTINGS_KEY
+from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, Settings
 
 _PACKAGES = (
     "nnunetv2",
@@ -83,4 +87,25 @@ def describe_model(
         "checkpoint": checkpoint,
         "inference": dict(inference),
         "settings": dict(configuration.get(SETTINGS_KEY, {})),
+        "in_force": settings_in_force(model.path / f"fold_{folds[0]}"),
     }
+
+
+def settings_in_force(fold: Path) -> dict[str, Any]:
+    """What a training went by, its trainer's defaults included; empty where it did not write that down.
+
+    Source: ``debug.json``, in which nnU-Net's trainer writes its attributes as text when training starts.
+    """
+    try:
+        written = read_json(fold / "debug.json")
+    except MSTKDError:
+        return {}
+    known = {f.name: written.get(ATTRIBUTE_OF.get(f.name, f.name)) for f in fields(Settings)}
+    return {name: _value(text) for name, text in known.items() if text not in (None, "None")}
+
+
+def _value(text: Any) -> Any:
+    try:
+        return ast.literal_eval(str(text))
+    except (SyntaxError, ValueError):
+        return str(text)

@@ -23,6 +23,16 @@ def regions_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: labels for name, labels in values.items() if labels != (0,)}
 
 
+def summary_keys(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    """Name → key in nnU-Net's ``summary.json``: ``3`` for a label, ``(3,)`` for a region of one label.
+
+    Source: nnunetv2.evaluation.evaluate_predictions (``label_or_region_to_key``) and LabelManager.
+    """
+    listed = {name for name, label in dataset_json["labels"].items() if isinstance(label, (list, tuple))}
+    regions = regions_of(dataset_json)
+    return {name: str(labels if name in listed else labels[0]) for name, labels in regions.items()}
+
+
 def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
     """The value of voxels that nobody labelled, or None."""
     value = dataset_json["labels"].get("ignore")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -24,8 +25,10 @@ RECORD_FILE = "evaluation.json"
 METRICS_FILE = "metrics.csv"
 PREDICTIONS = "predictions"
 RECORD_VERSION = 1
+SHORT_ID = 12  # characters of a model's digest that are enough for people
 
-# Volumes in mm³, HD95 in mm, TP/FP/FN in voxels. Empty cells are undefined values (nan).
+# Volumes in mm³ (mm² in 2D), HD95 in mm, TP/FP/FN in voxels. Empty cells are undefined values (nan).
+# model is the model's name and the first characters of its digest: folds have one name.
 METRIC_COLUMNS = (
     "case",
     "patient",
@@ -61,13 +64,32 @@ class EvaluatedCase:
 
 
 @dataclass(frozen=True)
+class Session:
+    """One call of ``evaluate`` that worked on a folder.
+
+    Attributes:
+        started: when, in UTC (ISO 8601); with ``command`` it tells sessions apart.
+        command: what does the same again, without which part of the cases this call had.
+        versions: package → version.
+        git: commit of the package's checkout, or None where it is installed without one.
+        scored: how many scores (cases by subsets) it added; None where it was stopped.
+    """
+
+    started: str
+    command: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git: str | None = None
+    scored: int | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationRecord:
     """What was evaluated, and with what.
 
     Attributes:
         model: ``id`` (a digest that tells two models apart) and ``name``; for a model also ``folder``,
-            ``trainer``, ``plans``, ``configuration``, ``folds``, ``checkpoint`` and ``settings`` (the plans'
-            ``"mstkd"`` dict).
+            ``trainer``, ``plans``, ``configuration``, ``folds``, ``checkpoint``, ``settings`` (the plans'
+            ``"mstkd"`` dict) and ``in_force`` (what training went by, defaults included, where it says so).
         dataset: name of the data set.
         modalities: in channel order.
         regions: region or label name → its label values, in the order of dataset.json.
@@ -76,9 +98,13 @@ class EvaluationRecord:
         policy: for empty masks; a key of ``policies.POLICIES``.
         lesionwise: name of the lesion-wise rules, or None.
         file_ending: of the segmentations.
-        command: what reproduces it, as typed.
-        versions: package → version.
-        git: commit of the package's checkout, or None where it is installed without one.
+        command: what reproduces it: that of the last session.
+        versions: package → version, of the last session that scored something.
+        git: commit of the package's checkout in that session, or None where it is installed without one.
+        sessions: every call that scored something, or changed the record.
+        region_keys: region → its key in nnU-Net's ``summary.json``.
+        predictions: subset → folder of its segmentations, seen from the evaluation's folder where there is a
+            way; those that are not listed lie in ``predictions/SUBSET``.
     """
 
     model: Mapping[str, Any]
@@ -93,6 +119,9 @@ class EvaluationRecord:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
+    sessions: tuple[Session, ...] = ()
+    region_keys: Mapping[str, str] = field(default_factory=dict)
+    predictions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``evaluation.json``."""
@@ -105,11 +134,30 @@ class EvaluationRecord:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        values = {f.name: content[f.name] for f in fields(cls)}
+        # What came later is not in older records; its defaults are true of them.
+        later = {"sessions", "region_keys", "predictions"} - set(content)
+        values = {f.name: content[f.name] for f in fields(cls) if f.name not in later}
         values["modalities"], values["subsets"] = tuple(values["modalities"]), tuple(values["subsets"])
         values["regions"] = {name: tuple(labels) for name, labels in values["regions"].items()}
         values["cases"] = {name: EvaluatedCase(**case) for name, case in values["cases"].items()}
+        # A record of before sessions were listed was made in one.
+        only = {"started": "", **{key: content[key] for key in ("command", "versions", "git")}}
+        values["sessions"] = tuple(Session(**session) for session in content.get("sessions", [only]))
         return cls(**values)
+
+    @property
+    def commits(self) -> tuple[str | None, ...]:
+        """Commits of the sessions that scored something, each once; None is an installation without one."""
+        made = [session.git for session in self.sessions if session.scored != 0]
+        return tuple(dict.fromkeys(made or [self.git]))
+
+    def prediction_folder(self, folder: Path, subset: str) -> Path:
+        """Where the segmentations under a subset are; ``folder`` is the evaluation's."""
+        listed = self.predictions.get(subset)
+        if listed is None:
+            return folder / PREDICTIONS / subset
+        # The way is counted between real folders: ".." behind a linked folder would lead elsewhere.
+        return Path(os.path.normpath(Path(os.path.realpath(folder)) / listed))
 
 
 @dataclass(frozen=True)
@@ -141,7 +189,7 @@ class Evaluation:
 
     def prediction(self, case: str, subset: str) -> Path:
         """The segmentation of a case under a subset; it may not be there (predictions can be deleted)."""
-        return self.folder / PREDICTIONS / subset / f"{case}{self.record.file_ending}"
+        return self.record.prediction_folder(self.folder, subset) / f"{case}{self.record.file_ending}"
 
 
 def read_evaluation(folder: Path) -> Evaluation:

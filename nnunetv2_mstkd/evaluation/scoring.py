@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +34,28 @@ class Criteria:
     lesionwise: str | None = None
 
     def score(self, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> SubsetScores:
-        """Compare two label arrays (Z, Y, X) with the spacing of their axes in mm."""
+        """Compare two label arrays (Z, Y, X) with the spacing of their axes in mm.
+
+        A 2D image, as nnU-Net's readers give it (1, Y, X), is compared in 2D.
+        """
+        if _is_flat(reference.shape, spacing) and prediction.shape == reference.shape:
+            prediction, reference, spacing = prediction[0], reference[0], spacing[1:]
         rules = None if self.lesionwise is None else RULES[self.lesionwise]
         regions = score_arrays(
             prediction, reference, spacing, self.regions, ignore=self.ignore, lesion_rules=rules
         )
         ignored = 0 if self.ignore is None else int((reference == self.ignore).sum())
         return SubsetScores(int(reference.size) - ignored, regions)
+
+
+def _is_flat(shape: Sequence[int], spacing: Sequence[float]) -> bool:
+    """Whether the first axis is the one that nnU-Net's readers put before a 2D image.
+
+    Its spacing says so: 999, in SimpleITK's reader times the larger of the others.
+    """
+    if len(shape) != 3 or shape[0] != 1:
+        return False
+    return any(np.isclose(spacing[0], placeholder) for placeholder in (999, 999 * max(spacing[1:])))
 
 
 @dataclass(frozen=True)
@@ -80,15 +95,20 @@ class FileJob:
         return self.criteria.score(np.round(prediction[0]).astype(np.int32), reference, spacing)
 
 
-class Runner(Protocol):
-    """Runs jobs and waits for each."""
+@dataclass(frozen=True)
+class Runner:
+    """Runs jobs and waits for each; any number of threads may call it.
 
-    def __call__(self, job: FileJob) -> SubsetScores: ...
+    Attributes:
+        run: runs one job.
+        at_once: how many jobs run side by side elsewhere; None where the caller's threads are what runs them.
+    """
 
+    run: Callable[[FileJob], SubsetScores]
+    at_once: int | None = None
 
-def run_here(job: FileJob) -> SubsetScores:
-    """Score in the calling thread."""
-    return job.run()
+    def __call__(self, job: FileJob) -> SubsetScores:
+        return self.run(job)
 
 
 @contextmanager
@@ -103,14 +123,13 @@ def runner(address: str | None) -> Iterator[Runner]:
         MSTKDError: the address is none, the cluster does not answer, or ``distributed`` is not installed.
     """
     if address is None:
-        yield run_here
+        yield Runner(FileJob.run)
         return
     with closing(_dask_client(address)) as client:
-        yield _on(client.get_executor(pure=False))
-
-
-def _on(executor: Executor) -> Runner:
-    return lambda job: executor.submit(FileJob.run, job).result()
+        executor: Executor = client.get_executor(pure=False)
+        threads = sum(client.nthreads().values())
+        # None where the cluster has no workers yet and will start them on demand.
+        yield Runner(lambda job: executor.submit(FileJob.run, job).result(), threads or None)
 
 
 def _dask_client(address: str) -> Any:

@@ -85,6 +85,13 @@ class ScoreStore:
                 f"{path} is not a file of scores ({error!r}); remove it to score again"
             ) from None
 
+    def count(self, wanted: Iterable[tuple[str, str]]) -> int:
+        """How many of these cases under subsets have scores."""
+        by_case: dict[str, set[str]] = {}
+        for case, subset in wanted:
+            by_case.setdefault(case, set()).add(subset)
+        return sum(len(subsets & self.read(case).subsets.keys()) for case, subsets in by_case.items())
+
     def add(self, case: str, subset: str, scores: SubsetScores) -> None:
         """Store a case's scores under one subset."""
         self._update(case, lambda old: replace(old, subsets={**old.subsets, subset: scores}))

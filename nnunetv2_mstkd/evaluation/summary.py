@@ -1,7 +1,8 @@
 """``summary.json`` in nnU-Net's own format, one per subset, for whatever reads nnU-Net's.
 
 Source of the format: nnunetv2.evaluation.evaluate_predictions (``compute_metrics_on_folder``). Dice and IoU
-are nan where a label is in neither mask, and means leave those out, whatever policy the tables follow.
+are nan where a label is in neither mask, whatever policy the tables follow. The mean over cases leaves those
+out; the mean over labels is nan where that of one label is.
 """
 
 from __future__ import annotations
@@ -12,26 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_mstkd.evaluation.results import EvaluationRecord
+from nnunetv2_mstkd.evaluation.results import PREDICTIONS, EvaluationRecord
 from nnunetv2_mstkd.evaluation.store import CaseScores, SubsetScores
 from nnunetv2_mstkd.files import write_json
 
 
-def write_summaries(record: EvaluationRecord, stored: Mapping[str, CaseScores], predictions: Path) -> None:
-    """Write ``predictions/SUBSET/summary.json`` for each subset that has scores."""
+def write_summaries(record: EvaluationRecord, stored: Mapping[str, CaseScores], folder: Path) -> None:
+    """Write ``predictions/SUBSET/summary.json`` for each subset that has scores.
+
+    Args:
+        folder: of the evaluation; the segmentations themselves may lie elsewhere.
+    """
     for subset in record.subsets:
         scores = {case: s.subsets[subset] for case, s in stored.items() if subset in s.subsets}
         if scores:
-            (predictions / subset).mkdir(parents=True, exist_ok=True)
-            write_json(_summary(record, scores, predictions / subset), predictions / subset / "summary.json")
+            place = folder / PREDICTIONS / subset
+            place.mkdir(parents=True, exist_ok=True)
+            summary = _summary(record, scores, record.prediction_folder(folder, subset))
+            write_json(summary, place / "summary.json")
 
 
 def _summary(record: EvaluationRecord, scores: Mapping[str, SubsetScores], folder: Path) -> dict[str, Any]:
+    keys = {region: _key(labels) for region, labels in record.regions.items()} | dict(record.region_keys)
     cases = [
         {
             "metrics": {
-                _key(record.regions[region]): _metrics(score, of_case.voxels)
-                for region, score in of_case.regions.items()
+                keys[region]: _metrics(score, of_case.voxels) for region, score in of_case.regions.items()
             },
             "prediction_file": str(folder / f"{case}{record.file_ending}"),
             "reference_file": record.cases[case].reference,
@@ -44,7 +51,7 @@ def _summary(record: EvaluationRecord, scores: Mapping[str, SubsetScores], folde
         for key, values in first.items()
     }
     names = next(iter(mean.values()))
-    foreground = {name: _mean([values[name] for values in mean.values()]) for name in names}
+    foreground = {name: float(np.mean([values[name] for values in mean.values()])) for name in names}
     return {"foreground_mean": foreground, "mean": mean, "metric_per_case": cases}
 
 

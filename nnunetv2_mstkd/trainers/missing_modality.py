@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_mstkd.modalities import modalities_of
-from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
+from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.availability import absent_channels_at_zero
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME, load_extra, save_with_extra
 from nnunetv2_mstkd.trainers.history import TermHistory, epoch_means
@@ -25,9 +25,6 @@ from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.subset_validation import SubsetValidation
 from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
-
-# Settings whose name is taken by an attribute of nnU-Net's trainer.
-_ATTRIBUTE_OF = {"optimizer": "optimizer_name", "weights": "term_weights"}
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -72,7 +69,7 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         self.set_defaults()
         self.settings = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY))
         for name, value in self.settings.given().items():
-            setattr(self, _ATTRIBUTE_OF.get(name, name), value)
+            setattr(self, ATTRIBUTE_OF.get(name, name), value)
         channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
         self.modalities = modalities_of(channel_names)
         self.subset_sampler()  # refuses unknown modalities before any data are read

@@ -5,63 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk
-from tiny_model import SHAPE, models, write_case, write_volume  # noqa: F401  a fixture
+from evaluated_model import CASES, INCOMPLETE, SUBSETS, model_flags, refuse_to_load, voxels
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.evaluation.results import METRIC_COLUMNS, read_evaluation
-
-CASES = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000")
-INCOMPLETE = "BraTS-GLI-00003-000"  # without t1n and t2w
-SUBSETS = 15
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Two whole cases and one that lacks sequences, with references beside."""
-    root = tmp_path_factory.mktemp("cases")
-    for seed, name in enumerate((*CASES, INCOMPLETE)):
-        write_case(
-            root, name, ("t1c", "t2f") if name == INCOMPLETE else ("t1n", "t1c", "t2w", "t2f"), seed=seed
-        )
-        labels = np.random.default_rng(seed).integers(0, 4, SHAPE).astype(np.uint8)
-        write_volume(root / name / f"{name}-seg.nii.gz", labels)
-    return root
-
-
-@pytest.fixture
-def evaluate(capsys):
-    """Run ``nnUNetv2_mstkd evaluate`` in this process."""
-
-    def run(output, *flags):
-        capsys.readouterr()
-        code = main(["evaluate", "-o", str(output), *map(str, flags)])
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
-
-    return run
-
-
-def model_flags(model: Path, folder: Path) -> tuple[object, ...]:
-    flags = ("-device", "cpu", "--disable_tta", "--disable_progress_bar", "-npp", 1, "-nps", 1)
-    return ("-m", model, "-f", 0, "--cases", folder, "-step_size", 1, *flags)
-
-
-@pytest.fixture(scope="module")
-def whole(models, folder, tmp_path_factory) -> Path:  # noqa: F811
-    """One evaluation, which tests only read or copy."""
-    output = tmp_path_factory.mktemp("whole") / "out"
-    assert main(["evaluate", "-o", str(output), *map(str, model_flags(models.regions, folder))]) == 0
-    return output
-
-
-def voxels(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def test_a_row_per_case_subset_and_region(whole):
@@ -72,6 +23,8 @@ def test_a_row_per_case_subset_and_region(whole):
     assert set(table[table.case == INCOMPLETE].subset) == {"t1c", "t2f", "t1c+t2f"}
     assert not table.duplicated(["case", "subset", "region"]).any()
     assert set(table.policy) == {"brats"}
+    model = read_evaluation(whole).record.model
+    assert set(table.model) == {f"{model['name']}@{model['id'][:12]}"}, "folds have one name"
 
 
 def test_scores_are_those_of_the_segmentations_that_lie_there(whole, folder):
@@ -86,7 +39,7 @@ def test_scores_are_those_of_the_segmentations_that_lie_there(whole, folder):
         assert row.volume_reference == pytest.approx(b.sum() * 0.9 * 1.0 * 1.2, rel=1e-5)
 
 
-def test_a_subset_is_segmented_as_a_folder_without_the_other_files(whole, models, folder, tmp_path):  # noqa: F811
+def test_a_subset_is_segmented_as_a_folder_without_the_other_files(whole, models, folder, tmp_path):
     for subset in ("t1c", "t1n+t2f", "t1n+t1c+t2w+t2f"):
         for case in CASES:
             for name in subset.split("+"):
@@ -113,7 +66,7 @@ def test_nnunets_summary_is_nnunets(whole, folder, tmp_path):
     ours = json.loads((tmp_path / "predictions" / "summary.json").read_text())
     theirs = compute_metrics_on_folder(
         *(str(tmp_path / "references"), str(tmp_path / "predictions"), None),
-        *(SimpleITKIO(), ".nii.gz", [(1, 2, 3), (1, 3), 3]),
+        *(SimpleITKIO(), ".nii.gz", [(1, 2, 3), (1, 3), (3,)]),
         num_processes=1,
     )
     assert set(ours["metric_per_case"][0]) == set(theirs["metric_per_case"][0])
@@ -141,7 +94,7 @@ def test_the_table_is_laid_out_like_the_published_ones(whole):
     assert "Of 3 cases, those scored under: t2w 2" in lines[-1]
 
 
-def test_the_record_says_what_it_was_made_with(whole, models):  # noqa: F811
+def test_the_record_says_what_it_was_made_with(whole, models):
     record = read_evaluation(whole).record
     assert record.model["name"] == models.regions.name
     assert record.model["folds"] == [0]
@@ -153,16 +106,7 @@ def test_the_record_says_what_it_was_made_with(whole, models):  # noqa: F811
     assert set(record.cases[INCOMPLETE].images) == {"t1c", "t2f"}
 
 
-def refuse_to_load(monkeypatch) -> None:
-    from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
-
-    def load(*arguments, **options):
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(MissingModalityPredictor, "load", load)
-
-
-def test_nothing_finished_is_done_again(whole, models, folder, tmp_path, evaluate, monkeypatch):  # noqa: F811
+def test_nothing_finished_is_done_again(whole, models, folder, tmp_path, evaluate, monkeypatch):
     refuse_to_load(monkeypatch)
     shutil.copytree(whole, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.nii.gz")}
@@ -172,7 +116,7 @@ def test_nothing_finished_is_done_again(whole, models, folder, tmp_path, evaluat
     assert (tmp_path / "out" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
-def test_another_policy_needs_no_network(whole, models, folder, tmp_path, evaluate, monkeypatch):  # noqa: F811
+def test_another_policy_needs_no_network(whole, models, folder, tmp_path, evaluate, monkeypatch):
     refuse_to_load(monkeypatch)
     shutil.copytree(whole, tmp_path / "out")
     done = evaluate(tmp_path / "out", *model_flags(models.regions, folder), "--policy", "official")
@@ -183,7 +127,7 @@ def test_another_policy_needs_no_network(whole, models, folder, tmp_path, evalua
     np.testing.assert_allclose(table.dice, smoothed)
 
 
-def test_a_stopped_run_goes_on(whole, models, folder, tmp_path, evaluate):  # noqa: F811
+def test_a_stopped_run_goes_on(whole, models, folder, tmp_path, evaluate):
     """One score lost after its segmentation was written, one lost with it."""
     output = tmp_path / "out"
     shutil.copytree(whole, output)
@@ -199,17 +143,26 @@ def test_a_stopped_run_goes_on(whole, models, folder, tmp_path, evaluate):  # no
     assert (output / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
-def test_parts_make_the_whole(whole, models, folder, tmp_path, evaluate):  # noqa: F811
-    flags = (*model_flags(models.regions, folder), "-num_parts", 2)
+def test_parts_make_the_whole(whole, models, folder, tmp_path, evaluate):
+    chosen = ("t1c", "t2f", "t1c+t2f")
+    flags = (*model_flags(models.regions, folder), "--subsets", *chosen, "-num_parts", 2)
     first = evaluate(tmp_path / "out", *flags, "-part_id", 1)
     assert first.code == 0
-    assert "15 are missing" in first.out or "30 are missing" in first.out
+    assert "6 are missing" in first.out
     assert evaluate(tmp_path / "out", *flags, "-part_id", 0).code == 0
-    mine, all_of_it = read_evaluation(tmp_path / "out"), read_evaluation(whole)
-    pd.testing.assert_frame_equal(mine.metrics, all_of_it.metrics)
+    mine, table = read_evaluation(tmp_path / "out"), read_evaluation(whole).metrics
+    expected = table[table.subset.isin(chosen)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine.metrics, expected)
+    # One command does what the two did, and names the model by what nnU-Net calls it.
+    assert [session.scored for session in mine.record.sessions] == [3, 6]
+    assert {session.command for session in mine.record.sessions} == {mine.record.command}
+    named = "-d Dataset990_Tiny -c 3d_fullres -tr nnUNetTrainerModalityDropout -p nnUNetPlans -f 0"
+    assert named in mine.record.command
+    assert "-part_id" not in mine.record.command
+    assert str(models.regions) not in mine.record.command
 
 
-def test_some_subsets_and_lesions(models, folder, tmp_path, evaluate):  # noqa: F811
+def test_some_subsets_and_lesions(models, folder, tmp_path, evaluate):
     flags = (*model_flags(models.regions, folder), "--subsets", "flair+T1Gd,t2", "t2f", "--lesionwise")
     done = evaluate(tmp_path / "out", *flags)
     assert done.code == 0, done.err
@@ -233,6 +186,19 @@ def test_segmentations_that_are_there_already(whole, folder, tmp_path, evaluate)
     pd.testing.assert_frame_equal(
         found.sort_values(key, ignore_index=True), expected.sort_values(key, ignore_index=True)
     )
+    # The record finds them where they are, and nnU-Net's summary names them.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copytree(whole, moved / "whole")
+    assert evaluate(moved / "all", "--predictions", moved / "whole", *flags).code == 0
+    scored = read_evaluation(moved / "all")
+    assert scored.record.predictions["t1c"] == "../whole/predictions/t1c"
+    summary = json.loads((moved / "all" / "predictions" / "t1c" / "summary.json").read_text())
+    listed = [case["prediction_file"] for case in summary["metric_per_case"]]
+    assert listed == [str(scored.prediction(case, "t1c")) for case in (*CASES, INCOMPLETE)]
+    assert all(Path(path).is_file() for path in listed)
+    moved.rename(tmp_path / "elsewhere")
+    assert read_evaluation(tmp_path / "elsewhere" / "all").prediction(CASES[0], "t1c").is_file()
     # A folder of predict: modalities.json says which subset each case had.
     done = evaluate(tmp_path / "one", "--predictions", whole / "predictions" / "t1c", *flags)
     assert done.code == 0, done.err
@@ -252,7 +218,7 @@ def test_segmentations_that_are_there_already(whole, folder, tmp_path, evaluate)
 
 
 @pytest.mark.slow
-def test_a_dask_cluster_scores_the_same(whole, models, folder, tmp_path, evaluate):  # noqa: F811
+def test_a_dask_cluster_scores_the_same(whole, models, folder, tmp_path, evaluate):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -283,7 +249,7 @@ def bad(*flags, says, keep=()):
         bad("-step_size", "0", says="-step_size 0.0 is not in (0, 1]"),
     ],
 )
-def test_what_cannot_be_is_refused(models, folder, tmp_path, evaluate, flags, says, keep):  # noqa: F811
+def test_what_cannot_be_is_refused(models, folder, tmp_path, evaluate, flags, says, keep):
     base = [str(flag) for flag in model_flags(models.regions, folder)]
     if keep:
         base = ["-m", str(models.regions), "-device", "cpu"]
@@ -294,7 +260,7 @@ def test_what_cannot_be_is_refused(models, folder, tmp_path, evaluate, flags, sa
     assert not (tmp_path / "out" / "metrics.csv").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(models, folder, tmp_path, evaluate):  # noqa: F811
+def test_a_folder_of_something_else_is_left_alone(models, folder, tmp_path, evaluate):
     (tmp_path / "mine.txt").write_text("mine")
     done = evaluate(tmp_path, *model_flags(models.regions, folder))
     assert done.code == 2
@@ -302,7 +268,7 @@ def test_a_folder_of_something_else_is_left_alone(models, folder, tmp_path, eval
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_another_model_does_not_go_into_the_same_folder(whole, models, folder, tmp_path, evaluate):  # noqa: F811
+def test_another_model_does_not_go_into_the_same_folder(whole, models, folder, tmp_path, evaluate):
     shutil.copytree(whole, tmp_path / "out")
     flags = [1 if flag == 0 else flag for flag in model_flags(models.regions, folder)]
     done = evaluate(tmp_path / "out", *flags)
@@ -311,7 +277,7 @@ def test_another_model_does_not_go_into_the_same_folder(whole, models, folder, t
     assert (tmp_path / "out" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
-def test_a_broken_image_costs_its_case_only(models, folder, tmp_path, evaluate):  # noqa: F811
+def test_a_broken_image_costs_its_case_only(models, folder, tmp_path, evaluate):
     shutil.copytree(folder, tmp_path / "in")
     broken = tmp_path / "in" / CASES[0] / f"{CASES[0]}-t2f.nii.gz"
     broken.write_bytes(broken.read_bytes()[:400])

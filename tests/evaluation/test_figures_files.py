@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from made_evaluations import scored_as_on_disk
 from matplotlib.image import imread
 
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
@@ -19,20 +20,6 @@ from nnunetv2_mstkd.evaluation.results import read_evaluation
 
 WIDTH = round(180 / 25.4 * 200)
 KEYS = ["heat_map", "by_count", "strips", "importance"]
-
-
-def scored_as_on_disk(folder):
-    """Make the table's voxel counts those of the reference files."""
-    path = folder / "metrics.csv"
-    table = pd.read_csv(path, dtype={"case": str, "patient": str})
-    record = read_evaluation(folder).record
-    arrays = {c: sitk.GetArrayFromImage(sitk.ReadImage(f.reference)) for c, f in record.cases.items()}
-    sizes = [
-        np.isin(arrays[case], record.regions[region]).sum()
-        for case, region in zip(table["case"], table["region"], strict=True)
-    ]
-    table.assign(tp=0, fn=sizes).to_csv(path, index=False)
-    return folder
 
 
 def compared(*folders, **options):
@@ -148,3 +135,16 @@ def test_a_reference_in_the_values_of_its_source_is_mapped(evaluation, tmp_path)
     known = {"mstkd": {"source_labels": {"1": 1, "2": 2, "3": 4}}}
     (tmp_path / "dataset.json").write_text(json.dumps(known))
     np.testing.assert_array_equal(read_reference(read_evaluation(folder), "P-000-000").array, right)
+
+
+def test_segmentations_that_lie_elsewhere_are_shown(evaluation, tmp_path):
+    """What --predictions scored stays where it was; its record says where."""
+    folder = scored_as_on_disk(evaluation("a", patients=2, images=True))
+    (folder / "predictions").rename(tmp_path / "theirs")
+    comparison = compared(folder)
+    assert shown_cases(comparison, comparison.runs, shown_subsets(comparison)) == []
+    record = json.loads((folder / "evaluation.json").read_text())
+    record["predictions"] = {subset: f"../theirs/{subset}" for subset in record["subsets"]}
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    comparison = compared(folder)
+    assert len(shown_cases(comparison, comparison.runs, shown_subsets(comparison))) == 2

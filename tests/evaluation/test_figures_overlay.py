@@ -79,6 +79,11 @@ def test_words_are_left_out_whole():
     assert wrapped(text, 22, 2) == "MST-KDNet without …\ndistillation"
 
 
+def test_classes_are_broken_where_a_capital_begins():
+    assert wrapped("ModalityDropout", 12, 3) == "Modality\nDropout"
+    assert wrapped("ModalityDropout", 22, 2) == "ModalityDropout"
+
+
 def test_long_modalities_stay_apart():
     names = ["T1 weighted pre contrast", "T1 weighted post contrast", "ADC"]
     assert short_names(names, 12) == ["…pre contras", "…post contra", "ADC"]

@@ -5,10 +5,13 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+from made_evaluations import make_evaluation, scored_as_on_disk
 
+from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures.saved import SavedFigure
@@ -73,6 +76,10 @@ def browse(tmp_path_factory):
 def report(evaluation, tmp_path):
     """A report with everything in it, one cell of the first column empty."""
     folders = [str(evaluation(f"{i}" + "_long_folder" * 12, seed=i, gain=0.01 * i)) for i in range(3)]
+    for folder in map(Path, folders):
+        record = json.loads((folder / "evaluation.json").read_text())
+        record["model"]["settings"] = {"seed": 1, "subset_weights": {"t1n+t1c+t2w+t2f": 0.125, "t1c": 1}}
+        (folder / "evaluation.json").write_text(json.dumps(record))
     runs = load_runs(folders, NAMES)
     comparison = compare_runs(runs, reference="full", ablation=True, published="brats2024", resamples=200)
     empty = comparison.means["subset"].eq("t2w") & comparison.means["run"].eq("drop")
@@ -107,6 +114,39 @@ def test_its_policy_stops_foreign_scripts_and_nothing_of_its_own(report, browse)
     assert "<title>Comparison on Dataset900_Phantom</title>" in document
     assert len(log) == 1, log
     assert "script-src" in log[0]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """What the command itself writes of two runs, pictures and all."""
+    root = tmp_path_factory.mktemp("compared")
+    runs = [make_evaluation(root / n, patients=2, seed=i, images=True) for i, n in enumerate("ab")]
+    for run in runs:
+        scored_as_on_disk(run)
+    flags = ("--resamples", "200", "--ablation", "--published", "brats2024", "-o", str(root / "out"))
+    assert main(["compare", *map(str, runs), *flags]) == 0
+    return root / "out" / "report.html"
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_what_compare_writes_opens_without_a_word_on_the_console(compared, browse, width):
+    """The file as it is, its content policy included; a second one shows that a word would be heard."""
+    for path, words in ((compared, 0), (compared.with_name("changed.html"), 1)):
+        if words:
+            foreign = "<script>document.title = 'run'</script></body>"
+            path.write_text(
+                compared.read_text(encoding="utf-8").replace("</body>", foreign), encoding="utf-8"
+            )
+        # Windows are not narrower than 500 pixels; frames are.
+        frame = f'<iframe style="width:{width}px;height:800px;border:0" src="{path.name}"></iframe>'
+        outer = path.with_name("outer.html")
+        outer.write_text(f"<!DOCTYPE html><title></title>{frame}", encoding="utf-8")
+        _, log = browse(outer, width + 100)
+        assert len(log) == words, log
+    if width == 1280:
+        document, log = browse(compared, width)
+        assert log == []
+        assert document.count("<figure ") == 5
 
 
 @pytest.mark.parametrize("width", [400, 1280])

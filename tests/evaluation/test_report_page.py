@@ -3,14 +3,13 @@
 import base64
 import errno
 import hashlib
-import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from report_pages import Page
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
@@ -20,51 +19,10 @@ from nnunetv2_mstkd.evaluation.report import write_report
 from nnunetv2_mstkd.evaluation.report.cells import NONE
 
 ATTACK = "<script>alert(1)</script>"
-VOID = {"meta", "link", "img", "wbr", "br"}
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9"/></svg>'
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, tables as rows of text, and whether every element is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements, self.tables, self.open, self.captions = [], [], [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        if tag == "caption":
-            self.captions.append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "caption" in self.open:
-            self.captions[-1] += data
-        elif "td" in self.open or "th" in self.open:
-            self.tables[-1][-1][-1] += data
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def table(self, start):
-        """The rows of the one table whose caption starts so."""
-        (found,) = [t for t, c in zip(self.tables, self.captions, strict=True) if c.startswith(start)]
-        return found
 
 
 @pytest.fixture
@@ -228,39 +186,6 @@ def test_undefined_numbers_are_dashes(compared, written):
     assert "nan" not in {cell.lower() for table in page.tables for row in table for cell in row}
     # An empty cell has no value to be sorted by.
     assert 'data-value="nan"' not in text
-
-
-def test_what_was_compared_and_how_to_do_it_again(evaluation, written):
-    folders = [evaluation(f"s{i}", seed=i) for i in range(2)] + [evaluation("other", seed=5, gain=0.1)]
-    for number, folder in enumerate(folders):
-        path = folder / "evaluation.json"
-        record = json.loads(path.read_text())
-        record["model"] |= {"checkpoint": "checkpoint_final.pth", "folds": [0, 3]}
-        record["model"]["settings"] = {"full_phase": 0.4, "seed": number}
-        record |= {
-            "git": "c0ffee" * 6 + "beef-dirty",
-            "command": f"nnUNetv2_mstkd evaluate -f 0 3 -o out{number}",
-        }
-        path.write_text(json.dumps(record))
-    runs = load_runs([f"{folders[0]},{folders[1]}", str(folders[2])], ["seeds", "other"])
-    text = written(compare_runs(runs, resamples=200), command="nnUNetv2_mstkd compare 'a b' c")
-    page = Page(text)
-    assert [row[:1] + row[2:] for row in page.table("Evaluations")[1:]] == [
-        [name, identity + "ab" * 5, "0, 3", "6", "c0ffeec0ffee-dirty"]
-        for name, identity in (("seeds", "00"), ("seeds", "01"), ("other", "05"))
-    ]
-    for expected in ("00" + "ab" * 31, "checkpoint_final.pth", "nnunetv2 2.8.1", "c0ffee" * 6 + "beef-dirty"):
-        assert expected in text
-    assert "seeds, evaluation 2 of 2" in text
-    assert "&#34;full_phase&#34;: 0.4" in text
-    shown = re.findall(r'<code id="command-\d">(.*?)</code>', text)
-    assert shown == [
-        *(f"nnUNetv2_mstkd evaluate -f 0 3 -o out{i}" for i in range(3)),
-        "nnUNetv2_mstkd compare &#39;a b&#39; c",
-    ]
-    copied = [button["data-copies"] for button in page.of("button") if "data-copies" in button]
-    assert copied == [f"command-{i}" for i in range(1, 5)]
-    assert "SD of seeds" in page.table("Dice (%): spread")[0]
 
 
 def test_the_published_block_says_so_and_brings_its_caveats(compared, written):

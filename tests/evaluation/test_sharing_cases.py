@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_model import MODALITIES, models, volume, write_case, write_volume  # noqa: F401  a fixture
+from tiny_model import MODALITIES, volume, write_case, write_volume
 
 from nnunetv2_mstkd.datasets.discovery import discover
 from nnunetv2_mstkd.errors import MSTKDError
@@ -19,7 +19,7 @@ NAME = "BraTS-GLI-00001-000"
 
 
 @pytest.fixture(scope="module")
-def predictor(models):  # noqa: F811
+def predictor(models):
     return MissingModalityPredictor.load(open_model_folder(models.regions), folds=(0,), device="cpu")
 
 

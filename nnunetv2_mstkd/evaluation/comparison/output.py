@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -162,4 +163,5 @@ def _evaluation_record(evaluation: Any) -> dict[str, Any]:
         "command": record.command,
         "versions": dict(record.versions),
         "git": record.git,
+        "sessions": [asdict(session) for session in record.sessions],
     }

@@ -11,6 +11,7 @@ from nnunetv2_mstkd.evaluation.comparison.ablation import score_column
 from nnunetv2_mstkd.evaluation.comparison.published import DATASETS, FULL_ROW, caveats
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
+from nnunetv2_mstkd.evaluation.results import SHORT_ID
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset
 
 _NONE = "n/a"
@@ -100,8 +101,9 @@ def _runs(comparison: Comparison) -> str:
     for run in comparison.runs:
         for evaluation in run.evaluations:
             record = evaluation.record
-            cases, identity = str(len(record.cases)), str(record.model.get("id", ""))[:12]
-            rows.append((run.name, str(record.model.get("name", "")), identity, cases, record.git or _NONE))
+            cases, identity = str(len(record.cases)), str(record.model.get("id", ""))[:SHORT_ID]
+            commits = ", ".join(commit or _NONE for commit in record.commits)
+            rows.append((run.name, str(record.model.get("name", "")), identity, cases, commits))
     return markdown_table(("run", "model", "id", "cases", "git"), rows, words=3)
 
 

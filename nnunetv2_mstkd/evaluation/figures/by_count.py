@@ -33,7 +33,7 @@ def draw_by_count(comparison: Comparison) -> DrawnFigure | None:
     for region, axes in enumerate(panels):
         draw_intervals(axes, counts, means[:, region], low[:, region], high[:, region], line=True)
         axes.set_xticks(counts)
-        axes.set_xlabel("number of available sequences")
+        axes.set_xlabel("available sequences")
         axes.set_ylabel("Dice (%)")
     caption = (
         "Mean Dice against the number of available sequences; a patient's Dice is first averaged over the"

@@ -8,15 +8,22 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nnunetv2_mstkd.evaluation.figures.data import Columns
-from nnunetv2_mstkd.evaluation.figures.style import SMALL, short_names
+from nnunetv2_mstkd.evaluation.figures.style import LETTER, SMALL, short_names
 
-ROW = 3.2  # mm per modality
-_COUNT_HEIGHT = 8.0  # mm
+ROW = 4.5  # mm per modality
+_COUNT_HEIGHT = 11.0  # mm
+_LETTERS = 12  # of a modality's name
 
 
 def matrix_height(columns: Columns, modalities: Sequence[str]) -> float:
     """Millimetres that :func:`draw_matrix` needs."""
     return ROW * len(modalities) if columns.modalities is not None else _COUNT_HEIGHT
+
+
+def matrix_left(columns: Columns, modalities: Sequence[str]) -> float:
+    """Millimetres to the left of the circles that their names need."""
+    names = short_names(modalities, _LETTERS) if columns.modalities is not None else ()
+    return 3 + LETTER * max(map(len, names), default=0)
 
 
 def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits: tuple[float, float]) -> None:
@@ -43,7 +50,7 @@ def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits:
     for filled in (True, False):
         where = available == filled
         face = "#333333" if filled else "white"
-        axes.scatter(positions[where], rows[where], s=9, c=face, edgecolors="#333333", linewidths=0.5)
+        axes.scatter(positions[where], rows[where], s=16, c=face, edgecolors="#333333", linewidths=0.7)
     axes.set_ylim(len(modalities) - 0.5, -0.5)
-    axes.set_yticks(range(len(modalities)), short_names(modalities, 12), fontsize=SMALL)
+    axes.set_yticks(range(len(modalities)), short_names(modalities, _LETTERS), fontsize=SMALL)
     axes.set_xticks([])

@@ -16,13 +16,17 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     patients_text,
     policy_text,
 )
-from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height
+from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height, matrix_left
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
-from nnunetv2_mstkd.evaluation.figures.style import SMALL, add_axes, new_figure, wrapped
+from nnunetv2_mstkd.evaluation.figures.style import LETTER, LINE, SMALL, WIDTH, add_axes, new_figure, wrapped
 from nnunetv2_mstkd.evaluation.presentation import AVERAGE
 
-_MOST_RUNS, _MOST_COLUMNS, _MOST_WITH_DECIMAL = 16, 31, 18
-_LEFT, _WIDTH, _ROW, _TOP = 38.0, 129.0, 5.8, 6.0  # mm
+_MOST_RUNS, _MOST_COLUMNS = 16, 31
+_RIGHT, _TOP = 13.0, 8.0  # mm
+_NAME, _DECIMAL = (
+    18,
+    5,
+)  # letters of a line of a run's name, and of a number with a decimal and room around it
 _GAP = 3.0  # mm between the last subset and the average
 _MAP = "cividis"
 
@@ -31,33 +35,37 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
     """One panel per region, runs as rows, subsets and their average as columns."""
     runs, left_out = chosen_runs(comparison, _MOST_RUNS)
     columns = columns_of(comparison, _MOST_COLUMNS)
-    panel = _ROW * len(runs)
+    names = [wrapped(run, _NAME) for run in runs]
+    panel = sum(LINE * (name.count("\n") + 1) for name in names) + 1.6 * len(runs)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    left = max(2 + LETTER * longest, matrix_left(columns, comparison.modalities))
+    width = WIDTH - left - _RIGHT
     below = matrix_height(columns, comparison.modalities)
-    height = (panel + _TOP) * len(comparison.regions) + below + 4
-    figure = new_figure(height)
+    figure = new_figure((panel + _TOP) * len(comparison.regions) + below + 3)
     count = len(columns.labels)
-    limits = (-0.5, count + 0.5 + (count + 1) * _GAP / (_WIDTH - _GAP))
+    limits = (-0.5, count + 0.5 + (count + 1) * _GAP / (width - _GAP))
+    decimals = int((width - _GAP) / (count + 1) >= _DECIMAL * LETTER)
     for number, region in enumerate(comparison.regions):
         top = _TOP + number * (panel + _TOP)
-        axes = add_axes(figure, _LEFT, top, _WIDTH, panel)
+        axes = add_axes(figure, left, top, width, panel)
         values = _values(comparison, runs, region, columns)
         norm = _norm(values)
-        _draw_panel(axes, values, norm, limits)
+        _draw_panel(axes, values, norm, limits, decimals)
         axes.set_title(region, loc="left", fontweight="bold", pad=2)
-        axes.set_yticks(range(len(runs)), [wrapped(run, 28) for run in runs], linespacing=1.1)
+        axes.set_yticks(range(len(runs)), names, linespacing=1.0)
         if number == 0:
-            axes.text(limits[1] - 0.5, -0.75, AVERAGE, ha="center", va="bottom", fontsize=SMALL)
-        scale = add_axes(figure, _LEFT + _WIDTH + 2, top, 2.0, panel)
+            axes.text(limits[1] - 0.5, -0.6, AVERAGE, ha="center", va="bottom", fontsize=SMALL)
+        scale = add_axes(figure, left + width + 1.5, top, 2.0, panel)
         bar = figure.colorbar(ScalarMappable(norm, _MAP), cax=scale)
         bar.outline.set_linewidth(0.4)
         bar.ax.locator_params(nbins=3)
-    matrix = add_axes(figure, _LEFT, _TOP + len(comparison.regions) * (panel + _TOP) - 4.5, _WIDTH, below)
-    draw_matrix(matrix, columns, comparison.modalities, limits)
+    top = _TOP + len(comparison.regions) * (panel + _TOP) - _TOP + 1
+    draw_matrix(add_axes(figure, left, top, width, below), columns, comparison.modalities, limits)
     caption = (
         f"Mean Dice (%) of each run (rows) under {columns.what}, and its average over all"
         f" {len(comparison.subsets)} subsets; one panel per region, each with its own colour scale."
-        f" Bold: the highest number of a column. {patients_text(comparison)}."
-        f" {policy_text(comparison)}{left_out}"
+        f" Bold: the highest number of a column{'' if decimals else ' before rounding'}."
+        f" {patients_text(comparison)}. {policy_text(comparison)}{left_out}"
     )
     return DrawnFigure("heat_map", "Mean Dice under every subset of sequences", caption, figure)
 
@@ -79,15 +87,16 @@ def _norm(values: np.ndarray) -> Normalize:
     return Normalize(low, max(high, low + 1))
 
 
-def _draw_panel(axes: Axes, values: np.ndarray, norm: Normalize, limits: tuple[float, float]) -> None:
+def _draw_panel(
+    axes: Axes, values: np.ndarray, norm: Normalize, limits: tuple[float, float], decimals: int
+) -> None:
     rows, count = values.shape
     colors = colormaps[_MAP](norm(np.ma.masked_invalid(values)))
     colors[np.isnan(values)] = 1
     last = limits[1]
     for part, left, right in ((colors[:, :-1], -0.5, count - 1.5), (colors[:, -1:], last - 1, last)):
         axes.imshow(part, extent=(left, right, rows - 0.5, -0.5), aspect="auto", interpolation="nearest")
-    digits = 1 if count - 1 <= _MOST_WITH_DECIMAL else 0
-    printed = np.round(values, digits)
+    printed = np.round(values, 1)  # as the tables print it
     positions = [*range(count - 1), last - 0.5]
     for column, x in enumerate(positions):
         known = printed[:, column][~np.isnan(printed[:, column])]
@@ -96,7 +105,7 @@ def _draw_panel(axes: Axes, values: np.ndarray, norm: Normalize, limits: tuple[f
             axes.text(
                 x,
                 row,
-                "-" if np.isnan(number) else f"{values[row, column]:.{digits}f}",
+                "-" if np.isnan(number) else f"{values[row, column]:.{decimals}f}",
                 ha="center",
                 va="center_baseline",
                 fontsize=SMALL,

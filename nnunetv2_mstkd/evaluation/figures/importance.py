@@ -18,10 +18,11 @@ from nnunetv2_mstkd.evaluation.figures.data import (
 )
 from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_panels
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
-from nnunetv2_mstkd.evaluation.figures.style import short_names
+from nnunetv2_mstkd.evaluation.figures.style import LETTER, short_names
 
 _MOST_RUNS = 8
-_MOST_LETTERS = 32  # of the names under a panel, before they are turned
+_MOST_LETTERS = 16  # of the names under a panel, before they are turned
+_TURN = 30  # degrees
 
 
 def removal_pairs(subsets: Sequence[str], modality: str) -> list[tuple[int, int]]:
@@ -53,12 +54,14 @@ def draw_importance(comparison: Comparison) -> DrawnFigure | None:
     dice = patients_dice(comparison, runs)
     values = np.stack([drops(dice, found) for found in pairs.values()], axis=2)
     means, low, high = mean_and_interval(values, comparison)
-    figure, panels = region_panels(comparison, runs)
     x, names = np.arange(len(pairs)), short_names(list(pairs), 12)
+    turned = sum(map(len, names)) >= _MOST_LETTERS
+    more_below = LETTER * max(map(len, names)) * np.sin(np.deg2rad(_TURN)) if turned else 0.0
+    figure, panels = region_panels(comparison, runs, more_below=more_below)
     for region, axes in enumerate(panels):
         axes.axhline(0, color="black", linewidth=0.6)
         draw_intervals(axes, x, means[:, region], low[:, region], high[:, region], line=False)
-        axes.set_xticks(x, names, rotation=0 if sum(map(len, names)) < _MOST_LETTERS else 30)
+        axes.set_xticks(x, names, rotation=_TURN if turned else 0, ha="right" if turned else "center")
         axes.set_xlabel("sequence taken away")
         axes.set_ylabel("drop of Dice (points)")
     caption = (

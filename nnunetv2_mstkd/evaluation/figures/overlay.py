@@ -37,8 +37,13 @@ def overlay(
     result = np.repeat(image[..., None].astype(float), 3, axis=-1)
     for name in sorted(regions, key=lambda region: -len(regions[region])):
         mask = region_mask(labels, regions[name])
-        result[mask] = (1 - alpha) * image[mask][:, None] + alpha * np.array(to_rgb(colors[name]))
+        result[mask] = blended(colors[name], image[mask][:, None], alpha)
     return result
+
+
+def blended(color: str, grey: float | np.ndarray, alpha: float = ALPHA) -> np.ndarray:
+    """A colour as it is seen over a grey of 0 to 1: RGB, 0 to 1."""
+    return (1 - alpha) * grey + alpha * np.array(to_rgb(color))
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -19,23 +19,30 @@ from nnunetv2_mstkd.evaluation.figures.style import (
 )
 
 _PER_ROW = 3
-_LEFT, _BETWEEN, _RIGHT = 12.0, 13.0, 3.0  # mm
-_TITLE, _HEIGHT, _BELOW = 6.0, 48.0, 10.0  # mm
+_LEFT, _BETWEEN, _RIGHT = 16.0, 17.0, 3.0  # mm
+_TITLE, _HEIGHT, _BELOW = 8.0, 52.0, 14.0  # mm
 
 
-def region_panels(comparison: Comparison, runs: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure with the runs' legend on top and titled axes per region, three in a row."""
+def region_panels(
+    comparison: Comparison, runs: Sequence[str], *, more_below: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with the runs' legend on top and titled axes per region, three in a row.
+
+    Args:
+        more_below: mm under each panel that its names need beside those of one line.
+    """
     regions = list(comparison.regions)
     per_row = min(_PER_ROW, len(regions))
     rows = -(-len(regions) // per_row)
     legend = legend_height(runs)
-    figure = new_figure(legend + rows * (_TITLE + _HEIGHT + _BELOW))
+    each = _TITLE + _HEIGHT + _BELOW + more_below
+    figure = new_figure(legend + rows * each)
     add_legend(figure, runs, line=True)
     width = (WIDTH - _LEFT - _RIGHT - _BETWEEN * (per_row - 1)) / per_row
     panels = []
     for number, region in enumerate(regions):
         row, column = divmod(number, per_row)
-        top = legend + row * (_TITLE + _HEIGHT + _BELOW) + _TITLE
+        top = legend + row * each + _TITLE
         axes = add_axes(figure, _LEFT + column * (width + _BETWEEN), top, width, _HEIGHT)
         axes.set_title(region, loc="left", fontweight="bold", pad=3)
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.4)
@@ -67,11 +74,11 @@ def draw_intervals(
             yerr=np.maximum(errors, 0),
             color=color,
             marker=marker,
-            markersize=3,
+            markersize=4.5,
             linestyle="-" if line else "none",
-            linewidth=0.9,
-            elinewidth=0.7,
-            capsize=1.2,
-            capthick=0.6,
+            linewidth=1.2,
+            elinewidth=0.9,
+            capsize=1.6,
+            capthick=0.8,
         )
     axes.set_xlim(x.min() - 0.5, x.max() + 0.5)

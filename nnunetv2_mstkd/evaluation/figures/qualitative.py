@@ -22,9 +22,11 @@ from nnunetv2_mstkd.evaluation.figures.choice import (
     shown_subsets,
 )
 from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
-from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay, window
+from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, blended, grey, overlay, window
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import (
+    LETTER,
+    LINE,
     SMALL,
     WIDTH,
     add_axes,
@@ -39,9 +41,7 @@ from nnunetv2_mstkd.evaluation.regions import region_mask
 logger = logging.getLogger(__name__)
 
 _MOST_RUNS = 6
-_LEFT, _TOP, _GAP, _LEGEND, _LARGEST = 11.0, 11.0, 0.8, 7.0, 36.0  # mm
-_LEGEND_ROW = 3.4  # mm
-_LETTER = 1.3  # mm, with room to spare
+_LEFT, _GAP, _LEGEND, _LARGEST = 15.0, 0.8, 8.0, 36.0  # mm
 
 
 @dataclass(frozen=True)
@@ -140,45 +140,66 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
     columns = len(slices.subsets) + 1
     cell = min((WIDTH - _LEFT - 1) / columns - _GAP, _LARGEST)
     left = _LEFT + (WIDTH - _LEFT - 1 - columns * (cell + _GAP)) / 2
-    per_row = max(1, int(WIDTH / (12 + _LETTER * max(map(len, comparison.regions)))))
-    legend = _LEGEND + _LEGEND_ROW * (-(-len(comparison.regions) // per_row) - 1)
-    figure = new_figure(_TOP + len(runs) * (cell + _GAP) + legend)
-    colors = region_colors(list(comparison.regions))
+    letters = int(cell / LETTER)
     short = dict(zip(comparison.modalities, short_names(comparison.modalities, 12), strict=True))
+    shown = list(zip(slices.subsets, slices.shown, strict=True))
+    heads = [_heading(text, m, short, letters) for text, m in [("reference", slices.shown[0]), *shown]]
+    top = LINE * max(head.count("\n") + 1 for head in heads) + 2
+    per_row = max(1, int(WIDTH / (14 + LETTER * max(map(len, comparison.regions)))))
+    legend = _LEGEND + LINE * (-(-len(comparison.regions) // per_row) - 1)
+    figure = new_figure(top + len(runs) * (cell + _GAP) + legend)
+    colors = region_colors(list(comparison.regions))
 
     def show(row: int, column: int, modality: str, labels: np.ndarray | None) -> Axes:
-        axes = add_axes(figure, left + column * (cell + _GAP), _TOP + row * (cell + _GAP), cell, cell)
+        axes = add_axes(figure, left + column * (cell + _GAP), top + row * (cell + _GAP), cell, cell)
         image, regions = slices.backgrounds[modality], comparison.regions if labels is not None else {}
         painted = overlay(image, image if labels is None else labels, regions, colors)
         axes.imshow(painted, aspect=slices.aspect, interpolation="nearest")
         axes.set_axis_off()
+        if row == 0:
+            axes.set_title(heads[column], fontsize=SMALL, pad=2, linespacing=1.05)
         return axes
 
-    first = slices.shown[0]
-    show(0, 0, first, slices.reference).set_title(_heading("reference", first, short), fontsize=SMALL, pad=2)
+    show(0, 0, slices.shown[0], slices.reference)
     if len(runs) > 1:
-        alone = show(1, 0, first, None)
-        alone.text(
-            0.5, -0.04, "image alone", ha="center", va="top", fontsize=SMALL, transform=alone.transAxes
-        )
+        _note(show(1, 0, slices.shown[0], None), "image alone")
     for row, run in enumerate(runs):
         dice = _case_dice(run, case)
-        for column, (subset, modality) in enumerate(zip(slices.subsets, slices.shown, strict=True), 1):
+        for column, (subset, modality) in enumerate(shown, 1):
             axes = show(row, column, modality, slices.predictions[run.name, subset])
-            if row == 0:
-                axes.set_title(_heading(subset, modality, short), fontsize=SMALL, pad=2)
-            _note(axes, dice.get(subset, np.nan))
-        y = 1 - (_TOP + row * (cell + _GAP) + cell / 2) / (figure.get_figheight() * 25.4)
-        name = wrapped(run.name, max(int(cell / _LETTER), 10), 3)
+            if not np.isnan(dice.get(subset, np.nan)):
+                _note(axes, f"{dice[subset]:.1f}")
+        y = 1 - (top + row * (cell + _GAP) + cell / 2) / (figure.get_figheight() * 25.4)
+        name = wrapped(run.name, max(letters, 10), 3)
         figure.text((left - 1) / WIDTH, y, name, rotation=90, ha="right", va="center", fontsize=SMALL)
-    handles = [Patch(facecolor=colors[name], label=name) for name in comparison.regions]
-    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), per_row), frameon=False)
+    _add_regions(figure, colors, slices, comparison.regions, per_row)
     return figure
 
 
-def _heading(text: str, modality: str, names: Mapping[str, str]) -> str:
+def _add_regions(
+    figure: Figure,
+    colors: Mapping[str, str],
+    slices: _Slices,
+    regions: Mapping[str, tuple[int, ...]],
+    per_row: int,
+) -> None:
+    """The regions' legend at the bottom, in the colours that the reference shows: over its median grey."""
+    mask = _any_region(slices.reference, regions)
+    below = slices.backgrounds[slices.shown[0]][mask]
+    grey_level = float(np.median(below)) if mask.any() else 0.5
+    handles = [Patch(facecolor=blended(colors[name], grey_level), label=name) for name in regions]
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncols=min(len(handles), per_row),
+        frameon=False,
+        borderaxespad=0.2,
+    )
+
+
+def _heading(text: str, modality: str, names: Mapping[str, str], letters: int) -> str:
     members = " + ".join(names.get(part, part) for part in text.split("+"))
-    return f"{wrapped(members, 22, 2)}\n(image: {names[modality]})"
+    return f"{wrapped(members, letters, 2)}\n{wrapped(f'image: {names[modality]}', letters, 1)}"
 
 
 def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:
@@ -187,9 +208,7 @@ def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:
     return (100 * table[table["case"] == case].groupby("subset")["dice"].mean()).to_dict()
 
 
-def _note(axes: Axes, dice: float) -> None:
-    if not np.isnan(dice):
-        text = axes.text(
-            0.03, 0.03, f"{dice:.1f}", color="white", fontsize=6.5, va="bottom", transform=axes.transAxes
-        )
-        text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
+def _note(axes: Axes, words: str) -> None:
+    place = {"va": "bottom", "transform": axes.transAxes}
+    text = axes.text(0.03, 0.03, words, color="white", fontsize=SMALL, **place)
+    text.set_path_effects([withStroke(linewidth=1.6, foreground="black")])

@@ -13,7 +13,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     patients_text,
     policy_text,
 )
-from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height
+from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height, matrix_left
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import (
     WIDTH,
@@ -27,7 +27,7 @@ from nnunetv2_mstkd.evaluation.figures.style import (
 # A box narrower than about 1.5 mm cannot be read.
 _MOST_RUNS, _MOST_BOXES = 6, 100
 _MOST_DOTS = 12  # patients, of whom all are shown as dots
-_LEFT, _RIGHT, _TITLE, _PANEL = 18.0, 3.0, 6.0, 32.0  # mm
+_LEFT, _RIGHT, _TITLE, _PANEL = 16.0, 3.0, 8.0, 36.0  # mm
 
 
 def draw_strips(comparison: Comparison) -> DrawnFigure:
@@ -36,21 +36,22 @@ def draw_strips(comparison: Comparison) -> DrawnFigure:
     columns = columns_of(comparison, _MOST_BOXES // len(runs))
     values = columns.mean(patients_dice(comparison, runs), axis=2)
     below, legend = matrix_height(columns, comparison.modalities), legend_height(runs)
-    count, width = len(columns.labels), WIDTH - _LEFT - _RIGHT
+    left = max(_LEFT, matrix_left(columns, comparison.modalities))
+    count, width = len(columns.labels), WIDTH - left - _RIGHT
     figure = new_figure(legend + len(comparison.regions) * (_TITLE + _PANEL) + below + 3)
     add_legend(figure, runs, line=False)
     limits = (-0.5, count - 0.5)
     for number, region in enumerate(comparison.regions):
         top = legend + number * (_TITLE + _PANEL) + _TITLE
-        axes = add_axes(figure, _LEFT, top, width, _PANEL)
+        axes = add_axes(figure, left, top, width, _PANEL)
         axes.set_title(region, loc="left", fontweight="bold", pad=2)
         _draw_boxes(axes, values[:, number], width / count)
         axes.set_xlim(*limits)
         axes.set_xticks([])
-        axes.locator_params(axis="y", nbins=6)
+        axes.locator_params(axis="y", nbins=5)
         axes.set_ylabel("Dice (%)")
     top = legend + len(comparison.regions) * (_TITLE + _PANEL) + 1
-    draw_matrix(add_axes(figure, _LEFT, top, width, below), columns, comparison.modalities, limits)
+    draw_matrix(add_axes(figure, left, top, width, below), columns, comparison.modalities, limits)
     dots = "dots: the patients" if values.shape[-1] <= _MOST_DOTS else "dots: patients beyond the whiskers"
     caption = (
         f"Patients' Dice of each run under {columns.what}, one panel per region. Boxes: median and quartiles;"
@@ -83,10 +84,10 @@ def _draw_boxes(axes: Axes, values: np.ndarray, column_mm: float) -> None:
             boxprops={"facecolor": color, "alpha": 0.35, "linewidth": 0.5, "edgecolor": color},
             medianprops={"color": color, "linewidth": 1.2},
             whiskerprops={"color": color, "linewidth": 0.6},
-            flierprops={"marker": ".", "markersize": 1.6, "markerfacecolor": color, "markeredgewidth": 0},
+            flierprops={"marker": ".", "markersize": 2.4, "markerfacecolor": color, "markeredgewidth": 0},
         )
         if few:
             for x, column in zip(positions, known, strict=True):
-                axes.scatter(np.full(len(column), x), column, s=1.6, color=color, linewidths=0, zorder=3)
+                axes.scatter(np.full(len(column), x), column, s=3, color=color, linewidths=0, zorder=3)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.4)
     axes.set_axisbelow(True)

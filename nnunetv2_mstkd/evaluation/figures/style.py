@@ -1,10 +1,15 @@
 """How all figures look: size, fonts, colours, and placing in millimetres.
 
-Colours: Okabe and Ito, Color Universal Design, 2008 (told apart with every kind of colour blindness).
+A figure is as wide as two columns of a journal and can be read in one of them: its smallest letters are 5 pt
+there.
+
+Colours: Okabe and Ito, Color Universal Design, 2008 (told apart with every kind of colour blindness), with a
+darker grey.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -16,12 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 WIDTH = 180.0  # mm, two columns of a journal
+COLUMN = 88.0  # mm, one of them
 DPI = 200
-SMALL = 6.0  # pt, the smallest font
+SMALL = 10.3  # pt, the smallest font: 5 pt where a figure is scaled down to one column
+LETTER = 2.1  # mm that a letter of that size takes, on average
+LINE = 4.3  # mm that a line of it takes
 _MM_PER_INCH = 25.4
 
 # Yellow is left out: it is hard to see as a line on white.
-RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # For nested regions: neighbours differ in hue and lightness, on grey images too.
 REGION_COLORS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
@@ -29,12 +37,12 @@ REGION_COLORS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2
 RC: Mapping[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
-    "font.size": 7,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7,
+    "font.size": SMALL,
+    "axes.titlesize": 11.5,
+    "axes.labelsize": SMALL,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
-    "legend.fontsize": 6.5,
+    "legend.fontsize": SMALL,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -72,12 +80,17 @@ def region_colors(regions: Sequence[str]) -> dict[str, str]:
     return {name: REGION_COLORS[i % len(REGION_COLORS)] for i, name in enumerate(regions)}
 
 
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
 def wrapped(text: str, width: int, lines: int = 2) -> str:
     """``text`` in at most ``lines`` lines of ``width`` characters; of a longer one the middle is left out.
 
-    Names of runs often differ at their end only, so that the end must stay.
+    Names of runs often differ at their end only, so that the end must stay. A word that is too long is broken
+    where a capital begins, as in names of classes.
     """
-    for candidate in _shortened(text):
+    words = (_HUMP.sub(" ", word) if len(word) > width else word for word in text.split(" "))
+    for candidate in _shortened(" ".join(words)):
         parts = textwrap.wrap(candidate, width, break_on_hyphens=False)
         if len(parts) <= lines:
             break
@@ -105,16 +118,16 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
 
 
 LEGEND_COLUMNS = 3
-_LEGEND_LINE = 3.0  # mm
+_LEGEND_LETTERS = 22
 
 
 def legend_height(names: Sequence[str]) -> float:
     """Millimetres that :func:`add_legend` takes."""
-    labels = [wrapped(name, 38) for name in names]
+    labels = [wrapped(name, _LEGEND_LETTERS) for name in names]
     columns = min(LEGEND_COLUMNS, len(labels))
     rows = -(-len(labels) // columns)
     tallest = max(label.count("\n") + 1 for label in labels)
-    return rows * tallest * _LEGEND_LINE + 3
+    return rows * (tallest * LINE + 1) + 2
 
 
 def add_legend(figure: Figure, names: Sequence[str], *, line: bool) -> None:
@@ -126,8 +139,8 @@ def add_legend(figure: Figure, names: Sequence[str], *, line: bool) -> None:
             color=run_style(i)[0],
             marker=run_style(i)[1] if line else "s",
             linestyle="-" if line else "none",
-            markersize=3.5 if line else 5,
-            label=wrapped(name, 38),
+            markersize=5 if line else 7,
+            label=wrapped(name, _LEGEND_LETTERS),
         )
         for i, name in enumerate(names)
     ]

@@ -1,4 +1,4 @@
-"""What was compared, and the commands that do it again."""
+"""What was compared: runs, their evaluations, the settings of their models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.policies import POLICIES
 from nnunetv2_mstkd.evaluation.report.cells import NONE, Cell, Column, Table, count_cell, text_cell
-from nnunetv2_mstkd.evaluation.results import Evaluation, EvaluationRecord
+from nnunetv2_mstkd.evaluation.results import SHORT_ID, Evaluation, EvaluationRecord, Session
 
-_SHORT_ID = 12  # characters; the whole id stands in the details
 _MODEL_FACTS = ("trainer", "plans", "configuration", "checkpoint")
 
 
@@ -51,16 +50,47 @@ def facts(comparison: Comparison) -> dict[str, str]:
 
 def overview(comparison: Comparison) -> Table:
     """A row per evaluation."""
-    titles = ("Run", "Model", "Id", "Folds", "Cases", "Commit")
+    titles = ("Run", "Model", "Id", "Folds", "Seed", "Cases", "Commit")
     rows = []
     for run in comparison.runs:
         for evaluation in run.evaluations:
             record = evaluation.record
-            words = (run.name, record.model.get("name", NONE), str(record.model.get("id", NONE))[:_SHORT_ID])
-            cells = [*map(text_cell, words), text_cell(_folds(record) or NONE)]
-            rows.append([*cells, count_cell(len(record.cases)), Cell(_short_commit(record.git))])
+            words = (run.name, record.model.get("name", NONE), str(record.model.get("id", NONE))[:SHORT_ID])
+            words += (_folds(record) or NONE, _settings(record).get("seed", NONE))
+            commits = ", ".join(map(_short_commit, record.commits))
+            rows.append([*map(text_cell, words), count_cell(len(record.cases)), Cell(commits)])
     columns = [Column(title, numeric=title == "Cases") for title in titles]
     return Table("Evaluations. Several of one run are its folds or seeds.", columns, rows, heads=1)
+
+
+def settings_table(comparison: Comparison) -> Table | None:
+    """A row per setting, a column per run; None where no model says anything of its training."""
+    names: dict[str, None] = {}
+    for _, evaluation in titled(comparison):
+        names |= dict.fromkeys(_settings(evaluation.record))
+    if not names:
+        return None
+    rows = [[text_cell(name), *(_setting_cell(run, name) for run in comparison.runs)] for name in names]
+    columns = [Column(title, numeric=False) for title in ("Setting", *(run.name for run in comparison.runs))]
+    caption = (
+        "Settings in force. Bold: set in the plans; the others are the trainer's defaults, as far as the"
+        " training wrote them down."
+    )
+    return Table(caption, columns, rows, heads=1, wide=True)
+
+
+def _settings(record: EvaluationRecord) -> dict[str, Any]:
+    """What the training went by: what the plans set, and what its trainer says of the rest."""
+    return {**(record.model.get("in_force") or {}), **(record.model.get("settings") or {})}
+
+
+def _setting_cell(run: ComparedRun, name: str) -> Cell:
+    """The values of a run's evaluations, each once (seeds differ)."""
+    records = [evaluation.record for evaluation in run.evaluations]
+    values = [_settings(record)[name] for record in records if name in _settings(record)]
+    texts = dict.fromkeys(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
+    given = any(name in (record.model.get("settings") or {}) for record in records)
+    return Cell(", ".join(texts) or NONE, strong=given)
 
 
 def _folds(record: EvaluationRecord) -> str:
@@ -71,15 +101,15 @@ def _short_commit(commit: str | None) -> str:
     if not commit:
         return NONE
     digest, _, mark = commit.partition("-")
-    return digest[:_SHORT_ID] + (f"-{mark}" if mark else "")
+    return digest[:SHORT_ID] + (f"-{mark}" if mark else "")
 
 
 def described(comparison: Comparison) -> list[DescribedEvaluation]:
     """Every evaluation of every run."""
-    return [_described(title, evaluation) for title, evaluation in _titled(comparison)]
+    return [_described(title, evaluation) for title, evaluation in titled(comparison)]
 
 
-def _titled(comparison: Comparison) -> Iterator[tuple[str, Evaluation]]:
+def titled(comparison: Comparison) -> Iterator[tuple[str, Evaluation]]:
     """Every evaluation under the name of its run, numbered where a run has several."""
     for run in comparison.runs:
         count = len(run.evaluations)
@@ -100,8 +130,9 @@ def _described(title: str, evaluation: Evaluation) -> DescribedEvaluation:
         "Inference": _pairs(model.get("inference") or {}),
         "Evaluation folder": evaluation.folder.resolve(),
         "Cases": len(record.cases),
-        "Commit": record.git,
+        "Commit": ", ".join(commit for commit in record.commits if commit),
         "Versions": _pairs(record.versions),
+        "Calls": "; ".join(map(_session, record.sessions)),
     }
     shown = {name: str(value) for name, value in known.items() if value not in (None, "")}
     return DescribedEvaluation(
@@ -109,14 +140,12 @@ def _described(title: str, evaluation: Evaluation) -> DescribedEvaluation:
     )
 
 
+def _session(session: Session) -> str:
+    """``2026-11-24 10:15:02 UTC: 33 scores, commit c0ffee…``."""
+    when = f"{session.started[:19].replace('T', ' ')} UTC" if session.started else "at an unknown time"
+    scored = "stopped" if session.scored is None else f"{session.scored} scores"
+    return f"{when}: {scored if session.started else 'scores'}, commit {_short_commit(session.git)}"
+
+
 def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def commands(comparison: Comparison, compare: str) -> list[tuple[str, str]]:
-    """A title and a command for everything that has to be typed again, in order."""
-    found: dict[str, str] = {}
-    for title, evaluation in _titled(comparison):
-        if evaluation.record.command:
-            found.setdefault(evaluation.record.command, title)
-    return [(f"Evaluate: {title}", command) for command, title in found.items()] + [("Compare", compare)]

@@ -17,6 +17,7 @@ from nnunetv2_mstkd.evaluation.comparison.published import caveats
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.provenance import git_commit, versions
 from nnunetv2_mstkd.evaluation.report import described, measured, published_block
+from nnunetv2_mstkd.evaluation.report.commands import commands
 from nnunetv2_mstkd.evaluation.report.images import inline
 from nnunetv2_mstkd.files import atomic_path
 
@@ -58,9 +59,10 @@ def render(comparison: Comparison, figures: Sequence[SavedFigure], command: str)
         comparison=comparison,
         facts=described.facts(comparison),
         figures=[inline(figure) for figure in figures],
-        commands=described.commands(comparison, command),
+        commands=commands(comparison, command),
         evaluations=described.described(comparison),
         overview=described.overview(comparison),
+        settings=described.settings_table(comparison),
         own_versions=versions() | {name: metadata.version(name) for name in _PACKAGES},
         own_commit=git_commit(),
         open_details=_OPEN_DETAILS,
