@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from nnunetv2_mstkd import __version__
+from nnunetv2_mstkd.environment import use_large_pages
 from nnunetv2_mstkd.errors import MSTKDError
 
 # Sub-command -> the line that `nnUNetv2_mstkd --help` shows; the module is commands/<name>.py.
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code (0 done, 2 the user must change something)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = _parser().parse_args(arguments[:1]).command
+    use_large_pages()
     module = import_module(f"nnunetv2_mstkd.commands.{command}")
     try:
         return int(module.run(arguments[1:]) or 0)

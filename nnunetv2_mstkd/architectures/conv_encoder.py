@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.blocks import Layers, residual_blocks
+from nnunetv2_mstkd.architectures.without_gradients import in_fastest_layout
 
 
 class EncoderFeatures(NamedTuple):
@@ -80,7 +81,8 @@ class Encoder(nn.Module):
         skips: list[Tensor] = []
         encoded = x
         for stage in self.stages:
-            second_last, encoded = encoded, stage.conv(x)
+            # Where the input was too small for it, the first maps may not be.
+            second_last, encoded = encoded, in_fastest_layout(stage.conv(x))
             x = stage.blocks(encoded)
             skips.append(x)
         return EncoderFeatures(skips[:-1], second_last, encoded)

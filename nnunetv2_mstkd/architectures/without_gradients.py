@@ -14,6 +14,8 @@ from torch import Tensor, nn
 # Voxels whose sum is taken in single precision: 2048 lose less than 1e-6 of it.
 _ROW = 2048
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# PyTorch leaves smaller 3D convolutions to code of its own, which knows one layout only.
+_SMALLEST_MAP = 2**20
 
 
 def no_gradients() -> bool:
@@ -23,7 +25,7 @@ def no_gradients() -> bool:
 
 def in_fastest_layout(x: Tensor) -> Tensor:
     """``x`` (B, C, ...) in the memory layout that convolutions are fastest with: convolutions keep it."""
-    if x.device.type != "cpu" or not no_gradients():
+    if x.device.type != "cpu" or x.numel() <= _SMALLEST_MAP or not no_gradients():
         return x
     return x.contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 

@@ -1,0 +1,145 @@
+"""Time of one forward pass without gradients, network by network, as ratios to nnU-Net's PlainConvUNet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.harness import Timing, compare, parser, publish, report, table
+from benchmarks.plans import MODALITIES, mstkd_architecture, stock_architecture
+from nnunetv2_mstkd.architectures.shapes import run_on_meta
+
+REFERENCE = "PlainConvUNet"
+LIMITS = {"MSTKDNet official": 0.34, "MSTKDNet nnunet": 0.30}
+_PLAINLY = ", as trained"
+_HEADS = 4
+_RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6)  # nnU-Net's ResEnc presets
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("networks", "Forward passes as ratios to nnU-Net's PlainConvUNet.")
+    options.add_argument(
+        "--size", type=int, nargs="+", default=(128,), metavar="N", help="patch (default 128³)"
+    )
+    options.add_argument("--residual", action="store_true", help="ResidualEncoderUNet as well (slow)")
+    options.add_argument("--amp", action="store_true", help="under autocast to 16 bits (CUDA)")
+    args = options.parse_args(arguments)
+    patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
+    networks = {name: n.to(args.device) for name, n in build(patch, residual=args.residual).items()}
+    torch.manual_seed(0)
+    x = torch.randn(1, len(MODALITIES), *patch, device=args.device)
+    autocast = partial(torch.autocast, args.device) if args.amp else nullcontext
+    timings = measure(networks, x, args.repeats, args.device, autocast)
+    rows = [_row(name, timings, networks, x.shape) for name in timings]
+    results = {"patch": list(patch), "amp": args.amp, "rows": rows}
+    content = report("networks", args.device, results, packages=("dynamic-network-architectures",))
+    header = ("network", "parameters (M)", "multiply-adds (G)", "median (s)", "ratio", "goal", "difference")
+    publish(content, table(header, [_cells(row) for row in rows]), args.json)
+    return 0
+
+
+def build(patch: Sequence[int], *, residual: bool = False) -> dict[str, nn.Module]:
+    """The networks by name, in eval mode."""
+    stock = stock_architecture(patch)
+    architectures = {
+        REFERENCE: stock,
+        "MSTKDNet official": mstkd_architecture(patch, "official"),
+        "MSTKDNet nnunet": mstkd_architecture(patch),
+    }
+    if residual:
+        architectures[ResidualEncoderUNet.__name__] = _residual(stock)
+    torch.manual_seed(0)
+    return {name: _network(architecture) for name, architecture in architectures.items()}
+
+
+def _residual(stock: dict[str, Any]) -> dict[str, Any]:
+    kwargs = dict(stock["arch_kwargs"])
+    stages = kwargs["n_stages"]
+    del kwargs["n_conv_per_stage"]
+    kwargs |= {
+        "n_blocks_per_stage": list(_RESIDUAL_BLOCKS[:stages]),
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
+    }
+    name = f"{ResidualEncoderUNet.__module__}.{ResidualEncoderUNet.__qualname__}"
+    return {**stock, "network_class_name": name, "arch_kwargs": kwargs}
+
+
+def _network(architecture: dict[str, Any]) -> nn.Module:
+    network = get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        len(MODALITIES),
+        _HEADS,
+        deep_supervision=False,
+    )
+    return network.eval().requires_grad_(False)
+
+
+def measure(
+    networks: dict[str, nn.Module],
+    x: Tensor,
+    repeats: int,
+    device: str,
+    autocast: Callable[[], Any] = nullcontext,
+) -> dict[str, Timing]:
+    """Forward passes in turns; MSTKDNet also the way it runs while gradients are taken."""
+
+    def forward(network: nn.Module, grad: bool) -> Tensor:
+        # No weight asks for a gradient here, so nothing is recorded: only the shortcuts are off.
+        with torch.set_grad_enabled(grad), autocast():
+            return network(x)
+
+    functions = {}
+    for name, network in networks.items():
+        functions[name] = partial(forward, network, False)
+        if name in LIMITS:
+            functions[name + _PLAINLY] = partial(forward, network, True)
+    return compare(functions, repeats=repeats, device=device)
+
+
+def _row(
+    name: str, timings: dict[str, Timing], networks: dict[str, nn.Module], shape: torch.Size
+) -> dict[str, Any]:
+    network = networks[name.removesuffix(_PLAINLY)]
+    with FlopCounterMode(display=False) as counter:
+        run_on_meta(network, shape)
+    row = {
+        "network": name,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2,
+        "seconds": list(timings[name].seconds),
+        "median": timings[name].median,
+        "ratio": timings[name].median / timings[REFERENCE].median,
+        "ratio_of_fastest": min(timings[name].seconds) / min(timings[REFERENCE].seconds),
+    }
+    if name in LIMITS:
+        plainly = timings[name + _PLAINLY].result
+        largest = (timings[name].result - plainly).abs().max() / plainly.std()
+        row |= {"goal": LIMITS[name], "difference": float(largest)}
+    return row
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["network"],
+        f"{row['parameters'] / 1e6:.1f}",
+        f"{row['multiply_adds'] / 1e9:.0f}",
+        f"{row['median']:.3f}",
+        f"{row['ratio']:.3f}",
+        f"{row['goal']:.2f}" if "goal" in row else "-",
+        f"{row['difference']:.1e}" if "difference" in row else "-",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

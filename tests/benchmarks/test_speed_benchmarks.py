@@ -1,0 +1,86 @@
+"""The benchmarks of speed run and report what they should. How fast anything is, is not asked here."""
+
+import json
+
+import pytest
+
+from benchmarks import all_subsets, networks, training_step, whole_case
+from benchmarks.plans import STOCK_PATCH, mstkd_architecture, stock_architecture
+from nnunetv2_mstkd.datasets.phantom import write_phantom
+
+SMALL = ["24", "24", "24"]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantom")
+    write_phantom(folder / "cases", cases=1, shape=(32, 32, 28), seed=0)
+    return next((folder / "cases").glob("BraTS-*"))
+
+
+def results(tmp_path, main, *options) -> dict:
+    file = tmp_path / "out.json"
+    assert main([*options, "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert {"processor", "cores", "device"} <= set(content["machine"])
+    return content["results"]
+
+
+def test_the_stock_plan_is_that_of_nnunet_for_brats():
+    kwargs = stock_architecture(STOCK_PATCH)["arch_kwargs"]
+    assert kwargs["features_per_stage"] == [32, 64, 128, 256, 320, 320]
+    assert kwargs["strides"][-1] == [2, 2, 1]
+    ours = mstkd_architecture(STOCK_PATCH)["arch_kwargs"]
+    assert ours["features_per_stage"] == [16, 32, 64, 128]
+
+
+def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path):
+    content = results(tmp_path, networks.main, "--size", "48", "--repeats", "1")
+    rows = {row["network"]: row for row in content["rows"]}
+    assert rows[networks.REFERENCE]["ratio"] == 1
+    assert {*networks.LIMITS, networks.REFERENCE} < {*rows}
+    for name in networks.LIMITS:
+        assert rows[name]["difference"] < 1e-4
+        assert rows[name]["multiply_adds"] < rows[networks.REFERENCE]["multiply_adds"]
+
+
+def test_a_training_step_of_every_variant(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_step, "_memory_in_a_process_of_its_own", lambda name, args: 2**20)
+    content = results(tmp_path, training_step.main, "--patch", *["16"] * 3, "--repeats", "1")
+    rows = {row["step"]: row for row in content["rows"]}
+    assert {*rows} == {*training_step.VARIANTS}
+    assert rows[training_step.REFERENCE]["time_ratio"] == 1
+    assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows.values())
+
+
+def test_memory_of_one_variant(capsys):
+    options = ["--patch", *["16"] * 3, "--only-memory", training_step.REFERENCE]
+    assert training_step.main(options) == 0
+    assert int(capsys.readouterr().out.split()[-1]) >= 0
+
+
+@pytest.mark.slow
+def test_a_whole_case_by_both_commands(tmp_path, case):
+    options = ["--case", str(case), "--patch", *SMALL, "--stock-patch", *SMALL, "--disable_tta"]
+    content = results(tmp_path, whole_case.main, *options)
+    rows = {row["command"]: row for row in content["rows"]}
+    assert rows[whole_case.STOCK]["time_ratio"] == 1
+    assert rows[whole_case.OURS]["goals"] == [whole_case.TIME_GOAL, whole_case.MEMORY_GOAL]
+    assert all(row["peak_bytes"] > 2**20 for row in rows.values())
+    assert content["different_voxels"] < 1e-3
+
+
+@pytest.mark.slow
+def test_all_subsets_together_and_one_by_one(tmp_path, case, monkeypatch):
+    few = all_subsets.all_subsets(all_subsets.MODALITIES)[-2:]
+    monkeypatch.setattr(all_subsets, "all_subsets", lambda modalities: few)
+    content = results(tmp_path, all_subsets.main, "--case", str(case), "--patch", *SMALL)
+    seconds = content["seconds"]
+    single = seconds[all_subsets.PREDICT] + seconds[all_subsets.SCORE]
+    assert content["ratio"] == pytest.approx(seconds[all_subsets.TOGETHER] / single)
+
+
+@pytest.mark.parametrize("main", [whole_case.main, all_subsets.main])
+def test_a_folder_without_a_case_is_one_line(main, tmp_path, capsys):
+    assert main(["--case", str(tmp_path)]) == 2
+    assert "give one BraTS 2023 case" in capsys.readouterr().err
