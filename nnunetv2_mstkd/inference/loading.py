@@ -116,7 +116,7 @@ def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[
     first, dataset_json = checkpoints[0], dict(model.dataset_json)
     plans = PlansManager(dict(model.plans))
     configuration = plans.get_configuration(first["init_args"]["configuration"])
-    network = _build_network(first["trainer_name"], plans, configuration, dataset_json)
+    network = build_network(first["trainer_name"], plans, configuration, dataset_json)
     network.load_state_dict(first["network_weights"])
     predictor.manual_initialization(
         network,
@@ -129,11 +129,20 @@ def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[
     )
 
 
-def _build_network(
+def trainer_class(name: str) -> Any:
+    """The trainer of this name, of nnU-Net, of this plugin or wherever ``nnUNet_extTrainer`` points.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    return recursive_find_trainer_class_by_name(name)
+
+
+def build_network(
     trainer_name: str, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any]
 ) -> nn.Module:
     """The network as the trainer that a checkpoint names would build it for inference."""
-    build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    build = trainer_class(trainer_name).build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
         described: tuple[Any, ...] = (plans, configuration)
     else:  # trainers written before nnU-Net 2.8
@@ -150,7 +159,7 @@ def _build_network(
 def trained_for_missing(predictor: nnUNetPredictor) -> bool:
     """Whether the model's trainer showed it cases without some of their modalities."""
     with quiet():
-        trainer = recursive_find_trainer_class_by_name(predictor.trainer_name)
+        trainer = trainer_class(predictor.trainer_name)
     return bool(getattr(trainer, "handles_missing_modalities", False))
 
 
