@@ -50,10 +50,11 @@ def test_predict_reads_it_when_told_to(predict, brats, spoiled, tmp_path):
     assert (tmp_path / "victim").is_dir(), "the file was not malicious: the refusal proves nothing"
 
 
-def test_a_training_does_not_continue_from_such_a_file(make_trainer, spoiled, tmp_path):
-    from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
+@pytest.mark.parametrize("name", ["nnUNetTrainerModalityDropout", "nnUNetTrainerFullModality"])
+def test_a_training_does_not_continue_from_such_a_file(make_trainer, spoiled, tmp_path, name):
+    from nnunetv2_mstkd import trainers
 
-    trainer = make_trainer(nnUNetTrainerModalityDropout)
+    trainer = make_trainer(getattr(trainers, name))
     with pytest.raises(MSTKDError, match=r"holds posix\.mkdir.*nnUNet_mstkd_trust_checkpoint=1"):
         trainer.load_checkpoint(str(spoiled / CHECKPOINT))
     assert not (tmp_path / "victim").exists()
