@@ -43,22 +43,29 @@ def quiet(enabled: bool = True) -> Iterator[None]:
         yield
 
 
-def checked_device(name: str) -> torch.device:
-    """The torch device ``cpu``, ``cuda`` or ``mps``.
+def checked_device(name: str | torch.device) -> torch.device:
+    """The torch device ``cpu``, ``cuda`` or ``mps``; ``cuda:1`` is the second GPU.
 
     Raises:
         MSTKDError: this machine, or this installation of torch, has no such device.
     """
-    available = {
-        "cpu": lambda: True,
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
+    number_of = {
+        "cpu": lambda: 1,
+        "cuda": lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": lambda: int(torch.backends.mps.is_available()),
     }
-    if name not in available:
-        raise MSTKDError(f"unknown device '{name}'; use one of {', '.join(available)}")
-    if not available[name]():
+    try:
+        device = torch.device(str(name))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in number_of:
+        raise MSTKDError(f"unknown device '{name}'; use one of {', '.join(number_of)}")
+    number = number_of[device.type]()
+    if number == 0:
         raise MSTKDError(f"device '{name}' is not available here; use -device cpu")
-    return torch.device(name)
+    if (device.index or 0) >= number:
+        raise MSTKDError(f"device '{name}' is not there: this process sees {number} of the kind, from 0")
+    return device
 
 
 def load_nnunet_predictor(
@@ -66,7 +73,7 @@ def load_nnunet_predictor(
     folds: Sequence[Fold],
     checkpoint_name: str,
     *,
-    device: str,
+    device: str | torch.device,
     trust: bool = False,
     **options: Any,
 ) -> nnUNetPredictor:

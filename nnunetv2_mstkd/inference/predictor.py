@@ -87,7 +87,7 @@ class MissingModalityPredictor:
         *,
         folds: Sequence[Fold] | None = None,
         checkpoint_name: str = FINAL_CHECKPOINT,
-        device: str = "cuda",
+        device: str | torch.device = "cuda",
         step_size: float = 0.5,
         mirroring: bool = True,
         everything_on_device: bool = True,

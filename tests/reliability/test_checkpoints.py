@@ -39,9 +39,10 @@ def test_a_disk_that_is_full_at_this_write(make_trainer, monkeypatch, trainer_cl
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    with monkeypatch.context() as patch, pytest.raises(MSTKDError) as error:
+    with monkeypatch.context() as patch:
         patch.setattr(torch, "save", filling_up)
-        trainer.save_checkpoint(str(latest))
+        with pytest.raises(MSTKDError) as error:
+            trainer.save_checkpoint(str(latest))
     assert len(writes) == number
     assert str(error.value).startswith(f"cannot write {latest}")
     assert "is the disk full" in str(error.value)

@@ -288,8 +288,26 @@ def test_a_shared_network_trains_and_keeps_no_second_one(make_trainer):
     assert trainer.phases.full_epochs == 0
     assert all(math.isfinite(x) for x in losses(trainer))
     assert "segmentation/teacher_segmentation" in set(trainer.history.names())
-    with pytest.raises(MSTKDError, match="'shared' needs the default objective"):
-        make_trainer(nnUNetTrainerMSTKDOfficial, settings={"teacher": "shared"}).initialize()
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "own"),
+    [
+        (nnUNetTrainerMSTKDShared, "shared"),
+        (nnUNetTrainerMSTKDJoint, "joint"),
+        (nnUNetTrainerMSTKDOfficial, "joint"),
+    ],
+)
+@pytest.mark.parametrize("other", ["warm_start", "a model"])
+def test_plans_with_another_teacher_do_not_turn_a_trainer_into_another(
+    make_trainer, tmp_path, trainer_class, own, other
+):
+    other = str(tmp_path) if other == "a model" else other
+    settings = {"teacher": other, "full_phase": 0.5}
+    message = f"{trainer_class.__name__} has the teacher '{own}', but these plans name teacher '{other}'"
+    with pytest.raises(MSTKDError, match=message):
+        make_trainer(trainer_class, settings=settings).initialize()
+    assert make_trainer(trainer_class, settings={"teacher": own}).teacher == own
 
 
 @pytest.mark.parametrize("trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint])
