@@ -14,7 +14,7 @@ from nnunetv2_mstkd.inference.selection import ModalityUse
 
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
-    """A segmentation on the grid of the images it was made from.
+    """A segmentation on the grid of the images it was made from; of 2D images without the Z and z below.
 
     Attributes:
         array: (Z, Y, X) label values of the model's ``dataset.json``, uint8 (uint16 beyond 255 labels).

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
@@ -205,9 +206,14 @@ class Segmenter:
             direction=image.GetDirection(),
             use=segmentation.use,
             labels=labels,
-            probabilities=segmentation.probabilities,
+            probabilities=_on_axes_of(image, segmentation.probabilities),
             heads=() if segmentation.probabilities is None else tuple(heads),
         )
+
+
+def _on_axes_of(image: sitk.Image, probabilities: np.ndarray | None) -> np.ndarray | None:
+    """Without the single slice that a 2D image is to nnU-Net."""
+    return probabilities[:, 0] if probabilities is not None and image.GetDimension() == 2 else probabilities
 
 
 def segment(
