@@ -12,6 +12,7 @@ from test_teaching import finished_models, mstkd_model, student, unet_model  # n
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers import (
+    nnUNetTrainerMSTKD,
     nnUNetTrainerMSTKDJoint,
     nnUNetTrainerMSTKDOfficial,
     nnUNetTrainerMSTKDShared,
@@ -88,3 +89,22 @@ def test_a_finished_teacher_on_incomplete_cases(make_trainer, unet_model, choice
     torch.testing.assert_close(seen[0], batch["data"])
     assert ("kl" in terms) == (choice == "use")
     assert ("discriminator" in terms) == (choice == "use")
+
+
+@pytest.mark.parametrize(
+    "trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint, nnUNetTrainerMSTKDShared]
+)
+def test_incomplete_cases_may_be_left_to_the_segmentation(make_trainer, trainer_class):
+    trainer = make_trainer(trainer_class, settings={"teacher_on_incomplete": "skip"})
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.current_epoch = trainer.phases.full_epochs
+    trainer.on_train_epoch_start()
+    batch = next(trainer.dataloader_train)
+    assert batch[BATCH_AVAILABLE_KEY].all(), "the tiny cases have everything"
+    assert "kl" in trainer.train_step(batch)["terms"]
+    batch[BATCH_AVAILABLE_KEY][0, 1] = False
+    assert {"kl", "discriminator"} <= set(trainer.train_step(batch)["terms"])
+    batch[BATCH_AVAILABLE_KEY][1, 0] = False
+    only = {"segmentation"} | (set() if trainer_class.teacher == "warm_start" else {"teacher_segmentation"})
+    assert set(trainer.train_step(batch)["terms"]) == only
