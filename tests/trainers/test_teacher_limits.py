@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from loop import train
-from test_teaching import finished_models, mstkd_model, student, unet_model  # noqa: F401  fixtures
+from test_teaching import finished_models, student, unet_model  # noqa: F401  fixtures
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers import (
