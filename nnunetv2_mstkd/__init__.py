@@ -13,13 +13,14 @@ from nnunetv2_mstkd.errors import MSTKDError
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.memory import Volume
-    from nnunetv2_mstkd.inference.segmenter import SegmentationResult, Segmenter, segment
+    from nnunetv2_mstkd.inference.result import SegmentationResult
+    from nnunetv2_mstkd.inference.segmenter import Segmenter, segment
 
 __version__ = "0.1.0"
 __all__ = ["MSTKDError", "SegmentationResult", "Segmenter", "Volume", "__version__", "segment"]
 
 _HOMES = {
-    "SegmentationResult": "segmenter",
+    "SegmentationResult": "result",
     "Segmenter": "segmenter",
     "Volume": "memory",
     "segment": "segmenter",

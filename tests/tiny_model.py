@@ -101,14 +101,22 @@ def plans_json(modalities=MODALITIES, *, normalization="ZScoreNormalization", ca
     }
 
 
-def write_model(folder: Path, dataset: dict, plans: dict, *, trainer="nnUNetTrainer", folds=(0,)) -> Path:
+def write_model(
+    folder: Path,
+    dataset: dict,
+    plans: dict,
+    *,
+    trainer="nnUNetTrainer",
+    folds=(0,),
+    configuration_name="3d_fullres",
+) -> Path:
     """A model folder as training leaves it, with random weights (another seed per fold)."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(plans)
-    configuration = manager.get_configuration("3d_fullres")
+    configuration = manager.get_configuration(configuration_name)
     inputs = determine_num_input_channels(manager, configuration, dataset)
     heads = manager.get_label_manager(dataset).num_segmentation_heads
     folder.mkdir(parents=True)
@@ -129,8 +137,8 @@ def write_model(folder: Path, dataset: dict, plans: dict, *, trainer="nnUNetTrai
             {
                 "network_weights": network.state_dict(),
                 "trainer_name": trainer,
-                "init_args": {"configuration": "3d_fullres"},
-                "inference_allowed_mirroring_axes": (0, 1, 2),
+                "init_args": {"configuration": configuration_name},
+                "inference_allowed_mirroring_axes": tuple(range(len(configuration.patch_size))),
             },
             folder / f"fold_{fold}" / "checkpoint_final.pth",
         )

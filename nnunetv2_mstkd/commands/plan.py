@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-d", nargs="+", required=True, metavar="DATASET", help="data set ids or names")
     add("-c", nargs="+", default=[], metavar="CONFIGURATION", help="plan only these (default: all there are)")
-    add("--preset", choices=PRESETS, default="nnunet", help="of MSTKDNet (default nnunet)")
+    add("--preset", choices=PRESETS, help=f"of MSTKDNet (default {PRESETS[0]}, or the teacher's)")
     add(
         "--network",
         choices=("mstkdnet", "plans"),
@@ -49,7 +49,7 @@ def _add_teacher(add: Callable[..., argparse.Action]) -> None:
     add(
         "--teacher",
         metavar="MODEL_FOLDER",
-        help="distil from this model; plans for its configuration, spacing and patch size",
+        help="distil from this model; plans for its configuration, spacing, patch size and network",
     )
     add("--teacher-fold", metavar="FOLD", help="of the model (default: the fold that is trained)")
     add("--teacher-checkpoint", metavar="NAME", help="of that fold (default checkpoint_final.pth)")
@@ -96,7 +96,7 @@ def _options(args: argparse.Namespace) -> PlanOptions:
 
     options = PlanOptions(
         network=args.network,
-        preset=args.preset,
+        preset=args.preset or PRESETS[0],
         configurations=tuple(args.c),
         patch_size=tuple(args.patch_size) if args.patch_size else None,
         batch_size=args.batch_size,
@@ -110,7 +110,10 @@ def _options(args: argparse.Namespace) -> PlanOptions:
     if args.teacher:
         fold = args.teacher_fold
         number = int(fold) if fold is not None and fold.isdigit() else fold
-        return with_teacher(options, Path(args.teacher), number, args.teacher_checkpoint)
+        any_preset = args.preset is None
+        return with_teacher(
+            options, Path(args.teacher), number, args.teacher_checkpoint, any_preset=any_preset
+        )
     if args.teacher_fold or args.teacher_checkpoint:
         raise MSTKDError("--teacher-fold and --teacher-checkpoint belong to a model; give --teacher FOLDER")
     return options

@@ -17,7 +17,12 @@ from nnunetv2_mstkd.commands.model_arguments import (
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
-from nnunetv2_mstkd.inference.model_folder import channel_names, dataset_modalities, read_dataset_json
+from nnunetv2_mstkd.inference.model_folder import (
+    channel_names,
+    dataset_modalities,
+    image_axes,
+    read_dataset_json,
+)
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 if TYPE_CHECKING:
@@ -76,17 +81,17 @@ def _output(arguments: argparse.Namespace) -> InputFolder:
     if arguments.dataset_json is not None:
         content = read_dataset_json(arguments.dataset_json)
         modalities, ending = dataset_modalities(content), str(content["file_ending"])
-        normalisation = normalisation_by_name(channel_names(content))
+        normalisation, axes = normalisation_by_name(channel_names(content)), image_axes(content)
     elif named:
         model = chosen_model(arguments, any_configuration=True)
         modalities, ending = model.modalities, model.file_ending
-        normalisation = normalisation_of_model(model)
+        normalisation, axes = normalisation_of_model(model), model.image_axes
     else:
         modalities, ending = BRATS_MODALITIES, ".nii.gz"
-        normalisation = normalisation_by_name(modalities)
+        normalisation, axes = normalisation_by_name(modalities), (3,)
         order = ", ".join(modalities)
         print(f"no model named: channels are {order}, as nnUNetv2_mstkd convert has them", file=sys.stderr)
-    return InputFolder(arguments.o, ending, modalities, normalisation, arguments.copy)
+    return InputFolder(arguments.o, ending, modalities, normalisation, arguments.copy, axes)
 
 
 def _prepare(

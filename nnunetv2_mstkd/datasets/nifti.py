@@ -76,16 +76,17 @@ def read_header(path: Path) -> NiftiHeader:
     return NiftiHeader(shape, int(offset), int(offset) + math.prod(shape) * bits // 8, float_type)
 
 
-def check_dimensions(path: Path, header: NiftiHeader, dimensions: int) -> None:
-    """Refuse a file with more or fewer axes than ``dimensions``, or an empty one.
+def check_dimensions(path: Path, header: NiftiHeader, dimensions: Sequence[int]) -> None:
+    """Refuse a file whose number of axes is not among ``dimensions``, or an empty one.
 
     Raises:
         MSTKDError: the message gives the shape.
     """
-    if len(header.shape) != dimensions or min(header.shape) < 1:
+    if len(header.shape) not in dimensions or min(header.shape) < 1:
         text = "x".join(map(str, header.shape)) or "empty"
-        remedy = "; give one 3D file per modality" if dimensions == 3 else ""
-        raise MSTKDError(f"{path} is {len(header.shape)}D ({text}), not {dimensions}D{remedy}")
+        axes = " or ".join(f"{n}D" for n in dimensions)
+        remedy = "; give one 3D file per modality" if 3 in dimensions else ""
+        raise MSTKDError(f"{path} is {len(header.shape)}D ({text}), not {axes}{remedy}")
 
 
 def count_non_finite(path: Path) -> int:

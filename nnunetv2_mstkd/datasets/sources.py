@@ -74,7 +74,7 @@ def read_images(case: SourceCase) -> Iterator[tuple[str, sitk.Image]]:
             yield modality, read_checked(image.path)
             continue
         if image.path not in stacks:
-            stacks = {image.path: read_checked(image.path, dimensions=4)}
+            stacks = {image.path: read_checked(image.path, dimensions=(4,))}
         yield modality, _channel(stacks[image.path], image)
 
 

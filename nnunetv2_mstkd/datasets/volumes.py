@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from nnunetv2_mstkd.files import atomic_path
 
 # Absolute, in mm for spacing and origin: files of one case often differ in the last float32 digits.
 TOLERANCE = 1e-3
+# nnU-Net's readers take no grid from these: a camera's or a scanner's dots per inch are no spacing.
+_WITHOUT_GRID = (".png", ".bmp", ".tif", ".tiff")
 # In a training set: nnU-Net's readers stop at a relative difference of 1e-5 between the spacings of a case.
 NNUNET_SPACING_TOLERANCE = 1e-5
 
@@ -44,14 +46,14 @@ def _rounded(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{value:.7g}" for value in values) + ")"
 
 
-def check_header(path: Path, *, dimensions: int = 3) -> Geometry:
+def check_header(path: Path, *, dimensions: Sequence[int] = (3,)) -> Geometry:
     """Geometry of a volume from its header alone.
 
     Args:
-        dimensions: number of axes that the file must have; 4 for the Decathlon's stacked sequences.
+        dimensions: numbers of axes that the file may have; 4 for the Decathlon's stacked sequences.
 
     Raises:
-        MSTKDError: no file, not NIfTI (for NIfTI names), or not a 3D volume with one value per voxel.
+        MSTKDError: no file, not NIfTI (for NIfTI names), or not a volume with one value per voxel.
     """
     if is_nifti_name(path.name):
         check_dimensions(path, read_header(path), dimensions)
@@ -63,23 +65,31 @@ def check_header(path: Path, *, dimensions: int = 3) -> Geometry:
         if is_nifti_name(path.name):
             count_non_finite(path)  # gives the reason if the file is damaged, which SimpleITK does not
         raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
-    if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != dimensions:
-        raise MSTKDError(f"{path} is not a {dimensions}D volume with one value per voxel")
+    if reader.GetNumberOfComponents() != 1 or reader.GetDimension() not in dimensions:
+        axes = " or ".join(f"{n}D" for n in dimensions)
+        what = f"{reader.GetDimension()}D with {reader.GetNumberOfComponents()} value(s) per voxel"
+        raise MSTKDError(f"{path} is {what}, not {axes} with one value per voxel")
+    if path.name.lower().endswith(_WITHOUT_GRID):
+        axes = reader.GetDimension()
+        return Geometry(reader.GetSize(), (1.0,) * axes, (0.0,) * axes, tuple(np.eye(axes).ravel()))
     return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
-def check_case(images: Mapping[str, Path]) -> Geometry:
+def check_case(images: Mapping[str, Path], *, dimensions: Sequence[int] = (3,)) -> Geometry:
     """The one grid that all files of a case share.
 
     Args:
         images: modality name → file, at least one.
+        dimensions: see ``check_header``.
 
     Raises:
         MSTKDError: a file fails ``check_header``, or two grids differ (the message names both files).
     """
     if not images:
         raise MSTKDError("the case has no images; give at least one modality")
-    (first, reference), *others = ((path, check_header(path)) for path in images.values())
+    (first, reference), *others = (
+        (path, check_header(path, dimensions=dimensions)) for path in images.values()
+    )
     for path, geometry in others:
         difference = reference.difference(geometry)
         if difference:
@@ -87,7 +97,7 @@ def check_case(images: Mapping[str, Path]) -> Geometry:
     return reference
 
 
-def read_checked(path: Path, *, dimensions: int = 3) -> sitk.Image:
+def read_checked(path: Path, *, dimensions: Sequence[int] = (3,)) -> sitk.Image:
     """Read a whole volume.
 
     Raises:

@@ -43,22 +43,29 @@ def quiet(enabled: bool = True) -> Iterator[None]:
         yield
 
 
-def checked_device(name: str) -> torch.device:
-    """The torch device ``cpu``, ``cuda`` or ``mps``.
+def checked_device(name: str | torch.device) -> torch.device:
+    """The torch device ``cpu``, ``cuda`` or ``mps``; ``cuda:1`` is the second GPU.
 
     Raises:
         MSTKDError: this machine, or this installation of torch, has no such device.
     """
-    available = {
-        "cpu": lambda: True,
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
+    number_of = {
+        "cpu": lambda: 1,
+        "cuda": lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": lambda: int(torch.backends.mps.is_available()),
     }
-    if name not in available:
-        raise MSTKDError(f"unknown device '{name}'; use one of {', '.join(available)}")
-    if not available[name]():
+    try:
+        device = torch.device(str(name))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in number_of:
+        raise MSTKDError(f"unknown device '{name}'; use one of {', '.join(number_of)}")
+    number = number_of[device.type]()
+    if number == 0:
         raise MSTKDError(f"device '{name}' is not available here; use -device cpu")
-    return torch.device(name)
+    if (device.index or 0) >= number:
+        raise MSTKDError(f"device '{name}' is not there: this process sees {number} of the kind, from 0")
+    return device
 
 
 def load_nnunet_predictor(
@@ -66,7 +73,7 @@ def load_nnunet_predictor(
     folds: Sequence[Fold],
     checkpoint_name: str,
     *,
-    device: str,
+    device: str | torch.device,
     trust: bool = False,
     **options: Any,
 ) -> nnUNetPredictor:
@@ -116,7 +123,7 @@ def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[
     first, dataset_json = checkpoints[0], dict(model.dataset_json)
     plans = PlansManager(dict(model.plans))
     configuration = plans.get_configuration(first["init_args"]["configuration"])
-    network = _build_network(first["trainer_name"], plans, configuration, dataset_json)
+    network = build_network(first["trainer_name"], plans, configuration, dataset_json)
     network.load_state_dict(first["network_weights"])
     predictor.manual_initialization(
         network,
@@ -129,11 +136,20 @@ def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[
     )
 
 
-def _build_network(
+def trainer_class(name: str) -> Any:
+    """The trainer of this name, of nnU-Net, of this plugin or wherever ``nnUNet_extTrainer`` points.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    return recursive_find_trainer_class_by_name(name)
+
+
+def build_network(
     trainer_name: str, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any]
 ) -> nn.Module:
     """The network as the trainer that a checkpoint names would build it for inference."""
-    build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    build = trainer_class(trainer_name).build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
         described: tuple[Any, ...] = (plans, configuration)
     else:  # trainers written before nnU-Net 2.8
@@ -150,7 +166,7 @@ def _build_network(
 def trained_for_missing(predictor: nnUNetPredictor) -> bool:
     """Whether the model's trainer showed it cases without some of their modalities."""
     with quiet():
-        trainer = recursive_find_trainer_class_by_name(predictor.trainer_name)
+        trainer = trainer_class(predictor.trainer_name)
     return bool(getattr(trainer, "handles_missing_modalities", False))
 
 

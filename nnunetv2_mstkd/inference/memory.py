@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunetv2_mstkd.datasets.volumes import Geometry, image_on_grid
 from nnunetv2_mstkd.errors import MSTKDError
@@ -108,22 +110,30 @@ def _numbers(name: str, what: str, values: Any, count: int) -> tuple[float, ...]
     return numbers
 
 
-def geometry_in_memory(name: str, image: sitk.Image) -> Geometry:
+def geometry_in_memory(name: str, image: sitk.Image, dimensions: Sequence[int] = (3,)) -> Geometry:
     """The grid of an image.
 
     Raises:
-        MSTKDError: it is not a 3D volume with one value per voxel.
+        MSTKDError: its number of axes is not among ``dimensions``, or it has several values per voxel.
     """
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    if image.GetDimension() not in dimensions or image.GetNumberOfComponentsPerPixel() != 1:
+        axes = " or ".join(f"{n}D" for n in dimensions)
         raise MSTKDError(
             f"{name} is a {image.GetDimension()}D image with {image.GetNumberOfComponentsPerPixel()} value(s)"
-            " per voxel; give a 3D volume with one"
+            f" per voxel; give a {axes} one with one"
         )
     return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 def read_image(image: sitk.Image, reader: BaseReaderWriter) -> tuple[np.ndarray, dict[str, Any]]:
-    """What ``reader`` would say of a file with this image: (1, Z, Y, X) float32, and its properties."""
+    """What ``reader`` would say of a file with this image: (1, Z, Y, X) float32, and its properties.
+
+    A 2D image is one of a single slice.
+    """
+    if isinstance(reader, NaturalImage2DIO):
+        return sitk.GetArrayFromImage(image)[None, None].astype(np.float32), {"spacing": (999, 1, 1)}
+    if isinstance(reader, Tiff3DIO):
+        return sitk.GetArrayFromImage(image)[None].astype(np.float32), {"spacing": image.GetSpacing()[::-1]}
     if type(reader) is not SimpleITKIO:
         with TemporaryDirectory(prefix="nnunetv2_mstkd_") as folder:
             path = Path(folder, "image.nii.gz")
@@ -138,8 +148,11 @@ def read_image(image: sitk.Image, reader: BaseReaderWriter) -> tuple[np.ndarray,
         },
         "spacing": [abs(length) for length in reversed(spacing)],  # of the array's axes
     }
+    array = sitk.GetArrayFromImage(image)
+    if array.ndim == 2:
+        array, properties["spacing"] = array[None], [max(spacing) * 999, *properties["spacing"]]
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, which is refused later
-        return sitk.GetArrayFromImage(image)[None].astype(np.float32), properties
+        return array[None].astype(np.float32), properties
 
 
 def written_image(array: np.ndarray, properties: dict[str, Any], writer: BaseReaderWriter) -> sitk.Image:
@@ -149,9 +162,17 @@ def written_image(array: np.ndarray, properties: dict[str, Any], writer: BaseRea
         array: (Z, Y, X) labels on the reader's grid.
         properties: what the reader said of the input.
     """
+    if isinstance(writer, NaturalImage2DIO):
+        return sitk.GetImageFromArray(array[0])
+    if isinstance(writer, Tiff3DIO):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing([float(mm) for mm in reversed(properties["spacing"])])
+        return image
     if type(writer) is not SimpleITKIO:
         with TemporaryDirectory(prefix="nnunetv2_mstkd_") as folder:
             path = str(Path(folder, "segmentation.nii.gz"))
             writer.write_seg(array, path, properties)
             return sitk.ReadImage(path)
+    if len(properties["sitk_stuff"]["spacing"]) == 2:
+        array = array[0]
     return image_on_grid(array, Geometry(array.shape[::-1], **properties["sitk_stuff"]))

@@ -35,6 +35,11 @@ class ModelFolder:
         return str(self.dataset_json["file_ending"])
 
     @property
+    def image_axes(self) -> tuple[int, ...]:
+        """Numbers of axes that image files may have."""
+        return image_axes(self.dataset_json, self.plans)
+
+    @property
     def configuration(self) -> str:
         """Name of the plans' configuration that the model is of: the last part of the folder's name.
 
@@ -90,6 +95,17 @@ def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
         return [str(names[key]) for key in sorted(names, key=int)]
     except (TypeError, ValueError):
         raise MSTKDError('channel_names of dataset.json is not like {"0": "t1n", "1": "t1c"}') from None
+
+
+def image_axes(dataset_json: Mapping[str, Any], plans: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """Numbers of axes that image files of a data set may have, as its file ending and its plans tell.
+
+    nnU-Net keeps 2D images as single slices; files of one slice may be of either kind.
+    """
+    if str(dataset_json["file_ending"]).lower() in (".png", ".bmp"):
+        return (2,)
+    median = (plans or {}).get("original_median_shape_after_transp")
+    return (2, 3) if median and median[0] == 1 else (3,)
 
 
 def open_model_folder(path: Path) -> ModelFolder:

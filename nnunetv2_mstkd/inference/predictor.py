@@ -87,7 +87,7 @@ class MissingModalityPredictor:
         *,
         folds: Sequence[Fold] | None = None,
         checkpoint_name: str = FINAL_CHECKPOINT,
-        device: str = "cuda",
+        device: str | torch.device = "cuda",
         step_size: float = 0.5,
         mirroring: bool = True,
         everything_on_device: bool = True,
@@ -143,7 +143,14 @@ class MissingModalityPredictor:
     ) -> CaseVolumes:
         """Read a case, of it the ``wanted`` modalities only; see :func:`read_case`."""
         reader = self.predictor.plans_manager.image_reader_writer_class()
-        return read_case(case, self.modalities, wanted or self.modalities, reader, previous_stage)
+        return read_case(
+            case,
+            self.modalities,
+            wanted or self.modalities,
+            reader,
+            previous_stage,
+            dimensions=self.model.image_axes,
+        )
 
     def preprocess(self, volumes: CaseVolumes) -> Preprocessed:
         """nnU-Net's preprocessing, then zero for every modality that is not used."""

@@ -38,6 +38,7 @@ class InputFolder:
         modalities: the model's, in channel order.
         normalisation: how each channel is normalised.
         copy: copy files instead of linking them.
+        image_axes: numbers of axes that an image may have.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class InputFolder:
     modalities: tuple[str, ...]
     normalisation: tuple[Normalisation, ...]
     copy: bool = False
+    image_axes: tuple[int, ...] = (3,)
 
     def target(self, case: str, modality: str) -> Path:
         """The file of one channel."""
@@ -62,8 +64,8 @@ def prepare_case(case: Case, output: InputFolder, wanted: Collection[str]) -> Mo
         MSTKDError: the case cannot be used, no placeholder is known, or a file cannot be written.
     """
     chosen = chosen_images(case, wanted)
-    check_case(chosen)
-    images = {name: read_checked(path) for name, path in chosen.items()}
+    check_case(chosen, dimensions=output.image_axes)
+    images = {name: read_checked(path, dimensions=output.image_axes) for name, path in chosen.items()}
     constant = {name for name, image in images.items() if is_constant(sitk.GetArrayViewFromImage(image))}
     use = modality_use(case, output.modalities, wanted, constant)
     geometry = geometry_of(next(iter(images.values())))
@@ -78,8 +80,22 @@ def prepare_case(case: Case, output: InputFolder, wanted: Collection[str]) -> Mo
                 link_or_copy(chosen[name], temporary, copy=output.copy)
             else:
                 write_image(image_on_grid(sitk.GetArrayFromImage(images[name]), geometry), temporary)
+        spacing = _spacing_file(next(iter(chosen.values())))
+        if spacing is not None:
+            link_or_copy(
+                spacing,
+                stack.enter_context(atomic_path(output.folder / f"{case.name}.json")),
+                copy=output.copy,
+            )
         record(output.folder, case.name, use.to_json())
     return use
+
+
+def _spacing_file(image: Path) -> Path | None:
+    """Where nnU-Net's reader of 3D tif looks for the spacing: ``CASE.json`` beside ``CASE_0000.tif``."""
+    case = image.with_suffix("").name[: -len("_0000")]
+    file = image.with_name(f"{case}.json")
+    return file if image.suffix in (".tif", ".tiff") and case and file.is_file() else None
 
 
 def _placeholders(output: InputFolder, used: Mapping[str, sitk.Image]) -> dict[str, float]:

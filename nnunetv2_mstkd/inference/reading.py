@@ -34,7 +34,8 @@ class CaseVolumes:
 
     Attributes:
         name: the case's name.
-        data: (C, Z, Y, X) float32, channels as in dataset.json, zero where a modality is not used.
+        data: (C, Z, Y, X) float32, Z = 1 for 2D images; channels as in dataset.json, zero where a modality is
+            not used.
         properties: what nnU-Net's reader says of the geometry; preprocessing adds to it.
         use: which modalities are in ``data``.
         previous_stage: (1, Z, Y, X) segmentation by the previous stage of a cascade, or None.
@@ -53,6 +54,8 @@ def read_case(
     wanted: Collection[str],
     reader: BaseReaderWriter,
     previous_stage: Source | None = None,
+    *,
+    dimensions: Sequence[int] = (3,),
 ) -> CaseVolumes:
     """Read the images of a case that are asked for; no other file of it is touched.
 
@@ -63,6 +66,7 @@ def read_case(
         reader: the plans' reader; each file is read alone, because nnU-Net's readers refuse grids that
             differ in the last digits and take the channel number from the position in a list.
         previous_stage: the case's segmentation by the previous stage of a cascade.
+        dimensions: numbers of axes that an image may have.
 
     Raises:
         MSTKDError: an image cannot be used, the grids differ, or no modality is left.
@@ -73,7 +77,7 @@ def read_case(
         if isinstance(previous_stage, Path) and not previous_stage.is_file():
             raise MSTKDError(f"no segmentation of the previous stage: {previous_stage} does not exist")
         sources["previous stage"] = previous_stage
-    _check_grids(sources)
+    _check_grids(sources, dimensions)
     volumes: dict[str, np.ndarray] = {}
     properties: dict[str, Any] = {}
     for name, source in chosen.items():
@@ -90,10 +94,15 @@ def read_case(
     return CaseVolumes(case.name, data, properties, use, segmentation)
 
 
-def _check_grids(sources: Mapping[str, Source]) -> None:
+def _check_grids(sources: Mapping[str, Source], dimensions: Sequence[int]) -> None:
     """Refuse images that are no volumes, and grids that differ (the message names both)."""
     (first, reference), *others = (
-        (_label(n, s), check_header(s) if isinstance(s, Path) else geometry_in_memory(_label(n, s), s))
+        (
+            _label(n, s),
+            check_header(s, dimensions=dimensions)
+            if isinstance(s, Path)
+            else geometry_in_memory(_label(n, s), s, dimensions),
+        )
         for n, s in sources.items()
     )
     for label, geometry in others:

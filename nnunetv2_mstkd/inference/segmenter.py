@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from nnunetv2_mstkd.inference.memory import ImageLike, Source, as_source, writte
 from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold, open_model_folder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor, Segmentation
 from nnunetv2_mstkd.inference.reading import LooseCase
-from nnunetv2_mstkd.inference.selection import ModalityUse
+from nnunetv2_mstkd.inference.result import SegmentationResult
 from nnunetv2_mstkd.inference.writing import Output, write_segmentation
 from nnunetv2_mstkd.modalities import resolve
 
@@ -41,59 +40,6 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentationResult:
-    """A segmentation on the grid of the images it was made from.
-
-    Attributes:
-        array: (Z, Y, X) label values of the model's ``dataset.json``, uint8 (uint16 beyond 255 labels).
-        spacing: (x, y, z) in mm, as SimpleITK has it: the reverse of the array's axes.
-        origin: (x, y, z) in mm.
-        direction: nine direction cosines, row by row.
-        use: every modality of the model as used, absent (not given), constant (no contrast) or ignored.
-        labels: label or region name → the values that belong to it, background included.
-        probabilities: (heads, Z, Y, X) float32 if asked for.
-        heads: what each head of ``probabilities`` stands for: labels, or regions without the background.
-    """
-
-    array: np.ndarray
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-    use: ModalityUse
-    labels: Mapping[str, tuple[int, ...]]
-    probabilities: np.ndarray | None = None
-    heads: tuple[str, ...] = ()
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        """The modalities that the network saw, in channel order."""
-        return self.use.used
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """The model's other modalities, in channel order: not given, or without contrast."""
-        return (*self.use.absent, *self.use.constant)
-
-    def mask(self, name: str) -> np.ndarray:
-        """Voxels (Z, Y, X), bool, of a label or a region.
-
-        Raises:
-            MSTKDError: the model has no such label; the message lists those it has.
-        """
-        if name not in self.labels:
-            raise MSTKDError(f"unknown label '{name}'; this model has {', '.join(self.labels)}")
-        return np.isin(self.array, self.labels[name])
-
-    def to_image(self) -> sitk.Image:
-        """The segmentation as a SimpleITK image, with its geometry."""
-        image = sitk.GetImageFromArray(self.array)
-        image.SetSpacing(self.spacing)
-        image.SetOrigin(self.origin)
-        image.SetDirection(self.direction)
-        return image
-
-
 class Segmenter:
     """A model, loaded once, that segments case after case.
 
@@ -109,7 +55,7 @@ class Segmenter:
         self,
         model: str | os.PathLike[str],
         *,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         folds: Fold | Sequence[Fold] | None = None,
         checkpoint: str = FINAL_CHECKPOINT,
         step_size: float = 0.5,
@@ -121,7 +67,7 @@ class Segmenter:
 
         Args:
             model: nnU-Net's ``TRAINER__PLANS__CONFIGURATION`` folder.
-            device: ``cuda``, ``cpu`` or ``mps``; None is :func:`default_device`.
+            device: ``cuda``, ``cuda:1``, ``cpu``, ``mps`` or a torch device; None is :func:`default_device`.
             folds: fold numbers, or ``"all"``; None takes those that are there. Their logits are averaged.
             checkpoint: file name in each fold's folder.
             step_size: step of the sliding window in patches, in (0, 1].
@@ -134,7 +80,7 @@ class Segmenter:
         """
         if not 0 < step_size <= 1:
             raise MSTKDError(f"step_size {step_size} is not in (0, 1]; the default is 0.5")
-        self.device = device or default_device()
+        self.device = str(device or default_device())
         folder = open_model_folder(Path(model))
         with _LOADING:
             self._predictor = MissingModalityPredictor.load(
@@ -260,20 +206,26 @@ class Segmenter:
             direction=image.GetDirection(),
             use=segmentation.use,
             labels=labels,
-            probabilities=segmentation.probabilities,
+            probabilities=_on_axes_of(image, segmentation.probabilities),
             heads=() if segmentation.probabilities is None else tuple(heads),
         )
+
+
+def _on_axes_of(image: sitk.Image, probabilities: np.ndarray | None) -> np.ndarray | None:
+    """Without the single slice that a 2D image is to nnU-Net."""
+    return probabilities[:, 0] if probabilities is not None and image.GetDimension() == 2 else probabilities
 
 
 def segment(
     images: Mapping[str, ImageLike | None] | None = None,
     *,
     model: str | os.PathLike[str],
-    device: str | None = None,
+    device: str | torch.device | None = None,
     folds: Fold | Sequence[Fold] | None = None,
     checkpoint: str = FINAL_CHECKPOINT,
     step_size: float = 0.5,
     mirroring: bool = True,
+    trust_checkpoint: bool = False,
     output: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
     previous_stage: ImageLike | None = None,
@@ -281,14 +233,20 @@ def segment(
 ) -> SegmentationResult:
     """Segment one case: ``segment(t1c="t1c.nii.gz", t2f="flair.nii.gz", model="MODEL_FOLDER")``.
 
-    It loads the model each time; for several cases, or the rarer options, make a :class:`Segmenter`, whose
-    constructor and call take the same arguments between them.
+    It loads the model each time; for several cases, or ``everything_on_device``, make a :class:`Segmenter`,
+    whose constructor and call take the same arguments between them.
 
     Raises:
         MSTKDError: as :class:`Segmenter` and its call.
     """
     segmenter = Segmenter(
-        model, device=device, folds=folds, checkpoint=checkpoint, step_size=step_size, mirroring=mirroring
+        model,
+        device=device,
+        folds=folds,
+        checkpoint=checkpoint,
+        step_size=step_size,
+        mirroring=mirroring,
+        trust_checkpoint=trust_checkpoint,
     )
     return segmenter(
         images, output=output, probabilities=probabilities, previous_stage=previous_stage, **by_name

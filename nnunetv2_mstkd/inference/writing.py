@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from dataclasses import dataclass, replace
@@ -80,8 +81,11 @@ def write_segmentation(
 
 def _write(result: Segmentation, temporary: Path, target: Path, writer: BaseReaderWriter) -> None:
     """Let nnU-Net write, and see that it did: image libraries do not notice every short write."""
+    aside = temporary.with_suffix(".json")  # where nnU-Net's writer of tif keeps the spacing
     try:
         writer.write_seg(result.array, str(temporary), result.properties)
+        if aside.exists():
+            os.replace(aside, target.with_suffix(".json"))
         if is_nifti_name(target.name):
             count_non_finite(temporary)  # reads to the end
     except (MSTKDError, RuntimeError) as error:
@@ -89,6 +93,8 @@ def _write(result: Segmentation, temporary: Path, target: Path, writer: BaseRead
         raise MSTKDError(
             f"cannot write {target}: it came out incomplete; is the disk full ({free} MiB free)?"
         ) from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_model_files(output: Output, model: ModelFolder) -> None:

@@ -86,6 +86,14 @@ def for_network(
     }
 
 
+def at_patch(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
+    """The same network in plans with this patch: MSTKDNet's entry states it, and no weight depends on it."""
+    if architecture["network_class_name"] != MSTKDNET:
+        return dict(architecture)
+    patch = [int(n) for n in patch_size]
+    return {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], "patch_size": patch}}
+
+
 def build_on_meta(architecture: Mapping[str, Any], input_channels: int, num_classes: int) -> nn.Module:
     """The network without storage for its weights: shapes and counts only, in milliseconds."""
     with torch.device("meta"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunetv2_mstkd.architectures.token_settings import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import PRESETS, parse_settings
+from nnunetv2_mstkd.settings import PRESETS, TEACHERS, parse_settings
 
 NNUNET_PLANS = "nnUNetPlans"
 MSTKD_PLANS = "nnUNetMSTKDPlans"
@@ -19,6 +19,24 @@ CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 
 # nnU-Net's cascade takes its geometry from 3d_fullres and its input from 3d_lowres.
 _NEEDS = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
+_GEOMETRY_OF = {"3d_cascade_fullres": "3d_fullres"}
+# Settings that mean nothing without a finished model as the teacher.
+_OF_A_MODEL = ("teacher", "teacher_fold", "teacher_checkpoint", "init_from_teacher")
+
+
+@dataclass(frozen=True)
+class Template:
+    """The network of a finished model, to be planned again as it is.
+
+    Attributes:
+        architecture: entry of a plans file.
+        patch_size: voxels per axis that the model was planned with.
+        batch_size: likewise.
+    """
+
+    architecture: Mapping[str, Any]
+    patch_size: tuple[int, ...]
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,7 @@ class PlanOptions:
         token_patch: bottleneck voxels per token and axis, one number or one per axis; the weights of a
             network fit another patch size only with the same tokens.
         settings: trainer settings for the ``"mstkd"`` dict of each configuration.
+        template: network (and, at its own patch size, batch size) instead of what the planner would choose.
     """
 
     network: str = "mstkdnet"
@@ -52,6 +71,7 @@ class PlanOptions:
     max_stages: int | None = None
     token_patch: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    template: Template | None = None
 
     def __post_init__(self) -> None:
         _require(self.network in NETWORKS, f"unknown network '{self.network}'; known: {', '.join(NETWORKS)}")
@@ -95,11 +115,30 @@ class PlanOptions:
         needed = {need for name in self.configurations for need in _NEEDS.get(name, ())}
         return not self.configurations or configuration in {*self.configurations, *needed}
 
+    def named(self, configuration: str) -> bool:
+        """Whether this configuration itself was asked for, not only one that is built on it."""
+        return not self.configurations or configuration in self.configurations
+
+    def _shaped(self, configuration: str) -> bool:
+        """Whether patch and network are meant for this one: a cascade has those of 3d_fullres."""
+        geometries = {_GEOMETRY_OF.get(name) for name in self.configurations}
+        return self.named(configuration) or configuration in geometries
+
     def patch_for(self, configuration: str, axes: int) -> tuple[int, ...] | None:
         """The given patch size if it is meant for this configuration, else ``None``."""
-        if self.patch_size is None or len(self.patch_size) != axes or not self.chosen(configuration):
+        if self.patch_size is None or len(self.patch_size) != axes or not self._shaped(configuration):
             return None
         return self.patch_size
+
+    def template_for(self, configuration: str) -> Template | None:
+        """The network to plan if it is meant for this configuration, else ``None``."""
+        return self.template if self._shaped(configuration) else None
+
+    def settings_for(self, configuration: str) -> dict[str, Any]:
+        """The trainer settings of one configuration: a model teaches only what it was named for."""
+        if self.named(configuration) or self.settings.get("teacher", TEACHERS[0]) in TEACHERS:
+            return dict(self.settings)
+        return {key: value for key, value in self.settings.items() if key not in _OF_A_MODEL}
 
     def token_patch_for(self, axes: int) -> tuple[int, ...] | None:
         """The given token patch, one number per axis, if it is meant for so many axes, else ``None``."""

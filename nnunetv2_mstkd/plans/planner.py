@@ -23,9 +23,9 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunetv2_mstkd.environment import nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.plans.architecture import Preset, for_network, stage_limit
+from nnunetv2_mstkd.plans.architecture import Preset, at_patch, for_network, stage_limit
 from nnunetv2_mstkd.plans.memory import GIGABYTE, Memory, estimate_memory
-from nnunetv2_mstkd.plans.options import PlanOptions
+from nnunetv2_mstkd.plans.options import PlanOptions, Template
 from nnunetv2_mstkd.plans.saving import PLANNER_NAME, Saved, save
 from nnunetv2_mstkd.plans.teacher import check_planned
 from nnunetv2_mstkd.plans.topology import check_patch, round_up, truncate, with_topology
@@ -55,6 +55,7 @@ class MSTKDPlannerMixin:
         self.saved: Saved | None = None
         self.preset = Preset.of(self.options)
         self._searching = True
+        self._template: Template | None = None
         base = self.options.base_features or self.preset.base_features
         self.UNet_base_num_features = base or self.UNet_base_num_features
         self.UNet_max_features_2d = self.options.max_features or self.UNet_max_features_2d
@@ -125,6 +126,7 @@ class MSTKDPlannerMixin:
         name = data_identifier.removeprefix(f"{self.plans_identifier}_")
         given = self.options.patch_for(name, len(spacing))
         self._searching = given is None
+        self._template = self.options.template_for(name)
         # A skipped search must not leave its meaningless estimates to the other configurations.
         cache = _cache if self._searching else {}
         clipped = self.preset.clip(median_shape)
@@ -137,7 +139,7 @@ class MSTKDPlannerMixin:
             plan["patch_size"] = given
         patch = plan["patch_size"]
         memory = self._estimate(plan["architecture"], patch, self._channels, len(self.dataset_json["labels"]))
-        plan["architecture"] = for_network(plan["architecture"], patch, self.options)
+        plan["architecture"] = self._network(plan["architecture"], patch)
         plan["batch_size"] = self._batch_size(memory, patch, given, approximate_n_voxels_dataset)
         self.memory[name] = memory
         return plan
@@ -150,8 +152,8 @@ class MSTKDPlannerMixin:
         if self.options.patch_size is not None and len(self.options.patch_size) not in axes:
             given = f"--patch-size {' '.join(map(str, self.options.patch_size))}"
             raise MSTKDError(f"{given} fits no configuration of {self.dataset_name}, a data set of 2D images")
-        chosen = [name for name in plans["configurations"] if self.options.chosen(name)]
-        check_planned(plans, self.dataset_json, chosen, self.options.settings)
+        named = [name for name in plans["configurations"] if self.options.named(name)]
+        check_planned(plans, self.dataset_json, named, self.options.settings)
         folder = nnunet_folder("nnUNet_preprocessed") / self.dataset_name
         self.saved = save(plans, folder, self.options, dict(self.preset.settings))
 
@@ -175,10 +177,16 @@ class MSTKDPlannerMixin:
         self, architecture: Mapping[str, Any], patch_size: Sequence[int], channels: int, outputs: int
     ) -> Memory:
         """Memory of training the network that this nnU-Net ``architecture`` becomes."""
-        network = for_network(architecture, patch_size, self.options)
+        network = self._network(architecture, patch_size)
         axes = len(patch_size)
         element = self._target_bytes / (self._reference(axes) * self._reference_batch(axes))
         return estimate_memory(network, patch_size, channels, outputs, self.options, nnunet_bytes=element)
+
+    def _network(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
+        """What a nnU-Net ``architecture`` becomes: the network of the options, or the template's."""
+        if self._template is None:
+            return for_network(architecture, patch_size, self.options)
+        return at_patch(self._template.architecture, patch_size)
 
     def _with_patch(
         self, architecture: Mapping[str, Any], patch_size: Sequence[int], spacing: np.ndarray, name: str
@@ -192,6 +200,8 @@ class MSTKDPlannerMixin:
         blocks = self.UNet_blocks_per_stage_encoder, self.UNet_blocks_per_stage_decoder
         kwargs = with_topology(architecture["arch_kwargs"], strides, kernels, features, blocks)
         used = truncate(kwargs, stage_limit(self.options))["strides"]
+        if self._template is not None:
+            used = strides = self._template.architecture["arch_kwargs"]["strides"]
         # nnU-Net pads to what all its stages need; a patch that it could choose is allowed here too.
         largest = round_up(self._largest_image(spacing), strides)
         check_patch(patch_size, used, largest, name)
@@ -213,6 +223,9 @@ class MSTKDPlannerMixin:
         """Patches that fit and do not cover too much of the data set, at least the smallest batch."""
         if self.options.batch_size is not None:
             return self.options.batch_size
+        template = self._template
+        if template and template.patch_size == tuple(patch_size) and self.options.min_batch_size is None:
+            return template.batch_size
         fitting = memory.patches_within(self._target_bytes)
         smallest = self.UNet_min_batch_size
         if given is not None and fitting < smallest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -12,6 +12,7 @@ from nnunetv2_mstkd.datasets.availability_report import describe as describe_ava
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.planning import Planned
+from nnunetv2_mstkd.plans.teacher_network import describe_transfer
 from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
@@ -21,7 +22,12 @@ _TRAINERS = {
     "official": "nnUNetTrainerMSTKDOfficial",
     None: "nnUNetTrainerModalityDropout",
 }
-_WITH_A_MODEL_AS_TEACHER = {"nnunet": "nnUNetTrainerMSTKDFrozenTeacher", None: "nnUNetTrainerMSTKDUNet"}
+_OF_MSTKDNET_UNDER_A_MODEL = "nnUNetTrainerMSTKDFrozenTeacher"
+_WITH_A_MODEL_AS_TEACHER = {
+    "nnunet": _OF_MSTKDNET_UNDER_A_MODEL,
+    "official": _OF_MSTKDNET_UNDER_A_MODEL,
+    None: "nnUNetTrainerMSTKDUNet",
+}
 
 
 def describe(planned: Planned) -> str:
@@ -29,7 +35,10 @@ def describe(planned: Planned) -> str:
     rows = [_row(planned, name) for name in planned.saved.sources]
     lines = [str(planned.saved.file), *_table([_HEADER, *rows]), *_cascades(planned), *_warnings(planned)]
     cases = describe_availability(planned.availability)
-    return "\n".join([*lines, *cases, *_preprocess(planned), _train(planned)])
+    transfer = describe_transfer(
+        planned.saved.plans, planned.dataset_json, (*planned.saved.sources, *planned.saved.inheriting)
+    )
+    return "\n".join([*lines, *transfer, *cases, *_preprocess(planned), _train(planned)])
 
 
 def _row(planned: Planned, name: str) -> tuple[str, ...]:
@@ -86,13 +95,20 @@ def _preprocess(planned: Planned) -> Iterator[str]:
 
 def _train(planned: Planned) -> str:
     plans = planned.saved.plans
-    name = "3d_fullres" if "3d_fullres" in planned.saved.sources else next(iter(planned.saved.sources))
-    configuration = plans["configurations"][name]
-    preset = configuration["architecture"]["arch_kwargs"].get("preset")
+    entries = plans["configurations"]
+    names = [*planned.saved.sources, *planned.saved.inheriting]
+    taught = [name for name in names if _teacher(entries[name]) not in TEACHERS]
+    name = next((name for name in (*taught, "3d_fullres") if name in names), names[0])
+    architecture = entries[entries[name].get("inherits_from", name)]["architecture"]
+    preset = architecture["arch_kwargs"].get("preset")
     trainer = _TRAINERS[preset]
-    if configuration.get(SETTINGS_KEY, {}).get("teacher", TEACHERS[0]) not in TEACHERS:
+    if taught:
         trainer = _WITH_A_MODEL_AS_TEACHER.get(preset, trainer)
     return f"next: nnUNetv2_mstkd train {_number(planned)} {name} 0 -p {plans['plans_name']} -tr {trainer}"
+
+
+def _teacher(configuration: Mapping[str, Any]) -> str:
+    return configuration.get(SETTINGS_KEY, {}).get("teacher", TEACHERS[0])
 
 
 def _number(planned: Planned) -> int:

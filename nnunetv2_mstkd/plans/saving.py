@@ -25,7 +25,8 @@ class Saved:
         file: its path.
         plans: its content.
         sources: where the data of each newly planned configuration comes from.
-        inheriting: newly planned configurations that take their data and settings from another one.
+        inheriting: newly planned configurations that take their data (and settings, but for a model as
+            the teacher) from another one.
     """
 
     file: Path
@@ -53,11 +54,14 @@ def save(
     """
     target = folder / f"{plans['plans_name']}.json"
     planned = _chosen(plans, options)
-    settings = {**preset_settings, **options.settings}
     sources: dict[str, DataSource] = {}
     inheriting = tuple(name for name, configuration in planned.items() if "inherits_from" in configuration)
     for name, configuration in planned.items():
+        own = options.settings_for(name)
+        settings = {**preset_settings, **own}
         if name in inheriting:
+            if own != options.settings_for(configuration["inherits_from"]):  # a teacher of its own
+                configuration[SETTINGS_KEY] = settings
             continue
         sources[name] = find_source(plans, name, folder)
         configuration["data_identifier"] = sources[name].identifier

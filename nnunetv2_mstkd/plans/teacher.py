@@ -13,22 +13,29 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold, ModelFolder, open_model_folder
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.teacher_fit import Described, check_teacher
+from nnunetv2_mstkd.plans.teacher_network import template_of
 from nnunetv2_mstkd.settings import TEACHERS
 
 
 def with_teacher(
-    options: PlanOptions, folder: Path, fold: Fold | None = None, checkpoint: str | None = None
+    options: PlanOptions,
+    folder: Path,
+    fold: Fold | None = None,
+    checkpoint: str | None = None,
+    *,
+    any_preset: bool = True,
 ) -> PlanOptions:
-    """Options that name a model as the teacher and keep to its configuration and patch size.
+    """Options that name a model as the teacher and keep to its configuration, patch size and network.
 
     Args:
         options: what the user chose wins.
         folder: of the finished model.
         fold: of the model; by default each student takes the teacher's fold of its own number.
         checkpoint: of that fold; by default checkpoint_final.pth.
+        any_preset: a teacher of MSTKDNet may bring the preset; otherwise that of ``options`` was chosen.
 
     Raises:
-        MSTKDError: no such model, fold or checkpoint.
+        MSTKDError: no such model, fold or checkpoint; or the settings name another one.
     """
     model = open_model_folder(folder)
     remedy = "choose with --teacher-fold and --teacher-checkpoint"
@@ -38,13 +45,26 @@ def with_teacher(
         settings["teacher_fold"] = fold
     if checkpoint is not None:
         settings["teacher_checkpoint"] = checkpoint
+    twice = [key for key in settings if key in options.settings]
+    if twice:
+        raise MSTKDError(f"--teacher and --set {twice[0]}=... both name a teacher; leave one out")
+    options = replace(options, settings={**settings, **options.settings})
     own = (model.configuration,)
-    patch = tuple(described(model)["patch_size"]) if options.configurations in ((), own) else None
+    if options.configurations not in ((), own):
+        return options
+    template = template_of(model, options)
+    preset = options.preset
+    if template is not None and options.network == "mstkdnet":
+        preset = template.architecture["arch_kwargs"]["preset"] if any_preset else options.preset
+        if preset != template.architecture["arch_kwargs"]["preset"]:
+            template = None
+    patch = tuple(described(model)["patch_size"])
     return replace(
         options,
-        configurations=options.configurations or own,
+        configurations=own,
         patch_size=options.patch_size or patch,
-        settings={**settings, **options.settings},
+        preset=preset,
+        template=template,
     )
 
 

@@ -17,10 +17,38 @@ EXTRA_KEY = "mstkd"
 FINAL_NAME = "checkpoint_final.pth"
 
 
+class SafeCheckpoints:
+    """Mixin for nnU-Net trainers: checkpoints appear in one step, and reading one runs nothing that is in it.
+
+    nnU-Net itself writes over the earlier file, and reads whatever a pickle may hold.
+    """
+
+    def extra_state(self, final: bool) -> dict[str, Any]:
+        """State beyond nnU-Net's for a checkpoint; the final one holds only what inference may want."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`extra_state`."""
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # says so, writes nothing
+            return
+        target = Path(filename)
+        extra = self.extra_state(final=target.name == FINAL_NAME)
+        save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
+        extra = load_extra(Path(filename_or_checkpoint), self.device)
+        super().load_checkpoint(filename_or_checkpoint)
+        self.load_extra_state(extra)
+
+
 def save_with_extra(
     save: Callable[[str], None], target: Path, extra: Mapping[str, Any], *, log: Callable[[str], None]
 ) -> None:
-    """Let ``save`` (nnU-Net's own) write a checkpoint, add ``extra`` to it, and put it in place at once.
+    """Let ``save`` (nnU-Net's own) write a checkpoint, add any ``extra`` to it, and put it in place at once.
 
     nnU-Net's file is read back rather than rebuilt here, so that whatever a release of nnU-Net puts into
     its checkpoints stays in ours. What killed trainings have left in the folder is removed first: it may be
@@ -45,6 +73,9 @@ def _write(save: Callable[[str], None], target: Path, extra: Mapping[str, Any]) 
     with atomic_path(target) as whole:
         stock = whole.with_name(f"{whole.name}.stock")
         try:
+            if not extra:
+                save(str(whole))
+                return
             save(str(stock))
             # Written this moment by this process: there is nobody to distrust.
             checkpoint = torch.load(stock, map_location="cpu", weights_only=False)

@@ -55,6 +55,7 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
 
     Attributes of the class alone:
         without: terms that this trainer never computes, whatever the plans say.
+        own_teacher: the trainer's teacher is what makes it another one; plans that name another are refused.
     """
 
     teacher: str = "warm_start"
@@ -64,6 +65,7 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
     teacher_on_incomplete: str = "use"
     variant: ClassVar[str] = "default"
     without: ClassVar[tuple[str, ...]] = ()
+    own_teacher: ClassVar[bool] = False
     full_phase = 0.5
     term_weights: Mapping[str, float] | None = None
     gradient_shares_every: int = 250
@@ -97,7 +99,17 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
             )
         return 0.0
 
+    def _check_teacher(self) -> None:
+        """Refuse plans whose teacher would make this another trainer than its name says."""
+        own = type(self).teacher
+        if self.own_teacher and self.teacher != own:
+            raise MSTKDError(
+                f"{type(self).__name__} has the teacher '{own}', but these plans name teacher "
+                f"'{self.teacher}'; train them with another trainer, or plan with another name and without it"
+            )
+
     def initialize(self) -> None:
+        self._check_teacher()
         if self.is_ddp and self.teacher_on_incomplete == "skip":
             raise NotImplementedError(
                 "teacher_on_incomplete 'skip' leaves processes with different terms, which then wait for "

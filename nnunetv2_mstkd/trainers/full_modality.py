@@ -1,4 +1,4 @@
-"""Stock nnU-Net training, with nothing changed but what the plans set of its length and seed."""
+"""Stock nnU-Net training, with nothing changed but its length and seed, and how checkpoints are written."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
+from nnunetv2_mstkd.trainers.checkpoints import SafeCheckpoints
 from nnunetv2_mstkd.trainers.randomness import seed_everything
 from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
 
 
-class nnUNetTrainerFullModality(nnUNetTrainer):
+class nnUNetTrainerFullModality(SafeCheckpoints, nnUNetTrainer):
     """nnUNetTrainer at the run length of the plans: the zero-filled baseline of a fair comparison.
 
     Stock ``nnUNetTrainer`` always runs 1000 epochs of 250 iterations. This one reads ``num_epochs``,

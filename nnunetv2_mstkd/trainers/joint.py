@@ -9,4 +9,5 @@ class nnUNetTrainerMSTKDJoint(nnUNetTrainerMSTKD):
     """MST-KD with a joint teacher: two networks learn side by side from the start (the published way)."""
 
     teacher = "joint"
+    own_teacher = True
     full_phase = 0.0

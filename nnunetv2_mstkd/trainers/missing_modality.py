@@ -15,7 +15,7 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.availability import absent_channels_at_zero
-from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME, load_extra, save_with_extra
+from nnunetv2_mstkd.trainers.checkpoints import SafeCheckpoints
 from nnunetv2_mstkd.trainers.history import TermHistory, epoch_means
 from nnunetv2_mstkd.trainers.loading import build_generators
 from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
@@ -34,7 +34,7 @@ def unwrap(network: nn.Module) -> nn.Module:
     return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
-class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
+class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrainer):
     """nnU-Net's trainer with modality masking; subclasses choose network and losses.
 
     A training step sees the patch (B, C, ...) and a mask (B, C); the network's input is the patch with
@@ -100,11 +100,9 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         return self.full_phase
 
     def extra_state(self, final: bool) -> dict[str, Any]:
-        """State beyond nnU-Net's for a checkpoint; the final one holds only what inference may want."""
         return {"history": self.history.state_dict(), "full_epochs": self.phases.full_epochs}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`extra_state`."""
         if self._best_ema == float("inf"):
             self._best_ema = None  # written during the full-modality phase, see on_epoch_end
         if "history" in state:
@@ -237,8 +235,6 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
         with absent_channels_at_zero(self):
             super().perform_actual_validation(save_probabilities)
 
-    # ---------------------------------------------------------------- epochs and checkpoints
-
     def on_epoch_end(self) -> None:
         in_full_phase = self.in_full_phase
         if in_full_phase:
@@ -248,17 +244,3 @@ class nnUNetTrainerMissingModality(SubsetValidation, nnUNetTrainer):
             self._best_ema = None
         if self.local_rank == 0:
             self.history.plot(Path(self.output_folder))
-
-    def save_checkpoint(self, filename: str) -> None:
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)  # says so, writes nothing
-            return
-        target = Path(filename)
-        extra = self.extra_state(final=target.name == FINAL_NAME)
-        save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
-
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
-        extra = load_extra(Path(filename_or_checkpoint), self.device)
-        super().load_checkpoint(filename_or_checkpoint)
-        self.load_extra_state(extra)

@@ -52,7 +52,7 @@ class nnUNetTrainerMSTKD(nnUNetTrainerDistilling):
         """MSTKDNet as the plans describe it, or shaped after the network that stock plans describe."""
         return get_network_from_plans(
             NETWORK_CLASS,
-            cls._network_kwargs(configuration_manager),
+            cls.network_kwargs(configuration_manager),
             list(CLASS_KWARGS),
             num_input_channels,
             num_output_channels,
@@ -61,7 +61,8 @@ class nnUNetTrainerMSTKD(nnUNetTrainerDistilling):
         )
 
     @classmethod
-    def _network_kwargs(cls, configuration: ConfigurationManager) -> dict[str, Any]:
+    def network_kwargs(cls, configuration: ConfigurationManager) -> dict[str, Any]:
+        """MSTKDNet's arguments: of MSTKD plans as they are, of others after the shape of their network."""
         kwargs, patch_size = configuration.network_arch_init_kwargs, configuration.patch_size
         if configuration.network_arch_class_name == NETWORK_CLASS:
             return kwargs
@@ -73,7 +74,7 @@ class nnUNetTrainerMSTKD(nnUNetTrainerDistilling):
 
     def _check_preset(self) -> None:
         """Refuse plans of another preset than was asked for; the published network has one output."""
-        planned = self._network_kwargs(self.configuration_manager)["preset"]
+        planned = self.network_kwargs(self.configuration_manager)["preset"]
         wanted = self.settings.preset or ("official" if self.preset == "official" else planned)
         if planned != wanted:
             raise MSTKDError(

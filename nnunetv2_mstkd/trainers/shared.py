@@ -9,3 +9,4 @@ class nnUNetTrainerMSTKDShared(nnUNetTrainerMSTKD):
     """One network sees the whole and the masked patch in each step and distils into itself."""
 
     teacher = "shared"
+    own_teacher = True

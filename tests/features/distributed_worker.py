@@ -21,12 +21,14 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/, as pytest has it
 
 GLOBAL_BATCH = 4
+TEACHER = "nnUNetTrainer__nnUNetPlans__tiny"  # a finished model below the root
 # Trainer, regions, Dice over the batch: student, joint teacher and discriminator in several combinations.
 GRADIENT_CASES = {
     "joint, regions, batch Dice": ("nnUNetTrainerMSTKDJoint", True, True),
     "warm start, labels, sample Dice": ("nnUNetTrainerMSTKD", False, False),
     "shared teacher, regions, sample Dice": ("nnUNetTrainerMSTKDShared", True, False),
     "nnU-Net's network, regions, batch Dice": ("nnUNetTrainerMSTKDUNet", True, True),
+    "finished teacher, labels, batch Dice": ("nnUNetTrainerMSTKDUNet", False, True, TEACHER),
     "modality dropout, labels, batch Dice": ("nnUNetTrainerModalityDropout", False, True),
 }
 LENGTH = {"num_epochs": 4, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1}
@@ -73,12 +75,16 @@ def global_batch(regions: bool) -> tuple[torch.Tensor, torch.Tensor, list[torch.
     return data, mask, [target, target[..., ::2, ::2, ::2]]
 
 
-def one_step(name: str, regions: bool, batch_dice: bool, rank: int, world: int) -> dict[str, Any]:
+def one_step(
+    rank: int, world: int, root: Path, name: str, regions: bool, batch_dice: bool, teacher: str | None = None
+) -> dict[str, Any]:
     """Gradients of one step in the masking phase on this process's part of the global batch."""
     from nnunetv2_mstkd.trainers.missing_modality import unwrap
     from nnunetv2_mstkd.trainers.step import MaskedBatch
 
     settings = {"gradient_shares_every": 1} if "MSTKD" in name else {}
+    if teacher is not None:
+        settings |= {"teacher": str(root / teacher)}
     trainer = make(name, regions=regions, batch_dice=batch_dice, settings=settings)
     trainer.initialize()
     trainer.current_epoch = 2  # where a warm start's masking phase begins
@@ -145,9 +151,9 @@ def with_low_caps(config: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: replace(config(), caps={"kl": 1e-5, "content": 1e-5, "gram": 1e-5})
 
 
-def refusal(name: str) -> str:
+def refusal(name: str, **settings: str) -> str:
     try:
-        make(name).initialize()
+        make(name, settings=settings).initialize()
     except NotImplementedError as error:
         return str(error)
     return ""
@@ -166,9 +172,10 @@ def main(rank: int, world: int, root: Path) -> None:
 
         dist.init_process_group("gloo", f"file://{root}/rendezvous", rank=rank, world_size=world)
         nnunet.DDP = lambda network, device_ids: nn.parallel.DistributedDataParallel(network)
-    found = {case: one_step(*options, rank, world) for case, options in GRADIENT_CASES.items()}
+    found = {case: one_step(rank, world, root, *options) for case, options in GRADIENT_CASES.items()}
     if world > 1:
         found["official"] = refusal("nnUNetTrainerMSTKDOfficial")
+        found["skip"] = refusal("nnUNetTrainerMSTKD", teacher_on_incomplete="skip")
         found["training"] = whole_and_continued(root)
         dist.destroy_process_group()
     torch.save(found, root / f"{world}_{rank}.pth")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import GLOBAL_BATCH, GRADIENT_CASES
-from tiny_dataset import write_dataset
+from distributed_worker import GLOBAL_BATCH, GRADIENT_CASES, TEACHER
+from tiny_dataset import dataset_json, plans, write_dataset
+from tiny_model import write_model
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -19,6 +20,7 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 def found(tmp_path_factory) -> dict[str, dict]:
     """What the single process (``one``) and the two ranks of a distributed run left."""
     root = write_dataset(tmp_path_factory.mktemp("distributed"))
+    write_model(root / TEACHER, dataset_json(regions=False), plans(), configuration_name="tiny")
     roles = {"one": (0, 1), "rank 0": (0, 2), "rank 1": (1, 2)}
     running = {
         name: subprocess.Popen(
@@ -98,3 +100,7 @@ def test_a_continued_distributed_training_repeats_an_uninterrupted_one(found):
 
 def test_the_published_objective_is_refused_with_the_reason(found):
     assert "couples the samples of a batch" in found["rank 0"]["official"]
+
+
+def test_leaving_the_teacher_out_of_single_samples_is_refused_with_the_reason(found):
+    assert "'skip' leaves processes with different terms" in found["rank 0"]["skip"]

@@ -51,6 +51,14 @@ class TestLoad:
         with pytest.raises(MSTKDError, match="'cuda' is not available here; use -device cpu"):
             checked_device("cuda")
 
+    def test_a_device_may_be_torchs_own_and_have_a_number(self, monkeypatch):
+        assert checked_device(torch.device("cpu")) == torch.device("cpu")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert checked_device("cuda:1") == torch.device("cuda", 1)
+        with pytest.raises(MSTKDError, match="'cuda:2' is not there: this process sees 2 of the kind"):
+            checked_device(torch.device("cuda", 2))
+
 
 class TestPredict:
     def test_result_is_on_the_grid_of_the_input_and_says_what_was_used(self, regions_model, cases, files):

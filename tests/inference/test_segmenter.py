@@ -13,6 +13,7 @@ from time import sleep
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from nnunetv2_mstkd import MSTKDError, Segmenter, Volume, segment
 from nnunetv2_mstkd.inference import segmenter as segmenter_module
@@ -115,7 +116,8 @@ class TestEqualToTheCommand:
         paths = paths_of(brats, PARTIAL)
         options = {"folds": 1, "mirroring": False, "step_size": 1.0}
         one = segment(**paths, model=models.regions, device="cpu", output=tmp_path / "a.nii.gz", **options)
-        two = Segmenter(str(models.regions), device="cpu", **options)({k: str(v) for k, v in paths.items()})
+        as_text = {k: str(v) for k, v in paths.items()}
+        two = Segmenter(str(models.regions), device=torch.device("cpu"), **options)(as_text)
         np.testing.assert_array_equal(one.array, two.array)
         assert_same_grid(sitk.ReadImage(str(tmp_path / "a.nii.gz")), two.to_image())
         other_fold = Segmenter(models.regions, device="cpu", **{**options, "folds": [0]})(**paths)

@@ -129,6 +129,8 @@ class TestOptions:
         [
             ({"step_size": 0}, r"step_size 0 is not in \(0, 1\]"),
             ({"device": "tpu"}, "unknown device 'tpu'"),
+            ({"device": "xla:0"}, "unknown device 'xla:0'"),
+            ({"device": "cpu:3"}, "device 'cpu:3' is not there: this process sees 1 of the kind"),
             ({"folds": 3}, "has no fold_3/checkpoint_final.pth"),
             ({"checkpoint": "checkpoint_best.pth"}, "has no checkpoint_best.pth"),
         ],

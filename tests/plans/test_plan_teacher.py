@@ -12,18 +12,25 @@ from nnunetv2_mstkd.cli import main
 PATCH = [96, 128, 96]
 
 
-@pytest.fixture
-def model(brats: Path, tmp_path: Path) -> Path:
-    """The folder of a model that was planned for another patch on the same data."""
-    options = ["-c", "3d_fullres", "--network", "plans", "-overwrite_plans_name", "Teacher"]
-    assert main(["plan", "-d", "226", *options, "--patch-size", *map(str, PATCH)]) == 0
-    folder = tmp_path / "nnUNetTrainer__Teacher__3d_fullres"
+def finished(preprocessed: Path, tmp_path: Path, *options: str, trainer: str = "nnUNetTrainer") -> Path:
+    """The folder of a model on the data set that was planned with these options."""
+    dataset = str(int(preprocessed.name[len("Dataset") :].split("_")[0]))
+    assert main(["plan", "-d", dataset, *options, "-overwrite_plans_name", "Teacher"]) == 0
+    configuration = options[options.index("-c") + 1]
+    folder = tmp_path / f"{trainer}__Teacher__{configuration}"
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0" / "checkpoint_final.pth").touch()
-    raw = brats.parents[1] / "nnUNet_raw" / brats.name
+    raw = preprocessed.parents[1] / "nnUNet_raw" / preprocessed.name
     (folder / "dataset.json").write_text((raw / "dataset.json").read_text())
-    (folder / "plans.json").write_text((brats / "Teacher.json").read_text())
+    (folder / "plans.json").write_text((preprocessed / "Teacher.json").read_text())
     return folder
+
+
+@pytest.fixture
+def model(brats: Path, tmp_path: Path) -> Path:
+    """A model that was planned for another patch on the same data."""
+    patch = ["--patch-size", *map(str, PATCH)]
+    return finished(brats, tmp_path, "-c", "3d_fullres", "--network", "plans", *patch)
 
 
 def planned(folder: Path) -> dict:
@@ -44,6 +51,72 @@ def test_a_student_of_nnunets_own_kind(brats, model, capsys):
     name = ["-overwrite_plans_name", "Student"]
     assert main(["plan", "-d", "226", "--network", "plans", "--teacher", str(model), *name]) == 0
     assert "-p Student -tr nnUNetTrainerMSTKDUNet" in capsys.readouterr().out
+
+
+SMALL = ("-c", "3d_fullres", "--patch-size", "64", "64", "64", "--batch-size", "3")
+STUDENT = ("--network", "plans", "-overwrite_plans_name", "nnUNetMSTKDPlans")
+
+
+def test_the_network_of_a_teacher_of_nnunets_kind_is_the_students(brats, tmp_path, capsys):
+    """Whatever its planner was: README promises the same architecture and inference cost."""
+    options = (*SMALL, "--network", "plans", "-pl", "nnUNetPlannerResEncM")
+    model = finished(brats, tmp_path, *options)
+    capsys.readouterr()
+    assert main(["plan", "-d", "226", "--teacher", str(model), *STUDENT]) == 0
+    out = capsys.readouterr().out
+    assert "3d_fullres: 100% of the student's weights (ResidualEncoderUNet) start from the teacher's" in out
+    theirs = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]
+    for key in ("architecture", "batch_size", "patch_size"):
+        assert planned(brats)["3d_fullres"][key] == theirs[key], key
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ("--base-features", "8", "--max-stages", "5", "--token-patch", "1"),
+        ("--preset", "official"),
+    ],
+)
+def test_the_mstkdnet_of_a_teacher_is_the_students_also_at_another_patch(brats, tmp_path, capsys, sizes):
+    model = finished(
+        brats, tmp_path, *SMALL, *sizes, "-gpu_memory_target", "80", trainer="nnUNetTrainerMSTKD"
+    )
+    capsys.readouterr()
+    patch = ("--patch-size", "32", "64", "64")
+    assert main(["plan", "-d", "226", "--teacher", str(model), *patch]) == 0
+    out = capsys.readouterr().out
+    assert "3d_fullres: 100% of the student's weights (MSTKDNet) start from the teacher's" in out
+    assert "-tr nnUNetTrainerMSTKDFrozenTeacher" in out
+    theirs = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]["architecture"]
+    kwargs = planned(brats)["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert kwargs == theirs["arch_kwargs"] | {"patch_size": [32, 64, 64]}
+
+
+def test_what_does_not_transfer_is_said_at_once(brats, model, capsys):
+    capsys.readouterr()
+    assert main(["plan", "-d", "226", "--teacher", str(model)]) == 0
+    out = capsys.readouterr().out
+    assert "of another kind (PlainConvUNet, the student's is MSTKDNet): 0% of its weights transfer" in out
+    assert main(["plan", "-d", "226", "--teacher", str(model), *STUDENT, "--base-features", "8"]) == 0
+    assert "3d_fullres: 0% of the student's weights (PlainConvUNet)" in capsys.readouterr().out
+
+
+def test_a_cascade_teaches_a_cascade(large, tmp_path, capsys):
+    """3d_lowres and 3d_fullres, which a cascade is built on, are none of its teacher's business."""
+    options = ("-c", "3d_cascade_fullres", "--network", "plans", "--patch-size", "64", "128", "128")
+    model = finished(large, tmp_path, *options)
+    capsys.readouterr()
+    settings = ("--set", "num_epochs=500")
+    assert main(["plan", "-d", "9", "--teacher", str(model), *STUDENT, *settings]) == 0
+    out = capsys.readouterr().out
+    assert "3d_cascade_fullres: 100% of the student's weights (PlainConvUNet)" in out
+    assert "train 9 3d_cascade_fullres 0 -p nnUNetMSTKDPlans -tr nnUNetTrainerMSTKDUNet" in out
+    configurations = planned(large)
+    assert configurations["3d_cascade_fullres"]["mstkd"] == {"teacher": str(model), "num_epochs": 500}
+    assert configurations["3d_fullres"]["patch_size"] == [64, 128, 128], "the cascade's"
+    assert configurations["3d_lowres"]["patch_size"] != [64, 128, 128]
+    for helper in ("3d_lowres", "3d_fullres"):
+        assert configurations[helper]["mstkd"] == {"num_epochs": 500}
 
 
 def test_what_the_user_chooses_wins(brats, model):
@@ -82,6 +155,7 @@ def test_a_misfit_is_refused_and_nothing_written(brats, model, capsys, given):
         (["--teacher", "MODEL", "--teacher-fold", "3"], "no fold_3/checkpoint_final.pth; it has fold_0"),
         (["--teacher", "MODEL", "--teacher-checkpoint", "other.pth"], "no other.pth; it has fold_0"),
         (["--teacher", "MODEL", "-c", "2d"], "number of axes is 3, here 2"),
+        (["--teacher", "MODEL", "--set", "teacher=joint"], "--teacher and --set teacher=... both name"),
     ],
 )
 def test_wrong_teachers(brats, model, capsys, arguments, message):

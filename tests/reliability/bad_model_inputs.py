@@ -120,6 +120,8 @@ PLAN = (
     call("plan", "an unknown preprocessor", "no class 'Pre9'", {"-preprocessor_name": "Pre9"}),
     call("plan", "an unknown configuration", "unknown configuration '4d'", {"-c": "4d"}),
     call("plan", "a setting without a value", "--set 'num_epochs' is not KEY=VALUE", {"--set": "num_epochs"}),
+    call("plan", "a teacher twice", "--teacher and --set teacher=... both name a teacher",
+         {"--teacher": "{p}/model", "--set": "teacher=joint"}),
     call("plan", "an unknown setting", "unknown setting 'epochs'", {"--set": "epochs=3"}),
     call("plan", "no epochs", "setting 'num_epochs' in 'mstkd' of the plans is 0", {"--set": "num_epochs=0"}),
     call("plan", "only a full phase", "setting 'full_phase' in 'mstkd' of the plans is 1",
@@ -135,6 +137,9 @@ PLAN = (
     call("plan", "a negative weight", "'weights' in 'mstkd' of the plans is {{'kl': -1}}",
          {"--set": 'weights={"kl":-1}'}),
 )  # fmt: skip
+
+_PLANS = f"{_PLANNED}/nnUNetPlans.json"
+_WEIGHTS = "{p}/model/fold_0/checkpoint_final.pth"
 
 TRAIN = (
     call("train", "nnUNet_preprocessed is not set", "nnUNet_preprocessed is not set", {},
@@ -154,4 +159,33 @@ TRAIN = (
           s.settings(sampler="weights", subset_weights={"ADC": 1})),
     place("train", "a probability for an unknown modality", "ADC",
           s.settings(sampler="bernoulli", keep_probability={"ADC": 0.5})),
+    call("train", "an unknown data set", "no data set '8' in {p}/preprocessed", {"": "8 tiny 0"}),
+    call("train", "a data set that is neither id nor name", "'tiny' is no data set", {"": "tiny tiny 0"}),
+    place("train", "two data sets of one id", "data set id 7 is used by",
+          s.folder("preprocessed/Dataset007_Two")),
+    call("train", "unknown plans", "no plans 'NoPlans' in {p}/preprocessed/Dataset007_Planned (there: nnUNet",
+         {"-p": "NoPlans"}),
+    place("train", "plans cut off", "cannot read {p}/" + _PLANS, s.overwrite(_PLANS, "{")),
+    place("train", "plans without configurations", "has no configurations; plan again",
+          s.edit(_PLANS, "configurations")),
+    call("train", "an unknown configuration", "no configuration '5d' in nnUNetPlans", {"": "7 5d 0"}),
+    call("train", "a fold that is no number", "'one' is no fold", {"": "7 tiny one"}),
+    call("train", "an unknown trainer", "no trainer 'nnUNetTrainerFromMars'",
+         {"-tr": "nnUNetTrainerFromMars"}),
+    call("train", "an unknown device", "unknown device 'tpu'", {"-device": "tpu"}),
+    call("train", "no GPU", "device 'cuda' is not available here; use -device cpu", {"-device": "cuda"}),
+    call("train", "--val before the training has ended", "--val needs a finished training", {"--val": ""}),
+    call("train", "--c together with --val", "--c and --val exclude each other", {"--c": "", "--val": ""}),
+    call("train", "--c together with -pretrained_weights", "leave it out with --c",
+         {"--c": "", "-pretrained_weights": _WEIGHTS}),
+    call("train", "no pretrained weights", "checkpoint not found: {p}/gone.pth",
+         {"-pretrained_weights": "{p}/gone.pth"}),
+    call("train", "pretrained weights of another network", "is of another kind of network",
+         {"-pretrained_weights": _WEIGHTS}),
+    place("train", "pretrained weights of another program", "has no 'network_weights'", s.other_checkpoint,
+          pretrained_weights=_WEIGHTS),
+    place("train", "pretrained weights that would run code", "holds posix.mkdir, which is not among",
+          s.malicious_checkpoint, pretrained_weights=_WEIGHTS),
+    place("train", "a model as the teacher of a shared network", "has the teacher 'shared', but",
+          s.settings(teacher="{p}/model"), tr="nnUNetTrainerMSTKDShared"),
 )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_mstkd import segment
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.loading import load_nnunet_predictor
 from nnunetv2_mstkd.inference.model_folder import open_model_folder
@@ -50,10 +51,21 @@ def test_predict_reads_it_when_told_to(predict, brats, spoiled, tmp_path):
     assert (tmp_path / "victim").is_dir(), "the file was not malicious: the refusal proves nothing"
 
 
-def test_a_training_does_not_continue_from_such_a_file(make_trainer, spoiled, tmp_path):
-    from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
+def test_segment_reads_it_when_told_to(brats, spoiled, tmp_path):
+    (t1c,) = brats.glob("BraTS-GLI-00001-000/*-t1c.nii.gz")
+    options = {"t1c": t1c, "model": spoiled, "device": "cpu", "mirroring": False, "step_size": 1.0}
+    with pytest.raises(MSTKDError, match=r"holds posix\.mkdir.*trust_checkpoint=True"):
+        segment(**options)
+    assert not (tmp_path / "victim").exists()
+    segment(**options, trust_checkpoint=True)
+    assert (tmp_path / "victim").is_dir()
 
-    trainer = make_trainer(nnUNetTrainerModalityDropout)
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerModalityDropout", "nnUNetTrainerFullModality"])
+def test_a_training_does_not_continue_from_such_a_file(make_trainer, spoiled, tmp_path, name):
+    from nnunetv2_mstkd import trainers
+
+    trainer = make_trainer(getattr(trainers, name))
     with pytest.raises(MSTKDError, match=r"holds posix\.mkdir.*nnUNet_mstkd_trust_checkpoint=1"):
         trainer.load_checkpoint(str(spoiled / CHECKPOINT))
     assert not (tmp_path / "victim").exists()

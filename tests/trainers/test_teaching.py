@@ -18,15 +18,12 @@ from nnunetv2_mstkd.trainers import (
     nnUNetTrainerFullModality,
     nnUNetTrainerMSTKD,
     nnUNetTrainerMSTKDFrozenTeacher,
-    nnUNetTrainerMSTKDJoint,
-    nnUNetTrainerMSTKDOfficial,
     nnUNetTrainerMSTKDShared,
     nnUNetTrainerMSTKDUNet,
 )
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 from nnunetv2_mstkd.trainers.teaching.transfer import start_from
-from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 
 SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 1}
 ON_TOKENS = {"token_features", "attention"}
@@ -288,25 +285,6 @@ def test_a_shared_network_trains_and_keeps_no_second_one(make_trainer):
     assert trainer.phases.full_epochs == 0
     assert all(math.isfinite(x) for x in losses(trainer))
     assert "segmentation/teacher_segmentation" in set(trainer.history.names())
-    with pytest.raises(MSTKDError, match="'shared' needs the default objective"):
-        make_trainer(nnUNetTrainerMSTKDOfficial, settings={"teacher": "shared"}).initialize()
-
-
-@pytest.mark.parametrize("trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint])
-def test_incomplete_cases_may_be_left_to_the_segmentation(make_trainer, trainer_class):
-    trainer = make_trainer(trainer_class, settings={"teacher_on_incomplete": "skip"})
-    trainer.initialize()
-    trainer.on_train_start()
-    trainer.current_epoch = trainer.phases.full_epochs
-    trainer.on_train_epoch_start()
-    batch = next(trainer.dataloader_train)
-    assert batch[BATCH_AVAILABLE_KEY].all(), "the tiny cases have everything"
-    assert "kl" in trainer.train_step(batch)["terms"]
-    batch[BATCH_AVAILABLE_KEY][0, 1] = False
-    assert {"kl", "discriminator"} <= set(trainer.train_step(batch)["terms"])
-    batch[BATCH_AVAILABLE_KEY][1, 0] = False
-    only = {"segmentation"} | ({"teacher_segmentation"} if trainer_class.teacher == "joint" else set())
-    assert set(trainer.train_step(batch)["terms"]) == only
 
 
 def test_weights_of_other_shapes_stay_where_they_are():

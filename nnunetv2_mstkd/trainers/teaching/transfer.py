@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from nnunetv2_mstkd.architectures.matching import matching, share, tensors
 from nnunetv2_mstkd.architectures.shapes import input_convolutions
 
 
@@ -42,19 +42,10 @@ def start_from(
     """
     first = set(input_convolutions(student, input_shape))
     inverse = torch.tensor([order.index(channel) for channel in range(len(order))])
-    theirs, ours = _tensors(teacher), _tensors(student)
-    copied = []
-    for name, tensor in ours.items():
-        source = theirs.get(name)
-        if source is None or source.shape != tensor.shape:
-            continue
+    theirs, ours = tensors(teacher), tensors(student)
+    copied = matching(student, teacher)
+    for name in copied:
+        source = theirs[name]
         module, _, kind = name.rpartition(".")
-        tensor.copy_(source[:, inverse] if module in first and kind == "weight" else source)
-        copied.append(name)
-    total = sum(tensor.numel() for tensor in ours.values())
-    return Transfer(tuple(copied), len(ours), sum(ours[name].numel() for name in copied) / max(total, 1))
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers, each under one name."""
-    return dict(chain(network.named_parameters(), network.named_buffers()))
+        ours[name].copy_(source[:, inverse] if module in first and kind == "weight" else source)
+    return Transfer(tuple(copied), len(ours), share(student, copied))

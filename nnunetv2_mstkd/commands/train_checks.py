@@ -1,0 +1,171 @@
+"""What nnUNetv2_train would fail at with a traceback, or read unsafely: looked at before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunetv2_mstkd.checkpoint_files import safe_load
+from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json
+from nnunetv2_mstkd.inference.loading import build_network, checked_device, quiet, trainer_class
+from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, read_dataset_json
+
+# nnU-Net never transfers the segmentation heads.
+_HEADS = ".seg_layers."
+_TOKENS = "tokens.transformer.patch_embedding.weight"
+
+
+def check_training(theirs: Sequence[str]) -> None:
+    """Refuse a call of ``nnUNetv2_train`` that cannot work.
+
+    Args:
+        theirs: its arguments; what it cannot parse is left to it.
+
+    Raises:
+        MSTKDError: devices that are not there; an unknown data set, plans, configuration, fold or trainer;
+            flags that exclude each other; weights that hold code or do not fit.
+    """
+    given = _parser().parse_known_args(theirs)[0]
+    _check_devices(given)
+    if given.fold is None:
+        return
+    folder = _preprocessed(given.dataset)
+    plans = _plans(folder, given.p)
+    if given.configuration not in plans["configurations"]:
+        known, wanted = ", ".join(plans["configurations"]), given.configuration
+        raise MSTKDError(f"no configuration '{wanted}' in {given.p} of {folder.name}; it has {known}")
+    if given.fold != "all" and not given.fold.isdigit():
+        raise MSTKDError(f"'{given.fold}' is no fold; give a number or 'all'")
+    trainer = _trainer(given.tr)
+    dataset_json = read_dataset_json(folder / "dataset.json")
+    model = f"{trainer.__name__}__{plans.get('plans_name', given.p)}__{given.configuration}"
+    _check_flags(given, nnunet_folder("nnUNet_results") / folder.name / model)
+    if given.pretrained_weights is not None:
+        check_pretrained(Path(given.pretrained_weights), given.tr, plans, given.configuration, dataset_json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Of nnUNetv2_train's arguments those that are looked at, with its defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("dataset", "configuration", "fold"):
+        parser.add_argument(name, nargs="?")
+    parser.add_argument("-tr", default="nnUNetTrainer")
+    parser.add_argument("-p", default="nnUNetPlans")
+    parser.add_argument("-pretrained_weights")
+    parser.add_argument("-num_gpus", type=int, default=1)
+    parser.add_argument("-device", default="cuda")
+    for flag in ("--c", "--val", "--val_best", "--disable_checkpointing", "--npz"):
+        parser.add_argument(flag, action="store_true")
+    return parser
+
+
+def _check_devices(given: argparse.Namespace) -> None:
+    if given.num_gpus <= 1:
+        if given.device not in ("cpu", "cuda", "mps"):
+            raise MSTKDError(f"unknown device '{given.device}'; nnU-Net trains on cpu, cuda or mps")
+        checked_device(given.device)
+        return
+    if given.device != "cuda":
+        raise MSTKDError(f"-num_gpus {given.num_gpus} needs GPUs, not -device {given.device}; leave one out")
+    if torch.cuda.device_count() < given.num_gpus:
+        raise MSTKDError(
+            f"-num_gpus {given.num_gpus}, but this process sees {torch.cuda.device_count()} GPUs; "
+            "lower it, or check CUDA_VISIBLE_DEVICES"
+        )
+
+
+def _preprocessed(dataset: str) -> Path:
+    parent = nnunet_folder("nnUNet_preprocessed")
+    if not dataset.isdigit() and not dataset.startswith("Dataset"):
+        raise MSTKDError(f"'{dataset}' is no data set; give its id or its whole name (DatasetXXX_Name)")
+    try:
+        return dataset_folder(parent, dataset)
+    except MSTKDError as error:
+        if " is used by " in str(error):
+            raise
+        raise MSTKDError(
+            f"no data set '{dataset}' in {parent}; run nnUNetv2_plan_and_preprocess -d {dataset} first"
+        ) from None
+
+
+def _plans(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        no_plans = ("dataset", "dataset_fingerprint", "splits_final")
+        known = ", ".join(sorted(f.stem for f in folder.glob("*.json") if f.stem not in no_plans)) or "none"
+        raise MSTKDError(f"no plans '{name}' in {folder} (there: {known}); choose with -p, or plan first")
+    plans = read_json(file)
+    if not isinstance(plans, dict) or not plans.get("configurations"):
+        raise MSTKDError(f"{file} has no configurations; plan again")
+    return plans
+
+
+def _trainer(name: str) -> type:
+    try:
+        with quiet():
+            return trainer_class(name)
+    except (RuntimeError, AssertionError):
+        raise MSTKDError(
+            f"no trainer '{name}' in nnU-Net, in this plugin or where nnUNet_extTrainer points; the README"
+            " lists this plugin's"
+        ) from None
+
+
+def _check_flags(given: argparse.Namespace, model: Path) -> None:
+    """Combinations that nnU-Net asserts against once everything is loaded."""
+    if given.c and given.val:
+        raise MSTKDError("--c and --val exclude each other; leave one out")
+    if given.val_best and given.disable_checkpointing:
+        raise MSTKDError("--val_best needs the checkpoints that --disable_checkpointing leaves out")
+    if given.c and given.pretrained_weights is not None:
+        raise MSTKDError("-pretrained_weights is for the beginning of a training; leave it out with --c")
+    final = model / f"fold_{given.fold}" / FINAL_CHECKPOINT
+    if given.val and not final.is_file():
+        raise MSTKDError(f"--val needs a finished training, but there is no {final}")
+
+
+def check_pretrained(
+    file: Path, trainer: str, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> None:
+    """Read ``-pretrained_weights`` safely before nnU-Net reads it otherwise, and see that it fits.
+
+    Raises:
+        MSTKDError: the file holds more than nnU-Net stores, is no checkpoint, or is of another network.
+    """
+    content = safe_load(file)
+    if not isinstance(content.get("network_weights"), Mapping):
+        raise MSTKDError(f"{file} has no 'network_weights'; it is not a checkpoint of nnU-Net's training")
+    theirs = content["network_weights"]
+    manager = PlansManager(dict(plans))
+    try:
+        with quiet(), torch.device("meta"):
+            network = build_network(
+                trainer, manager, manager.get_configuration(configuration), dict(dataset_json)
+            )
+    except MSTKDError:
+        raise
+    except Exception:  # a trainer that builds in a way of its own: nnU-Net's own check remains
+        return
+    for name, tensor in network.state_dict().items():
+        if _HEADS in name:
+            continue
+        if name not in theirs:
+            raise MSTKDError(f"{file} does not fit: it has no {name}; it is of another kind of network")
+        if theirs[name].shape != tensor.shape:
+            raise MSTKDError(_misfit(file, name, theirs, tensor))
+
+
+def _misfit(file: Path, name: str, theirs: Mapping[str, Tensor], ours: Tensor) -> str:
+    shapes = f"{name} is {tuple(theirs[name].shape)}, here {tuple(ours.shape)}"
+    if name != _TOKENS or theirs[name].shape[:2] != ours.shape[:2]:
+        return f"{file} does not fit: {shapes}; plan with the sizes of its network (--max-stages, ...)"
+    patch = " ".join(str(n) for n in theirs[name].shape[2:])
+    return f"{file} does not fit: {shapes}; its tokens need nnUNetv2_mstkd plan --token-patch {patch}"
