@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunetv2_mstkd.checkpoint_files import safe_load
-from nnunetv2_mstkd.environment import activate
+from nnunetv2_mstkd.environment import EXTERNAL_TRAINERS, activate, external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 
@@ -133,7 +134,7 @@ def _build_network(
     trainer_name: str, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any]
 ) -> nn.Module:
     """The network as the trainer that a checkpoint names would build it for inference."""
-    build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    build = trainer_class(trainer_name).build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
         described: tuple[Any, ...] = (plans, configuration)
     else:  # trainers written before nnU-Net 2.8
@@ -147,10 +148,26 @@ def _build_network(
     return build(*described, inputs, outputs, enable_deep_supervision=False)
 
 
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """The class that nnU-Net's search finds for a trainer's name; this plugin's without the search.
+
+    The search imports every trainer of nnU-Net before it looks elsewhere, and with them whole libraries of
+    networks (timm): seconds before the first image is read. Folders of the user's own come before this
+    plugin's, so with such a folder the search decides.
+    """
+    activate()
+    if name != nnUNetTrainer.__name__ and external_trainer_paths() == str(EXTERNAL_TRAINERS):
+        from nnunetv2_mstkd import trainers as ours
+
+        if name in ours.__all__:
+            return getattr(ours, name)
+    return recursive_find_trainer_class_by_name(name)
+
+
 def trained_for_missing(predictor: nnUNetPredictor) -> bool:
     """Whether the model's trainer showed it cases without some of their modalities."""
     with quiet():
-        trainer = recursive_find_trainer_class_by_name(predictor.trainer_name)
+        trainer = trainer_class(predictor.trainer_name)
     return bool(getattr(trainer, "handles_missing_modalities", False))
 
 
