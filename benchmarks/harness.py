@@ -68,13 +68,15 @@ def _wait(device: str) -> None:
 
 
 def parser(
-    module: str, description: str, *, devices: Sequence[str] = ("cpu", "cuda")
+    module: str, description: str, *, devices: Sequence[str] = ("cpu", "cuda"), repeats: int = 5
 ) -> argparse.ArgumentParser:
     """A parser with what all benchmarks take: ``--device``, ``--json``, ``--repeats``."""
     result = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=description)
     result.add_argument("--device", choices=devices, default="cpu")
     result.add_argument("--json", type=Path, metavar="OUT", help="write the results here too")
-    result.add_argument("--repeats", type=_positive, default=5, metavar="N", help="timed rounds (default 5)")
+    result.add_argument(
+        "--repeats", type=_positive, default=repeats, metavar="N", help=f"timed rounds (default {repeats})"
+    )
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -15,6 +15,9 @@ CLASS_KWARGS = ("conv_op", "norm_op", "nonlin")
 # Smallest token grid per axis that a larger token patch may leave.
 _MIN_TOKENS_PER_AXIS = 4
 _MAX_TOKEN_PATCH = 4
+# Where so many tokens are too many, see `thrifty_token_patch`.
+_MAX_THRIFTY_TOKEN_PATCH = 8
+_VOXELS_PER_TOKEN_PAIR = 2.5
 _MAX_TOKEN_FEATURES = 768
 _NARROW_HEAD, _WIDE_HEAD = 32, 64
 # Grid of the position table, whatever the patch: weights then fit the network of any other patch.
@@ -63,6 +66,41 @@ def mstkdnet_kwargs(
     if token_patch is not None:
         kwargs["token_patch_size"] = [int(n) for n in token_patch]
     return kwargs
+
+
+def thrifty_token_patch(
+    token_patch: Sequence[int], patch_size: Sequence[int], strides: Sequence[Sequence[int]]
+) -> list[int]:
+    """``token_patch``, doubled on the longest axes while a patch has more than voxels / 2.5 pairs of tokens.
+
+    Attention's work grows with pairs of tokens, that of convolutions with voxels: at this limit attention is
+    just below 5 % of all multiply-adds of the ``nnunet`` preset as planned, in 2D and 3D (counted:
+    ``python -m benchmarks.scaling --count-only``). Large 2D patches get there, from about 650×650.
+
+    For new plans only: weights belong to their token patch, and for models trained on stock plans, which do
+    not state it, it must stay what :func:`mstkdnet_kwargs` makes of them.
+
+    Args:
+        token_patch: bottleneck voxels per token, per axis.
+        patch_size: voxels per axis.
+        strides: per stage and axis.
+    """
+    bottleneck, chosen = bottleneck_size(patch_size, strides), [int(n) for n in token_patch]
+
+    def tokens(sizes: Sequence[int]) -> list[int]:
+        return [ceil(n / size) for n, size in zip(bottleneck, sizes, strict=True)]
+
+    while _VOXELS_PER_TOKEN_PAIR * prod(tokens(chosen)) ** 2 > prod(patch_size):
+        halved = tokens([2 * size for size in chosen])
+        possible = [
+            axis
+            for axis, size in enumerate(chosen)
+            if 2 * size <= _MAX_THRIFTY_TOKEN_PATCH and halved[axis] >= _MIN_TOKENS_PER_AXIS
+        ]
+        if not possible:
+            break
+        chosen[max(possible, key=lambda axis: halved[axis])] *= 2
+    return chosen
 
 
 def bottleneck_size(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnunetv2_mstkd.errors import MSTKDError
 
-TOKEN_PATCH_SIZES = (1, 2, 4)
+TOKEN_PATCH_SIZES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class TokenSettings:
     """How bottleneck features become tokens and what the transformer over them looks like.
 
     Attributes:
-        patch_size: bottleneck voxels per token and axis; each 1, 2 or 4.
+        patch_size: bottleneck voxels per token and axis; each 1, 2, 4 or 8.
         features: width of a token.
         layers: transformer layers.
         heads: attention heads.
@@ -39,7 +39,7 @@ class TokenSettings:
     def __post_init__(self) -> None:
         if any(size not in TOKEN_PATCH_SIZES for size in self.patch_size):
             raise MSTKDError(
-                f"token_patch_size {list(self.patch_size)} is not possible; use 1, 2 or 4 per axis"
+                f"token_patch_size {list(self.patch_size)} is not possible; use 1, 2, 4 or 8 per axis"
             )
         if self.features % self.heads:
             raise MSTKDError(

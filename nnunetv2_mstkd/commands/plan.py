@@ -67,7 +67,7 @@ def _add_sizes(add: Callable[..., argparse.Action]) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="bottleneck voxels per token and axis (1, 2 or 4): that of the model whose weights are to fit",
+        help="bottleneck voxels per token, per axis (1, 2, 4, 8): that of the model whose weights are to fit",
     )
 
 

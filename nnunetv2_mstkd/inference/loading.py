@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunetv2_mstkd.checkpoint_files import safe_load
-from nnunetv2_mstkd.environment import activate
+from nnunetv2_mstkd.environment import EXTERNAL_TRAINERS, activate, external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 
@@ -161,6 +162,22 @@ def build_network(
     inputs = determine_num_input_channels(plans, configuration, dataset_json)
     outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     return build(*described, inputs, outputs, enable_deep_supervision=False)
+
+
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """The class that nnU-Net's search finds for a trainer's name; this plugin's without the search.
+
+    The search imports every trainer of nnU-Net before it looks elsewhere, and with them whole libraries of
+    networks (timm): seconds before the first image is read. Folders of the user's own come before this
+    plugin's, so with such a folder the search decides.
+    """
+    activate()
+    if name != nnUNetTrainer.__name__ and external_trainer_paths() == str(EXTERNAL_TRAINERS):
+        from nnunetv2_mstkd import trainers as ours
+
+        if name in ours.__all__:
+            return getattr(ours, name)
+    return recursive_find_trainer_class_by_name(name)
 
 
 def trained_for_missing(predictor: nnUNetPredictor) -> bool:

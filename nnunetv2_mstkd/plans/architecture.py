@@ -11,7 +11,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, mstkdnet_kwargs
+from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, mstkdnet_kwargs, thrifty_token_patch
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.topology import truncate
 
@@ -74,14 +74,13 @@ def for_network(
     plain = truncate(architecture["arch_kwargs"], stage_limit(options))
     if options.network == "plans":
         return {**architecture, "arch_kwargs": plain}
+    patch, token_patch = [int(n) for n in patch_size], options.token_patch_for(len(patch_size))
+    kwargs = mstkdnet_kwargs(plain, patch, preset=options.preset, token_patch=token_patch)
+    if token_patch is None and options.preset == "nnunet":
+        kwargs["token_patch_size"] = thrifty_token_patch(kwargs["token_patch_size"], patch, kwargs["strides"])
     return {
         "network_class_name": MSTKDNET,
-        "arch_kwargs": mstkdnet_kwargs(
-            plain,
-            [int(n) for n in patch_size],
-            preset=options.preset,
-            token_patch=options.token_patch_for(len(patch_size)),
-        ),
+        "arch_kwargs": kwargs,
         "_kw_requires_import": list(CLASS_KWARGS),
     }
 

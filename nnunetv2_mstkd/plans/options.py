@@ -99,7 +99,7 @@ class PlanOptions:
         _require(self.network == "mstkdnet", f"{text} is of MSTKDNet; leave it out with --network plans")
         _require(
             len(given) in (1, 2, 3) and set(given).issubset(TOKEN_PATCH_SIZES),
-            f"{text} is not possible; give 1, 2 or 4, once or once per axis",
+            f"{text} is not possible; give 1, 2, 4 or 8, once or once per axis",
         )
 
     def _check_official(self) -> None:

@@ -9,19 +9,11 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
-from nnunetv2_mstkd.transforms.modality_masking import (
-    AVAILABLE_KEY,
-    BATCH_AVAILABLE_KEY,
-    MASK_KEY,
-    mask_modalities,
-)
+from nnunetv2_mstkd.transforms.modality_masking import AVAILABLE_KEY, BATCH_AVAILABLE_KEY, MASK_KEY
 
 
 class _RecordingPipeline:
     """Runs a transform pipeline sample by sample, handing in availability and keeping the drawn masks.
-
-    A modality that the case lacks is zero again afterwards, whatever normalisation and augmentation made of
-    its placeholder: the teacher and the full-modality phase see it as the student does.
 
     nnU-Net's loader keeps only image and segmentation of what the pipeline returns, so the masks are taken
     here, without a second copy of its batch-making code.
@@ -41,8 +33,6 @@ class _RecordingPipeline:
         available = self.available[self.keys[self._position]]
         self._position += 1
         transformed = self.pipeline(**sample, **{AVAILABLE_KEY: available})
-        if not all(available):
-            transformed["image"] = mask_modalities(transformed["image"], torch.tensor(available))
         if MASK_KEY in transformed:
             self.masks.append(transformed[MASK_KEY])
         return transformed
@@ -57,6 +47,9 @@ class MaskedPatchLoader(nnUNetDataLoader):
     Every batch also holds ``modality_available`` (B, C), bool: what the case of each sample has. If
     ``transforms`` ends with a ``ModalityMaskingTransform``, it holds ``modality_mask`` (B, C) as well: what
     the student sees.
+
+    A modality that the case lacks is zero, whatever normalisation and augmentation made of its placeholder:
+    the teacher and the full-modality phase see it as the student does.
 
     Args:
         available: case key → flags (C,), for every case of ``data``.
@@ -75,8 +68,10 @@ class MaskedPatchLoader(nnUNetDataLoader):
 
     def generate_train_batch(self) -> dict[str, Any]:
         batch = super().generate_train_batch()
-        available = self.transforms.available
-        batch[BATCH_AVAILABLE_KEY] = torch.tensor([available[key] for key in batch["keys"]])
+        available = torch.tensor([self.transforms.available[key] for key in batch["keys"]])
+        for sample, channel in (~available).nonzero().tolist():
+            batch["data"][sample, channel].zero_()  # in place: nnU-Net has just made this tensor
+        batch[BATCH_AVAILABLE_KEY] = available
         if self.transforms.masks:
             batch[MASK_KEY] = torch.stack(self.transforms.masks)
         return batch

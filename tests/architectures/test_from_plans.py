@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunetv2_mstkd.architectures import mstkdnet_kwargs
-from nnunetv2_mstkd.architectures.from_plans import bottleneck_size
+from nnunetv2_mstkd.architectures.from_plans import bottleneck_size, thrifty_token_patch
 from nnunetv2_mstkd.errors import MSTKDError
 
 
@@ -97,3 +97,23 @@ def test_plans_that_do_not_fit_are_named(stock_kwargs, change, patch, preset, me
 
 def test_bottleneck_size_rounds_up_at_every_stage():
     assert bottleneck_size((7, 33), [[1, 1], [1, 2], [2, 2]]) == (4, 9)
+
+
+@pytest.mark.parametrize(
+    ("patch", "before", "after"),
+    [
+        ((512, 512), (4, 4), [4, 4]),
+        ((640, 640), (4, 4), [4, 4]),
+        ((640, 704), (4, 4), [4, 8]),
+        ((1024, 1024), (4, 4), [8, 4]),
+        ((2048, 2048), (4, 4), [8, 8]),
+        ((4096, 4096), (4, 4), [8, 8]),  # there is nothing larger
+        ((192, 192), (1, 1), [4, 2]),
+        ((128, 4096), (4, 4), [4, 8]),  # the short axis keeps four tokens
+        ((320, 320, 320), (4, 4, 4), [4, 4, 4]),
+        ((128, 128, 128), (1, 1, 1), [2, 2, 2]),
+    ],
+)
+def test_a_large_patch_has_fewer_tokens_where_attention_would_cost_too_much(patch, before, after):
+    strides = [[1] * len(patch), *[[2] * len(patch)] * 3]
+    assert thrifty_token_patch(before, patch, strides) == after

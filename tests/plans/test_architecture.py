@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunetv2_mstkd.architectures import mstkdnet_kwargs
 from nnunetv2_mstkd.plans.architecture import MSTKDNET, Preset, build_on_meta, for_network, stage_limit
 from nnunetv2_mstkd.plans.options import PlanOptions
 
@@ -68,6 +69,18 @@ def test_tokens_as_another_model_has_them(given, found):
     """Two numbers are for 2d, and leave 3d alone."""
     entry = for_network(_nnunet(16, 6), (128,) * 3, PlanOptions(token_patch=given))
     assert entry["arch_kwargs"]["token_patch_size"] == found
+
+
+def test_new_plans_for_large_2d_patches_have_larger_tokens():
+    """But not what a model trained on stock plans makes of them: its weights have their tokens."""
+    given, patch = _nnunet(16, 4), (1024, 1024)
+    two = {"conv_op": "torch.nn.modules.conv.Conv2d", "kernel_sizes": ((3, 3),) * 4}
+    kwargs = given["arch_kwargs"] | two | {"strides": ((1, 1), *((2, 2),) * 3)}
+    entry = for_network(given | {"arch_kwargs": kwargs}, patch, PlanOptions())
+    assert entry["arch_kwargs"]["token_patch_size"] == [8, 4]
+    asked = for_network(given | {"arch_kwargs": kwargs}, patch, PlanOptions(token_patch=(4,)))
+    assert asked["arch_kwargs"]["token_patch_size"] == mstkdnet_kwargs(kwargs, patch)["token_patch_size"]
+    assert asked["arch_kwargs"]["token_patch_size"] == [4, 4]
 
 
 def test_nnunets_network_stays_as_it_is():

@@ -17,7 +17,7 @@ from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments, plans_n
         ({"base_features": 0}, "--base-features 0"),
         ({"max_features": 0}, "--max-features 0"),
         ({"max_stages": 1}, "--max-stages 1"),
-        ({"token_patch": (3,)}, "--token-patch 3 is not possible; give 1, 2 or 4"),
+        ({"token_patch": (3,)}, "--token-patch 3 is not possible; give 1, 2, 4 or 8"),
         ({"token_patch": (1, 1, 1, 1)}, "--token-patch 1 1 1 1 is not possible"),
         ({"token_patch": (2,), "network": "plans"}, "--token-patch 2 is of MSTKDNet"),
         ({"token_patch": (2,), "preset": "official"}, "--token-patch does not go with"),

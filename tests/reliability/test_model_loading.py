@@ -12,7 +12,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mstkd import segment
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.loading import load_nnunet_predictor
+from nnunetv2_mstkd.inference import loading
+from nnunetv2_mstkd.inference.loading import load_nnunet_predictor, trainer_class
 from nnunetv2_mstkd.inference.model_folder import open_model_folder
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
@@ -109,3 +110,37 @@ def test_trainers_with_the_older_signature_are_built(models, monkeypatch):
         open_model_folder(models.labels), (0,), "checkpoint_final.pth", device="cpu"
     )
     assert not predictor.network.decoder.deep_supervision
+
+
+class TestTrainerClass:
+    @pytest.fixture
+    def search(self, monkeypatch):
+        """nnU-Net's search, which imports all of its trainers and timm, replaced: what was searched for."""
+        searched = []
+
+        def find(name):
+            searched.append(name)
+            return nnUNetTrainer
+
+        monkeypatch.setattr(loading, "recursive_find_trainer_class_by_name", find)
+        return searched
+
+    def test_of_this_plugin_is_found_without_the_search(self, models, search, monkeypatch):
+        monkeypatch.setenv("nnUNet_extTrainer", "")
+        predictor = load_nnunet_predictor(
+            open_model_folder(models.regions), (0,), "checkpoint_final.pth", device="cpu"
+        )
+        assert loading.trained_for_missing(predictor)
+        assert trainer_class("nnUNetTrainerModalityDropout").handles_missing_modalities
+        assert search == []
+
+    def test_of_nnunet_is_searched_for(self, search, monkeypatch):
+        monkeypatch.setenv("nnUNet_extTrainer", "")
+        trainer_class("nnUNetTrainer")
+        trainer_class("nnUNetTrainer_100epochs")
+        assert search == ["nnUNetTrainer", "nnUNetTrainer_100epochs"]
+
+    def test_a_folder_of_the_users_comes_first(self, search, monkeypatch, tmp_path):
+        monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+        assert trainer_class("nnUNetTrainerModalityDropout") is nnUNetTrainer
+        assert search == ["nnUNetTrainerModalityDropout"]

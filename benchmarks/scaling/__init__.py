@@ -1,0 +1,1 @@
+"""How the cost of a training step of MSTKDNet grows, and where attention starts to matter."""
