@@ -25,8 +25,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from benchmarks.harness import parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
-from benchmarks.scaling.networks import planned_architecture
-from benchmarks.untrained_model import CONFIGURATION, DATASET, MODALITIES, plans
+from benchmarks.plans import CONFIGURATION, DATASET, MODALITIES, mstkd_architecture, plans
 from nnunetv2_mstkd.inference.loading import quiet
 from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
@@ -74,8 +73,7 @@ def loaders(
     """
     dataset = _dataset_json(absent)
     with nnunet_folders(nnUNet_n_proc_DA="0") as folders:
-        architecture = json.loads(json.dumps(planned_architecture(patch, first_features=4), default=int))
-        content = plans(architecture, patch, batch_size)
+        content = plans(mstkd_architecture(patch, first_features=4), patch, batch_size)
         _write_cases(folders.preprocessed / DATASET, content, shape, len(MODALITIES) - absent)
         with quiet():
             ours = _training_loader(content, dataset)

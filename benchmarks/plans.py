@@ -17,7 +17,8 @@ CONFIGURATION = "3d_fullres"
 DATA = f"nnUNetPlans_{CONFIGURATION}"  # folder of the preprocessed data
 # nnU-Net's planner for BraTS on an 8 GB card.
 STOCK_PATCH = (128, 160, 112)
-_STOCK_FEATURES = (32, 64, 128, 256, 320, 320)
+# nnU-Net's limits of features, by the number of axes.
+_WIDEST = {2: 512, 3: 320}
 _STATISTICS = {"mean": 0.0, "std": 1.0, "percentile_00_5": -3.0, "percentile_99_5": 3.0}
 _SMALLEST_EDGE, _MOST_POOLINGS = 4, 999999
 
@@ -33,25 +34,25 @@ def dataset_json() -> dict[str, Any]:
     }
 
 
-def stock_architecture(patch_size: Sequence[int]) -> dict[str, Any]:
-    """What nnU-Net plans for a patch of 1 mm: PlainConvUNet with 32 to 320 features."""
+def stock_architecture(patch_size: Sequence[int], first_features: int = 32) -> dict[str, Any]:
+    """PlainConvUNet as nnU-Net plans it for a patch of voxels that are as long as wide, 2D or 3D."""
+    axes = len(patch_size)
     _, strides, kernels, _, _ = get_pool_and_conv_props(
-        (1.0,) * len(patch_size), patch_size, _SMALLEST_EDGE, _MOST_POOLINGS
+        (1.0,) * axes, patch_size, _SMALLEST_EDGE, _MOST_POOLINGS
     )
     stages = len(strides)
-    widest = _STOCK_FEATURES[-1]
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
             "n_stages": stages,
-            "features_per_stage": [min(widest, _STOCK_FEATURES[0] * 2**stage) for stage in range(stages)],
-            "conv_op": f"torch.nn.modules.conv.Conv{len(patch_size)}d",
+            "features_per_stage": [min(_WIDEST[axes], first_features * 2**i) for i in range(stages)],
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
             "kernel_sizes": [list(map(int, kernel)) for kernel in kernels],
             "strides": [list(map(int, stride)) for stride in strides],
             "n_conv_per_stage": [2] * stages,
             "n_conv_per_stage_decoder": [2] * (stages - 1),
             "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{len(patch_size)}d",
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
             "norm_op_kwargs": {"eps": 1e-5, "affine": True},
             "dropout_op": None,
             "dropout_op_kwargs": None,
@@ -62,12 +63,23 @@ def stock_architecture(patch_size: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def mstkd_architecture(patch_size: Sequence[int], preset: str = "nnunet") -> dict[str, Any]:
-    """What ``nnUNetv2_mstkd plan`` makes of the same: 16 to 128 features in four stages."""
-    stock = stock_architecture(patch_size)
-    features = [n // 2 for n in stock["arch_kwargs"]["features_per_stage"]]
-    halved = {**stock, "arch_kwargs": {**stock["arch_kwargs"], "features_per_stage": features}}
-    return for_network(halved, patch_size, PlanOptions(preset=preset))
+def mstkd_architecture(
+    patch_size: Sequence[int],
+    preset: str = "nnunet",
+    *,
+    token_patch: int | None = None,
+    first_features: int = 16,
+) -> dict[str, Any]:
+    """MSTKDNet as ``nnUNetv2_mstkd plan`` makes it of the same: 16 to 128 features in four stages.
+
+    Args:
+        patch_size: voxels per axis.
+        preset: ``nnunet`` or ``official``.
+        token_patch: bottleneck voxels per token and axis; ``None`` is what the planner takes.
+        first_features: channels of the first stage; the preset's are 16.
+    """
+    options = PlanOptions(preset=preset, token_patch=None if token_patch is None else (token_patch,))
+    return for_network(stock_architecture(patch_size, first_features), patch_size, options)
 
 
 def plans(

@@ -22,10 +22,13 @@ from typing import Any
 from benchmarks.file_watch import Waiting, Watch, watching
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
-from benchmarks.untrained_model import CONFIGURATION, DATASET, PLANS, write_case, write_model
+from benchmarks.plans import CONFIGURATION, DATASET, mstkd_architecture, plans
+from benchmarks.untrained import small_case, write_model
 from nnunetv2_mstkd.environment import external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 
+PATCH = (32, 32, 32)
+_PLANS = "nnUNetMSTKDPlans"
 TRAINERS = ("nnUNetTrainerMSTKD", "nnUNetTrainer")
 PREDICT = {"ours": ("nnUNetv2_mstkd", "predict"), "nnunet": ("nnUNetv2_predict",)}
 _TIMEOUT = 600  # seconds; a start takes a few
@@ -80,8 +83,8 @@ def measure_predict(trainer: str, repeats: int) -> dict[str, Any]:
     """Both commands in turns with one model, and how many modules each imports (all processes together)."""
     with nnunet_folders() as folders:
         folder, environment = folders.root, {**os.environ, "nnUNet_extTrainer": external_trainer_paths()}
-        checkpoint, images = write_model(folders.results, trainer), write_case(folder / "images")
-        flags = ["-d", DATASET, "-tr", trainer, "-p", PLANS, "-c", CONFIGURATION, "-f", "0"]
+        checkpoint, images = untrained_model(folders.results, trainer), small_case(folder / "images", PATCH)
+        flags = ["-d", DATASET, "-tr", trainer, "-p", _PLANS, "-c", CONFIGURATION, "-f", "0"]
         flags += ["-i", str(folder / "images"), "-o", str(folder / "out"), "-device", "cpu"]
         commands = {n: [program(words[0]), *words[1:], *flags] for n, words in PREDICT.items()}
         seconds: dict[str, list[float]] = {name: [] for name in commands}
@@ -97,6 +100,13 @@ def measure_predict(trainer: str, repeats: int) -> dict[str, Any]:
     modules = {name: len(imported_modules(text)) for name, text in listings.items()}
     ratio = timings["ours"].median / timings["nnunet"].median
     return {"trainer": trainer, **_timed(timings), "modules": modules, "ratio": ratio}
+
+
+def untrained_model(results: Path, trainer: str) -> Path:
+    """A small model below ``nnUNet_results``; returns its checkpoint."""
+    content = plans(mstkd_architecture(PATCH, first_features=4), PATCH, 2, name=_PLANS)
+    folder = results / DATASET / f"{trainer}__{_PLANS}__{CONFIGURATION}"
+    return write_model(folder, content, trainer) / "fold_0" / "checkpoint_final.pth"
 
 
 def until_opened(

@@ -10,17 +10,16 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.harness import Timing, compare, parser, publish, report, table
+from benchmarks.nnunet_folders import nnunet_folders
 from benchmarks.plans import CONFIGURATION, DATA, DATASET, MODALITIES, dataset_json, mstkd_architecture, plans
 from nnunetv2_mstkd import trainers
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
@@ -83,10 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _stepping(variants: dict[str, Variant], args: Any) -> Iterator[dict[str, Any]]:
     """A step of every variant, on one made-up batch."""
-    with tempfile.TemporaryDirectory(prefix="mstkd_benchmark_") as folder:
-        for name in ("raw", "preprocessed", "results"):
-            os.environ[f"nnUNet_{name}"] = str(Path(folder, name))
-        data = Path(folder, "preprocessed", DATASET, DATA)
+    with nnunet_folders() as folders:
+        data = folders.preprocessed / DATASET / DATA
         data.mkdir(parents=True)
         (data / "none.b2nd").touch()  # nnU-Net looks at the names of the files, which nobody opens
         yield {name: partial(_step, _trainer(v, args)) for name, v in variants.items()}

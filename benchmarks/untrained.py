@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -68,3 +70,14 @@ def flat_folder(case: Path, target: Path) -> Path:
         ending = "".join(source.suffixes[-2:]) if source.suffix == ".gz" else source.suffix
         (target / f"case_{channel:04d}{ending}").symlink_to(source)
     return target
+
+
+def small_case(folder: Path, shape: tuple[int, int, int]) -> list[Path]:
+    """A complete case of noise in nnU-Net's flat layout; returns its images."""
+    folder.mkdir(parents=True)
+    images = []
+    for channel in range(len(MODALITIES)):
+        volume = np.random.default_rng(channel).normal(500, 100, shape).astype(np.int16)
+        images.append(folder / f"case_{channel:04d}.nii.gz")
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(images[-1]))
+    return images

@@ -137,15 +137,6 @@ def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[
     )
 
 
-def trainer_class(name: str) -> Any:
-    """The trainer of this name, of nnU-Net, of this plugin or wherever ``nnUNet_extTrainer`` points.
-
-    Raises:
-        RuntimeError: there is none.
-    """
-    return recursive_find_trainer_class_by_name(name)
-
-
 def build_network(
     trainer_name: str, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any]
 ) -> nn.Module:
@@ -170,6 +161,9 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     The search imports every trainer of nnU-Net before it looks elsewhere, and with them whole libraries of
     networks (timm): seconds before the first image is read. Folders of the user's own come before this
     plugin's, so with such a folder the search decides.
+
+    Raises:
+        RuntimeError: there is none.
     """
     activate()
     if name != nnUNetTrainer.__name__ and external_trainer_paths() == str(EXTERNAL_TRAINERS):

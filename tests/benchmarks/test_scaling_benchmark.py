@@ -7,22 +7,23 @@ import sys
 
 import pytest
 
+from benchmarks.plans import mstkd_architecture
 from benchmarks.scaling import __main__ as scaling
 from benchmarks.scaling.counting import count, tokens_at
 from benchmarks.scaling.measuring import in_fresh_process, measure
-from benchmarks.scaling.networks import Configuration, planned_architecture
+from benchmarks.scaling.networks import Configuration
 from benchmarks.scaling.planned import planned_patches
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="resource, forkserver")
 
 
 def counted(patch, token_patch=None, modalities=4):
-    return count(planned_architecture(patch, token_patch), patch, modalities, 3)
+    return count(mstkd_architecture(patch, token_patch=token_patch), patch, modalities, 3)
 
 
 @pytest.mark.parametrize(("patch", "token_patch"), [((64, 64, 64), 2), ((128, 128), 4)])
 def test_linear_layers_and_attention_are_counted_as_worked_out(patch, token_patch):
-    kwargs = planned_architecture(patch, token_patch)["arch_kwargs"]
+    kwargs = mstkd_architecture(patch, token_patch=token_patch)["arch_kwargs"]
     layers, width, hidden = (kwargs[f"token_{key}"] for key in ("layers", "features", "mlp_features"))
     found = counted(patch, token_patch)
     assert found.tokens == (16 if len(patch) == 2 else 64)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import start_up
 from benchmarks.file_watch import Waiting
 from benchmarks.nnunet_folders import nnunet_folders
-from benchmarks.untrained_model import write_case, write_model
+from benchmarks.untrained import small_case
 from nnunetv2_mstkd.errors import MSTKDError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
@@ -82,8 +82,8 @@ def test_the_model_is_one_that_predict_takes(trainer):
     from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 
     with nnunet_folders(nnUNet_extTrainer="") as folders:
-        model = open_model_folder(write_model(folders.results, trainer).parents[1])
-        write_case(folders.root / "images")
+        model = open_model_folder(start_up.untrained_model(folders.results, trainer).parents[1])
+        small_case(folders.root / "images", start_up.PATCH)
         (case,) = discover(folders.root / "images", model.modalities).cases
         predictor = MissingModalityPredictor.load(model, device="cpu", mirroring=False)
         assert set(predictor.predict(case).array.ravel()) <= {0, 1, 2, 3}
