@@ -34,6 +34,7 @@ DATA_SETS = {
     "BraTS": DataSet(("t1n", "t1c", "t2w", "t2f"), (138, 170, 137), (1.0, 1.0, 1.0)),
     "CT": DataSet(("CT",), (200, 512, 512), (1.5, 0.8, 0.8)),
     "2D": DataSet(("gray",), (1, 1024, 1024), (999.0, 1.0, 1.0)),
+    "2Dlarge": DataSet(("gray",), (1, 4096, 4096), (999.0, 1.0, 1.0)),  # more than fits: the largest patch
 }
 
 

@@ -247,6 +247,15 @@ def test_settings_that_cannot_be_built_are_named(build_network, overrides, messa
         build_network((32, 32), overrides=overrides)
 
 
+def test_tokens_of_eight_voxels(build_network):
+    """Every rung doubles the grid along such an axis, up to the bottleneck's."""
+    network = build_network((64, 64), max_stages=3, overrides={"token_patch_size": [8, 4]})
+    taps = network.forward_with_taps(torch.randn(1, 4, 64, 64))
+    assert network.token_grid == (2, 4)
+    assert [level.shape[2:] for level in taps.token_features] == [(16, 16), (8, 8), (4, 4), (2, 4)]
+    assert taps.encoded.shape[2:] == (16, 16)
+
+
 @pytest.mark.parametrize(("taps", "layers"), [([1], 1), ([1, 2], 2), ([1, 2, 3, 4, 5], 5)])
 def test_any_number_of_taps(build_network, taps, layers):
     overrides = {"token_taps": taps, "token_layers": layers, "token_patch_size": [4, 2]}

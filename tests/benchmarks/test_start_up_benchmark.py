@@ -90,7 +90,7 @@ def test_the_model_is_one_that_predict_takes(trainer):
 
 
 @linux
-@pytest.mark.slow  # eight starts of Python with torch
+@pytest.mark.slow  # six starts of Python with torch
 def test_both_predict_commands():
     result = start_up.measure_predict("nnUNetTrainerMSTKD", repeats=1)
     assert set(result["median"]) == {"ours", "nnunet"}
