@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv1(self.nonlin(normalised(self.norm1, x)))
         # In place: no gradient needs a convolution's output, and a new map costs memory and time.
-        return self.conv2(self.nonlin(normalised(self.norm2, inner))).add_(x)
+        return self.conv2(self.nonlin(normalised(self.norm2, inner, overwrite=True))).add_(x)
 
 
 def residual_blocks(

@@ -30,17 +30,18 @@ def in_fastest_layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 
 
-def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+def normalised(norm: nn.Module, x: Tensor, *, overwrite: bool = False) -> Tensor:
     """``norm(x)``, on a short way where there is one.
 
     Args:
         norm: any norm layer.
         x: (B, C, ...).
+        overwrite: ``x`` may be overwritten: taking memory for a large map costs more than the norm.
     """
     if no_gradients() and _has_channels_last(x) and x.dtype == torch.float32:
         groups = _groups(norm)
         if groups is not None:
-            return _normalise(norm, x, groups)
+            return _normalise(norm, x, groups, out=x if overwrite else None)
     return norm(x)
 
 
@@ -58,7 +59,7 @@ def _groups(norm: nn.Module) -> int | None:
     return norm.num_features if instance_norm and not norm.track_running_stats else None
 
 
-def _normalise(norm: nn.Module, x: Tensor, groups: int) -> Tensor:
+def _normalise(norm: nn.Module, x: Tensor, groups: int, out: Tensor | None) -> Tensor:
     mean, square = (moment.unflatten(1, (groups, -1)).mean(2) for moment in _moments(x))
     deviation = (square - mean.square()).clamp_min(0).add(norm.eps).sqrt()
     each = x.shape[1] // groups
@@ -67,7 +68,7 @@ def _normalise(norm: nn.Module, x: Tensor, groups: int) -> Tensor:
     if norm.weight is not None:
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     shape = (*x.shape[:2], *[1] * (x.ndim - 2))
-    return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape))
+    return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape), out=out)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

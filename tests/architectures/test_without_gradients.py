@@ -54,6 +54,10 @@ def test_norms_of_maps_with_channels_last(norm, size):
         result = normalised(norm, x.contiguous(memory_format=LAYOUT[5]))
     assert result.is_contiguous(memory_format=LAYOUT[5])
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        given = x.contiguous(memory_format=LAYOUT[5])
+        assert normalised(norm, given, overwrite=True) is given
+    assert torch.equal(given, result)
 
 
 def test_a_norm_of_images():
