@@ -120,7 +120,8 @@ ARMS = {
         ),
         Arm("wo_mstkd", "MSTKD without MS-TKD", "nnUNetTrainerMSTKD_woMSTKD", 0.5, WITH_FROZEN, 1),
         Arm("wo_gsme", "MSTKD without GSME", "nnUNetTrainerMSTKD_woGSME", 0.5, WITH_FROZEN, 1),
-        Arm("wo_slkd", "MSTKD without SLKD", "nnUNetTrainerMSTKD_woSLKD", 0.5, WITH_FROZEN, 1),
+        # Three seeds, because its first one stood out.
+        Arm("wo_slkd", "MSTKD without SLKD", "nnUNetTrainerMSTKD_woSLKD", 0.5, WITH_FROZEN, 3),
         # The published network and objective; on a GPU only. Not run yet.
         Arm(
             "official",

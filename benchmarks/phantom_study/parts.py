@@ -104,6 +104,7 @@ PARTS = {
             (
                 Comparison("comparison", _MAIN_ARMS, BAR),
                 Comparison("ablation", (METHOD, *ABLATIONS, PLAIN), METHOD, ablation=True),
+                Comparison("logit_terms", (METHOD, "wo_slkd", PLAIN, BAR), METHOD),
             ),
         ),
         _sub_study("few_labels", "few patients to train on", Condition("few_labels", fold=FEW_FOLD)),
