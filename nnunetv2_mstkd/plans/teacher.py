@@ -55,8 +55,10 @@ def with_teacher(
     template = template_of(model, options)
     preset = options.preset
     if template is not None and options.network == "mstkdnet":
-        preset = template.architecture["arch_kwargs"]["preset"] if any_preset else options.preset
-        if preset != template.architecture["arch_kwargs"]["preset"]:
+        theirs = template.architecture["arch_kwargs"]["preset"]
+        if any_preset:
+            preset = theirs
+        elif theirs != preset:
             template = None
     patch = tuple(described(model)["patch_size"])
     return replace(
