@@ -83,7 +83,9 @@ class Settings:
         save_every: epochs between two ``checkpoint_latest.pth``.
         seed: seeds every epoch from (seed, epoch, rank), so that a continued run repeats an uninterrupted
             one (exactly with single-process loading, ``nnUNet_n_proc_DA=0``).
-        initial_lr: learning rate at the start of each phase.
+        initial_lr: learning rate at the start.
+        lr_restart: share of it at which masking starts after a full-modality phase; 0 is no restart but one
+            decay over both phases.
         weight_decay: of the student's optimizer.
         optimizer: ``sgd`` (nnU-Net's: momentum 0.99, Nesterov) or ``adamw``.
         enable_deep_supervision: losses on the lower-resolution outputs too.
@@ -111,6 +113,7 @@ class Settings:
     save_every: int | None = _positive_int()
     seed: int | None = _setting("a whole number of at least 0", lambda v: _is_int(v) and v >= 0)
     initial_lr: float | None = _positive()
+    lr_restart: float | None = _setting("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
     weight_decay: float | None = _non_negative()
     optimizer: str | None = _one_of(OPTIMIZERS)
     enable_deep_supervision: bool | None = _true_or_false()

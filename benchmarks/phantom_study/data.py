@@ -25,6 +25,7 @@ def make_data(work: Workplace, runs: Iterable[Run]) -> None:
     _convert(work)
     for network in dict.fromkeys(("mstkdnet", *(run.arm.network for run in runs))):
         _plan(work, network)
+    limit_validation(work.splits, work.size.validate)
     if any(run.condition.fold == FEW_FOLD for run in runs):
         add_few_labels(work.splits, work.size.few)
 
@@ -66,6 +67,14 @@ def _plan(work: Workplace, network: str) -> None:
     if network == "mstkdnet":
         work.run("data", f"nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c {CONFIGURATION} -npfp 2 -np 2")
     work.run("data", f"nnUNetv2_mstkd plan -d {DATASET_ID} -c {CONFIGURATION} {flags} {work.size.plan}")
+
+
+def limit_validation(splits: Path, count: int) -> None:
+    """Let fold 0 validate on its first ``count`` patients: what nnU-Net finds there is only logged."""
+    folds = read_json(splits)
+    if len(folds[0]["val"]) > count:
+        folds[0]["val"] = folds[0]["val"][:count]
+        write_json(folds, splits)
 
 
 def add_few_labels(splits: Path, few: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.phantom_study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, Arm, compute_of, epochs_of
 from benchmarks.phantom_study.sizes import Size
-from benchmarks.phantom_study.variants import VARIANTS
+from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 
 ALL_ARMS = ARMS | VARIANTS
 # nnU-Net reads as many folds as splits_final.json has; the five are convert's.
@@ -87,7 +87,8 @@ class Part:
 
 _MAIN_ARMS = tuple(key for key in ARMS if key not in ABLATIONS)
 _SMALL_ARMS = (BAR, METHOD, PLAIN)
-_DIAGNOSIS_ARMS = (BAR, METHOD, PLAIN, *VARIANTS)
+_DIAGNOSIS_ARMS = (BAR, METHOD, PLAIN, *(key for key in VARIANTS if key not in RESTARTS))
+_RESTART_ARMS = (BAR, METHOD, *RESTARTS)
 
 
 def _sub_study(key: str, about: str, condition: Condition) -> Part:
@@ -114,6 +115,12 @@ PARTS = {
             "variants of MSTKD, gradient shares in the logs",
             _DIAGNOSIS_ARMS,
             (Comparison("comparison_diagnosis", _DIAGNOSIS_ARMS, BAR),),
+        ),
+        Part(
+            "restart",
+            "bar and MSTKD at other learning rates when masking starts",
+            _RESTART_ARMS,
+            (Comparison("comparison_restart", _RESTART_ARMS, BAR),),
         ),
     )
 }

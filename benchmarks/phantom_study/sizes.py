@@ -11,7 +11,8 @@ class Size:
     """How large the study is.
 
     Attributes:
-        train: patients to train on, a fifth of whom only validate.
+        train: patients to train on, a fifth of whom are kept out of fold 0.
+        validate: how many of those nnU-Net validates on, for its logs: nothing is chosen by them.
         test: patients to evaluate.
         shape: voxels (x, y, z) of the phantom.
         plan: sizes for ``nnUNetv2_mstkd plan``.
@@ -26,6 +27,7 @@ class Size:
     """
 
     train: int
+    validate: int
     test: int
     shape: str
     plan: str
@@ -46,6 +48,7 @@ SIZES = {
     # For the test of the study itself: it runs, its numbers mean nothing.
     "tiny": Size(
         train=5,
+        validate=1,
         test=2,
         shape="24 24 24",
         plan="--patch-size 16 16 16 --batch-size 2 --base-features 4 --max-stages 3",
@@ -58,6 +61,7 @@ SIZES = {
     # Two CPU cores. 80 tokens. 8 short epochs of 25 steps, not 10 of 20: then the arms cost exactly the same.
     "small": Size(
         train=50,
+        validate=2,
         test=20,
         shape="40 40 32",
         plan="--patch-size 32 40 32 --batch-size 2 --base-features 8 --max-stages 4",
@@ -70,6 +74,7 @@ SIZES = {
     # The planner's own networks and patches, for a GPU. Not run yet.
     "gpu": Size(
         train=250,
+        validate=10,
         test=50,
         shape="128 128 96",
         plan="",

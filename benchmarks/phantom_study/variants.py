@@ -1,13 +1,15 @@
-"""Variants of MSTKD for finding out why it does or does not win; run by ``--parts diagnosis`` only.
+"""Variants for finding out why MSTKD does or does not win; run by ``--parts diagnosis restart`` only.
 
-All log the terms' gradient shares and cosines. Not among them: the temperature of the KL, which is no setting
-(``distillation.config``), and ``teacher_on_incomplete``, which means nothing where every patient has every
-modality.
+Those of the objective log the terms' gradient shares and cosines. Not among them: the temperature of the
+KL, which is no setting (``distillation.config``), and ``teacher_on_incomplete``, which means nothing where
+every patient has every modality.
 """
 
 from __future__ import annotations
 
-from benchmarks.phantom_study.arms import METHOD, WITH_FROZEN, Arm, Settings
+from dataclasses import replace
+
+from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, WITH_FROZEN, Arm, Settings
 from nnunetv2_mstkd.distillation import TERM_NAMES, ObjectiveConfig
 
 EVERY = 25
@@ -26,7 +28,26 @@ def _variant(key: str, title: str, settings: Settings = (), full: float = 0.5, s
     return Arm(key, name, trainer, full, WITH_FROZEN, seeds, settings=settings, log_shares=EVERY)
 
 
-VARIANTS = {
+def _restart(key: str, share: float, how: str) -> Arm:
+    """An arm with a full phase, at another learning rate when masking starts."""
+    arm = ARMS[key]
+    settings = (*arm.settings, ("lr_restart", share))
+    return replace(arm, key=f"{key}_lr_{share:g}", title=f"{arm.title}, {how}", settings=settings)
+
+
+# Share of the learning rate at which masking starts; 0 is one decay over both phases.
+RESTARTS = {
+    arm.key: arm
+    for key in (BAR, METHOD)
+    for arm in (
+        _restart(key, 0.0, "one decay"),
+        _restart(key, 0.2, "restart at 0.2"),
+        _restart(key, 0.5, "restart at 0.5"),
+        _restart(key, 1.0, "restart at 1"),
+    )
+}
+
+VARIANTS = RESTARTS | {
     arm.key: arm
     for arm in (
         # The method once more: a log does not change the training, so it must equal seed 0 of it.

@@ -44,11 +44,12 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
     :meth:`extra_state`, :meth:`load_extra_state`.
 
     Attributes (each can be set in the plans, see :class:`nnunetv2_mstkd.settings.Settings`):
-        full_phase, sampler, keep_probability, subset_weights, seed, optimizer_name.
+        full_phase, lr_restart, sampler, keep_probability, subset_weights, seed, optimizer_name.
     """
 
     handles_missing_modalities = True
     full_phase: float = 0.0
+    lr_restart: float = 1.0
     sampler: str = "uniform"
     keep_probability: float | Mapping[str, float] = 0.5
     subset_weights: Mapping[str, float] | None = None
@@ -141,7 +142,7 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
 
     def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
         """Learning rate over the epochs; restarts when the phase changes."""
-        return PhasedPolyLRScheduler(self.optimizer, self.initial_lr, self.phases)
+        return PhasedPolyLRScheduler(self.optimizer, self.initial_lr, self.phases, restart=self.lr_restart)
 
     def subset_sampler(self) -> SubsetSampler:
         """The distribution of training subsets that the settings name."""

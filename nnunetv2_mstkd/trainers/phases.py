@@ -1,4 +1,4 @@
-"""A training in two phases: all modalities first, then masking, each with its own learning-rate decay."""
+"""A training in two phases, all modalities first, then masking, and the learning rate through both."""
 
 from __future__ import annotations
 
@@ -43,15 +43,25 @@ class PhasedPolyLRScheduler(PolyLRScheduler):
 
     Args:
         optimizer: its learning rate is set.
-        initial_lr: at the start of each phase.
+        initial_lr: at the start.
         phases: when the phase changes.
+        restart: share of ``initial_lr`` at which the masking phase starts; 0 is no restart, one decay over
+            both phases. Means nothing without a full-modality phase.
         lead: epochs by which the schedule runs ahead (1 for MST-KDNet's script, which steps its scheduler
             before the epoch; its last epoch then has learning rate 0).
     """
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, phases: Phases, lead: int = 0) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        initial_lr: float,
+        phases: Phases,
+        lead: int = 0,
+        restart: float = 1.0,
+    ) -> None:
         self.phases = phases
         self.lead = lead
+        self.restart = restart
         super().__init__(optimizer, initial_lr, phases.num_epochs)
 
     def step(self, current_step: int | None = None) -> None:
@@ -59,8 +69,17 @@ class PhasedPolyLRScheduler(PolyLRScheduler):
         if current_step is None or current_step < 0:
             current_step = self.ctr
             self.ctr += 1
-        epoch, length = self.phases.position(min(current_step, self.phases.num_epochs - 1))
-        lr = self.initial_lr * max(0.0, 1 - (epoch + self.lead) / max(length, 1)) ** self.exponent
+        current_step = min(current_step, self.phases.num_epochs - 1)
+        epoch, length, peak = self._decay(current_step)
+        lr = peak * max(0.0, 1 - (epoch + self.lead) / max(length, 1)) ** self.exponent
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _decay(self, step: int) -> tuple[int, int, float]:
+        """(epochs into the running decay, its length, where it starts)."""
+        if not self.restart:
+            return step, self.phases.num_epochs, self.initial_lr
+        epoch, length = self.phases.position(step)
+        restarted = self.phases.full_epochs > 0 and not self.phases.is_full(step)
+        return epoch, length, self.initial_lr * (self.restart if restarted else 1.0)
