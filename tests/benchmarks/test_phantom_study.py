@@ -15,10 +15,11 @@ import pytest
 
 import nnunetv2_mstkd.trainers as trainers
 from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
+from benchmarks.phantom_study.data import limit_validation
 from benchmarks.phantom_study.parts import ALL_ARMS, PARTS, Run
 from benchmarks.phantom_study.sizes import SIZES
 from benchmarks.phantom_study.study import Study
-from benchmarks.phantom_study.variants import VARIANTS
+from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, PLANS_OF, Workplace
 from nnunetv2_mstkd.distillation import ObjectiveConfig
 from nnunetv2_mstkd.files import read_json, write_json
@@ -116,6 +117,22 @@ def test_runs_differ_in_length_seed_and_sampler_only(study):
     assert {key for key in first if first[key] != second[key]} == {"seed"}
     assert set(third) - set(first) == {"sampler", "subset_weights"}
     assert {key for key in first if first[key] != third[key]} == {"num_epochs", "full_phase"}
+
+
+def test_restarts_differ_from_their_arm_in_the_learning_rate_alone(study):
+    for key, arm in RESTARTS.items():
+        base, _, share = key.rpartition("_lr_")
+        _, ours = _written(study, Run(arm, 0))
+        _, main = _written(study, Run(ARMS[base], 0))
+        assert ours == main | {"lr_restart": float(share)}
+
+
+def test_fold_0_validates_on_few(tmp_path):
+    splits = tmp_path / "splits_final.json"
+    write_json([{"train": ["a"], "val": ["b", "c", "d"]}, {"train": ["b"], "val": ["a", "c"]}], splits)
+    for _ in range(2):
+        limit_validation(splits, 2)
+        assert read_json(splits) == [{"train": ["a"], "val": ["b", "c"]}, {"train": ["b"], "val": ["a", "c"]}]
 
 
 def test_sub_studies_differ_from_the_main_part_in_fold_and_length_only(study):

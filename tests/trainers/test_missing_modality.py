@@ -31,6 +31,13 @@ def test_continuing_gives_the_losses_of_the_uninterrupted_run(make_trainer, tmp_
     assert again.history.epochs == whole.history.epochs
 
 
+def test_masking_starts_at_the_learning_rate_of_the_settings(make_trainer):
+    trainer = make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 0.5, "lr_restart": 0.25})
+    logger = train(trainer).logger
+    assert logger.get_value("lrs", 0) == trainer.initial_lr
+    assert logger.get_value("lrs", trainer.phases.full_epochs) == 0.25 * trainer.initial_lr
+
+
 def test_the_full_phase_shows_everything_and_saves_no_best(make_trainer, monkeypatch):
     trainer = make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 0.5})
     seen = []
