@@ -1,5 +1,6 @@
 """What the report says of models and calls, and the commands that do it again."""
 
+import html
 import json
 import re
 
@@ -22,6 +23,7 @@ def recorded(evaluation):
         record["model"] |= {"plans": f"Plans{number}", "configuration": "3d_fullres"}
         record["model"]["settings"] = {"full_phase": 0.4, "seed": number}
         if number < 2:
+            record["model"]["folder"] = f"/results of/{number}"
             record["model"]["in_force"] = {"seed": 9, "optimizer": "sgd", "weights": {"kl": 0.2}}
         first = {"started": "2026-11-24T10:15:02.5", "command": "c", "versions": {}, "scored": 80}
         first |= {"git": "c0ffee" * 6 + "beef-dirty"}
@@ -68,14 +70,16 @@ def test_what_was_compared_and_how_to_do_it_again(evaluation, tmp_path):
     assert "&#34;full_phase&#34;: 0.4" in text
     shown = re.findall(r'<code id="command-\d">(.*?)</code>', text, re.DOTALL)
     train = "nnUNetv2_mstkd train Dataset900_Phantom 3d_fullres {} -tr nnUNetTrainerMSTKD -p Plans{}"
-    assert shown == [
+    copy = "cp -n '/results of/{0}/plans.json' \"$nnUNet_preprocessed\"/Dataset900_Phantom/Plans{0}.json"
+    assert [html.unescape(command) for command in shown] == [
+        "\n".join(map(copy.format, (0, 1))),
         "\n".join(train.format(fold, plans) for plans in (0, 1) for fold in (0, 3)),
         "\n".join(train.format(fold, 2) for fold in (0, 3)),
         *(f"nnUNetv2_mstkd evaluate -f 0 3 -o out{i}" for i in range(3)),
-        "nnUNetv2_mstkd compare &#39;a b&#39; c",
+        "nnUNetv2_mstkd compare 'a b' c",
     ]
     copied = [button["data-copies"] for button in page.of("button") if "data-copies" in button]
-    assert copied == [f"command-{i}" for i in range(1, 7)]
+    assert copied == [f"command-{i}" for i in range(1, 8)]
     assert "SD of seeds" in page.table("Dice (%): spread")[0]
 
 

@@ -27,19 +27,36 @@ def training_commands(record: EvaluationRecord) -> list[str]:
     ]
 
 
+def plans_command(record: EvaluationRecord) -> list[str]:
+    """What puts the plans that the model was trained with where training looks for them.
+
+    nnU-Net stores them whole with every model. Plans of that name which are there already stay.
+    """
+    model = record.model
+    if not (training_commands(record) and model.get("folder")):
+        return []
+    stored = shlex.quote(f"{model['folder']}/plans.json")
+    target = shlex.quote(f"{record.dataset}/{model['plans']}.json")
+    return [f'cp -n {stored} "$nnUNet_preprocessed"/{target}']
+
+
 def commands(comparison: Comparison, compare: str) -> list[tuple[str, str]]:
     """A title and commands, one a line, for everything that has to be typed again, in order."""
+    plans: dict[str, dict[str, None]] = {}
     train: dict[str, dict[str, None]] = {}
     evaluate: dict[str, str] = {}
     for run in comparison.runs:
         for evaluation in run.evaluations:
-            lines = train.setdefault(f"Train: {run.name}", {})
-            lines |= dict.fromkeys(training_commands(evaluation.record))
+            for made, title, lines in (
+                (plans, "Plans", plans_command(evaluation.record)),
+                (train, "Train", training_commands(evaluation.record)),
+            ):
+                made.setdefault(f"{title}: {run.name}", {}).update(dict.fromkeys(lines))
     for title, evaluation in titled(comparison):
         if evaluation.record.command:
             evaluate.setdefault(evaluation.record.command, f"Evaluate: {title}")
     return [
-        *((title, "\n".join(lines)) for title, lines in train.items() if lines),
+        *((title, "\n".join(lines)) for title, lines in (plans | train).items() if lines),
         *((title, command) for command, title in evaluate.items()),
         ("Compare", compare),
     ]
