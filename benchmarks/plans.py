@@ -34,23 +34,40 @@ def dataset_json() -> dict[str, Any]:
     }
 
 
-def stock_architecture(patch_size: Sequence[int], first_features: int = 32) -> dict[str, Any]:
-    """PlainConvUNet as nnU-Net plans it for a patch of voxels that are as long as wide, 2D or 3D."""
-    axes = len(patch_size)
-    _, strides, kernels, _, _ = get_pool_and_conv_props(
-        (1.0,) * axes, patch_size, _SMALLEST_EDGE, _MOST_POOLINGS
-    )
-    stages = len(strides)
+def unet(
+    features: Sequence[int],
+    strides: Sequence[Sequence[int]] | None = None,
+    kernels: Sequence[Sequence[int]] | None = None,
+    *,
+    axes: int = 3,
+    convolutions: int = 2,
+    blocks: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """A plans file's entry of nnU-Net's own network.
+
+    Args:
+        features: of each stage.
+        strides: of each stage, per axis; by default halves every axis from the second stage on.
+        kernels: likewise; by default 3 everywhere.
+        axes: 2 or 3, where no strides say so.
+        convolutions: of each stage of encoder and decoder.
+        blocks: residual blocks of each stage of the encoder: ResidualEncoderUNet instead of PlainConvUNet.
+    """
+    stages = len(features)
+    strides = strides or [[1] * axes] + [[2] * axes] * (stages - 1)
+    axes = len(strides[0])
+    depth = {"n_blocks_per_stage": list(blocks)} if blocks else {"n_conv_per_stage": [convolutions] * stages}
+    network = "ResidualEncoderUNet" if blocks else "PlainConvUNet"
     return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
         "arch_kwargs": {
             "n_stages": stages,
-            "features_per_stage": [min(_WIDEST[axes], first_features * 2**i) for i in range(stages)],
+            "features_per_stage": list(features),
             "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
-            "kernel_sizes": [list(map(int, kernel)) for kernel in kernels],
+            "kernel_sizes": [list(map(int, kernel)) for kernel in kernels or [[3] * axes] * stages],
             "strides": [list(map(int, stride)) for stride in strides],
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
+            **depth,
+            "n_conv_per_stage_decoder": [convolutions] * (stages - 1),
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
             "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -61,6 +78,16 @@ def stock_architecture(patch_size: Sequence[int], first_features: int = 32) -> d
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def stock_architecture(patch_size: Sequence[int], first_features: int = 32) -> dict[str, Any]:
+    """PlainConvUNet as nnU-Net plans it for a patch of voxels that are as long as wide, 2D or 3D."""
+    axes = len(patch_size)
+    _, strides, kernels, _, _ = get_pool_and_conv_props(
+        (1.0,) * axes, patch_size, _SMALLEST_EDGE, _MOST_POOLINGS
+    )
+    features = [min(_WIDEST[axes], first_features * 2**i) for i in range(len(strides))]
+    return unet(features, strides, kernels)
 
 
 def mstkd_architecture(

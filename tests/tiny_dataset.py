@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.plans import unet
+
 DATASET = "Dataset990_Tiny"
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
@@ -28,7 +30,7 @@ def dataset_json(modalities=MODALITIES, regions=True) -> dict:
 
 
 def plans(modalities=MODALITIES, settings=None, patch=PATCH) -> dict:
-    dim, channels, stages = len(patch), len(modalities), 3
+    dim, channels = len(patch), len(modalities)
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": f"nnUNetPlans_{dim}d",
@@ -40,27 +42,7 @@ def plans(modalities=MODALITIES, settings=None, patch=PATCH) -> dict:
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [True] * channels,
         "batch_dice": False,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet."
-            + ("ResidualEncoderUNet" if RESIDUAL else "PlainConvUNet"),
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": [4, 8, 16],
-                "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
-                "kernel_sizes": [[3] * dim] * stages,
-                "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
-                "n_blocks_per_stage" if RESIDUAL else "n_conv_per_stage": [2] * stages,
-                "n_conv_per_stage_decoder": [2] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": unet([4, 8, 16], axes=dim, blocks=[2] * 3 if RESIDUAL else None),
         **{
             f"resampling_fn_{what}": "resample_data_or_seg_to_shape"
             for what in ("data", "seg", "probabilities")

@@ -14,6 +14,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from benchmarks.plans import unet
+
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 SHAPE = (26, 30, 28)  # z, y, x
 GEOMETRY = {  # nothing about it is a default; the grid is resampled to the plans' 1 mm
@@ -23,26 +25,7 @@ GEOMETRY = {  # nothing about it is a default; the grid is resampled to the plan
 }
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
-ARCHITECTURE = {
-    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "arch_kwargs": {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * 3,
-        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-        "n_conv_per_stage": [1] * 3,
-        "n_conv_per_stage_decoder": [1] * 2,
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    },
-    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-}
+ARCHITECTURE = unet([4, 8, 8], convolutions=1)
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
 

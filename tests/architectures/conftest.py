@@ -9,6 +9,7 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+from benchmarks.plans import unet
 from nnunetv2_mstkd.architectures import mstkdnet_kwargs
 
 
@@ -16,24 +17,8 @@ def _stock_kwargs(patch, *, spacing=None, max_stages=9, base_features=4, blocks=
     axes = len(patch)
     _, strides, kernels, _, _ = get_pool_and_conv_props(spacing or [1] * axes, patch, 4, 999)
     strides, kernels = strides[:max_stages], kernels[:max_stages]
-    n_stages = len(strides)
-    depth = {"n_blocks_per_stage": blocks} if blocks else {"n_conv_per_stage": [2] * n_stages}
-    return {
-        "n_stages": n_stages,
-        "features_per_stage": [min(base_features * 2**i, 320) for i in range(n_stages)],
-        "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
-        "kernel_sizes": kernels,
-        "strides": strides,
-        **depth,
-        "n_conv_per_stage_decoder": [2] * (n_stages - 1),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
-        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
+    features = [min(base_features * 2**i, 320) for i in range(len(strides))]
+    return unet(features, strides, kernels, blocks=blocks)["arch_kwargs"]
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/, as pytest has it
+sys.path[:0] = map(str, Path(__file__).parents[1:3])  # tests/ and what is above it, as pytest has them
 
 GLOBAL_BATCH = 4
 TEACHER = "nnUNetTrainer__nnUNetPlans__tiny"  # a finished model below the root

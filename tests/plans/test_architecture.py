@@ -6,35 +6,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.plans import unet
 from nnunetv2_mstkd.architectures import mstkdnet_kwargs
 from nnunetv2_mstkd.plans.architecture import MSTKDNET, Preset, build_on_meta, for_network, stage_limit
 from nnunetv2_mstkd.plans.options import PlanOptions
 
-_IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
-
 
 def _nnunet(base: int, stages: int) -> dict:
     """A nnU-Net plan's architecture for an isotropic 3D patch."""
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": tuple(min(320, base * 2**i) for i in range(stages)),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": ((3, 3, 3),) * stages,
-            "strides": ((1, 1, 1), *((2, 2, 2),) * (stages - 1)),
-            "n_conv_per_stage": (2,) * stages,
-            "n_conv_per_stage_decoder": (2,) * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": _IMPORTED,
-    }
+    return unet([min(320, base * 2**i) for i in range(stages)])
 
 
 def _flops(network: nn.Module, patch: int) -> int:
