@@ -35,12 +35,11 @@ def _restart(key: str, share: float, how: str) -> Arm:
     return replace(arm, key=f"{key}_lr_{share:g}", title=f"{arm.title}, {how}", settings=settings)
 
 
-# Share of the learning rate at which masking starts; 0 is one decay over both phases.
+# Share of the learning rate at which masking starts, instead of one decay over both phases.
 RESTARTS = {
     arm.key: arm
     for key in (BAR, METHOD)
     for arm in (
-        _restart(key, 0.0, "one decay"),
         _restart(key, 0.2, "restart at 0.2"),
         _restart(key, 0.5, "restart at 0.5"),
         _restart(key, 1.0, "restart at 1"),

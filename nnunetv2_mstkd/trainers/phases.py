@@ -39,7 +39,7 @@ class Phases:
 
 
 class PhasedPolyLRScheduler(PolyLRScheduler):
-    """nnU-Net's polynomial decay (exponent 0.9), restarted when the phase changes.
+    """nnU-Net's polynomial decay (exponent 0.9) over both phases, or restarted when the phase changes.
 
     Args:
         optimizer: its learning rate is set.
@@ -57,7 +57,7 @@ class PhasedPolyLRScheduler(PolyLRScheduler):
         initial_lr: float,
         phases: Phases,
         lead: int = 0,
-        restart: float = 1.0,
+        restart: float = 0.0,
     ) -> None:
         self.phases = phases
         self.lead = lead
