@@ -139,7 +139,9 @@ def _dask_client(address: str) -> Any:
     try:
         from distributed import Client
     except ImportError:
-        raise MSTKDError("--executor dask:// needs distributed; pip install 'nnunetv2-mstkd[dask]'") from None
+        raise MSTKDError(
+            "--executor dask:// needs distributed; pip install '.[dask]' in its checkout"
+        ) from None
     try:
         return Client(f"tcp://{location}", timeout="10s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

@@ -49,7 +49,7 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
 
     handles_missing_modalities = True
     full_phase: float = 0.0
-    lr_restart: float = 0.0  # measured: docs/benchmarks.md
+    lr_restart: float = 0.0  # one decay over both phases; why: docs/benchmarks.md
     sampler: str = "uniform"
     keep_probability: float | Mapping[str, float] = 0.5
     subset_weights: Mapping[str, float] | None = None

@@ -21,9 +21,9 @@ class nnUNetTrainerMSTKD(nnUNetTrainerDistilling):
     """MSTKDNet with a warm-started teacher and the default objective.
 
     The first ``full_phase`` of the epochs trains one network on all modalities. Then a frozen copy of it
-    becomes the teacher, and the network goes on as the student, under masking, with its learning rate
-    restarted (docs/methods.md). Stock nnU-Net plans are followed with MSTKDNet in place of their network;
-    MSTKD plans name it themselves.
+    becomes the teacher, and the network goes on as the student, under masking. The learning rate decays once
+    over both phases unless ``lr_restart`` is set (docs/methods.md). Stock nnU-Net plans are followed with
+    MSTKDNet in place of their network; MSTKD plans name it themselves.
 
     Attributes:
         preset: of MSTKDNet when the plans name another network.
