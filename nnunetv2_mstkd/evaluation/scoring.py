@@ -139,9 +139,7 @@ def _dask_client(address: str) -> Any:
     try:
         from distributed import Client
     except ImportError:
-        raise MSTKDError(
-            "--executor dask:// needs distributed; pip install '.[dask]' in its checkout"
-        ) from None
+        raise MSTKDError("--executor dask:// needs distributed; pip install distributed") from None
     try:
         return Client(f"tcp://{location}", timeout="10s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
