@@ -22,7 +22,7 @@ def here(models, brats, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nnunetv2_mstkd.inference.segmenter.default_device", lambda: "cpu")
     shutil.copytree(models.regions, "MODEL_FOLDER", ignore=shutil.ignore_patterns("fold_1"))
-    modalities = ("T2", "ADC")
+    modalities = ("T2", "DWI b1000")
     files.write_model(
         tmp_path / "PROSTATE_MODEL", files.dataset_json(modalities), files.plans_json(modalities)
     )
