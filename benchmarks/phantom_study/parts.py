@@ -9,7 +9,7 @@ from benchmarks.phantom_study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, A
 from benchmarks.phantom_study.sizes import Size
 from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 
-ALL_ARMS = ARMS | VARIANTS
+ALL_ARMS = ARMS | RESTARTS | VARIANTS
 # nnU-Net reads as many folds as splits_final.json has; the five are convert's.
 FEW_FOLD = 5
 
@@ -87,7 +87,7 @@ class Part:
 
 _MAIN_ARMS = tuple(key for key in ARMS if key not in ABLATIONS)
 _SMALL_ARMS = (BAR, METHOD, PLAIN)
-_DIAGNOSIS_ARMS = (BAR, METHOD, PLAIN, *(key for key in VARIANTS if key not in RESTARTS))
+_DIAGNOSIS_ARMS = (BAR, METHOD, PLAIN, *VARIANTS)
 _RESTART_ARMS = (BAR, METHOD, *RESTARTS)
 
 

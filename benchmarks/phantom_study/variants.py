@@ -28,25 +28,18 @@ def _variant(key: str, title: str, settings: Settings = (), full: float = 0.5, s
     return Arm(key, name, trainer, full, WITH_FROZEN, seeds, settings=settings, log_shares=EVERY)
 
 
-def _restart(key: str, share: float, how: str) -> Arm:
+def _restart(key: str, share: float) -> Arm:
     """An arm with a full phase, at another learning rate when masking starts."""
     arm = ARMS[key]
+    title = f"{arm.title}, restart at {share:g}"
     settings = (*arm.settings, ("lr_restart", share))
-    return replace(arm, key=f"{key}_lr_{share:g}", title=f"{arm.title}, {how}", settings=settings)
+    return replace(arm, key=f"{key}_lr_{share:g}", title=title, settings=settings)
 
 
 # Share of the learning rate at which masking starts, instead of one decay over both phases.
-RESTARTS = {
-    arm.key: arm
-    for key in (BAR, METHOD)
-    for arm in (
-        _restart(key, 0.2, "restart at 0.2"),
-        _restart(key, 0.5, "restart at 0.5"),
-        _restart(key, 1.0, "restart at 1"),
-    )
-}
+RESTARTS = {arm.key: arm for key in (BAR, METHOD) for arm in (_restart(key, s) for s in (0.2, 0.5, 1.0))}
 
-VARIANTS = RESTARTS | {
+VARIANTS = {
     arm.key: arm
     for arm in (
         # The method once more: a log does not change the training, so it must equal seed 0 of it.

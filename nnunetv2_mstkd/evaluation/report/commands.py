@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import chain
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.report.described import titled
@@ -46,12 +47,9 @@ def commands(comparison: Comparison, compare: str) -> list[tuple[str, str]]:
     train: dict[str, dict[str, None]] = {}
     evaluate: dict[str, str] = {}
     for run in comparison.runs:
-        for evaluation in run.evaluations:
-            for made, title, lines in (
-                (plans, "Plans", plans_command(evaluation.record)),
-                (train, "Train", training_commands(evaluation.record)),
-            ):
-                made.setdefault(f"{title}: {run.name}", {}).update(dict.fromkeys(lines))
+        records = [evaluation.record for evaluation in run.evaluations]
+        plans[f"Plans: {run.name}"] = dict.fromkeys(chain.from_iterable(map(plans_command, records)))
+        train[f"Train: {run.name}"] = dict.fromkeys(chain.from_iterable(map(training_commands, records)))
     for title, evaluation in titled(comparison):
         if evaluation.record.command:
             evaluate.setdefault(evaluation.record.command, f"Evaluate: {title}")
