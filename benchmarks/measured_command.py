@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 _EVERY = 0.25  # seconds between two looks at the memory
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096  # bytes; /proc is Linux's
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Measured:
 
     Attributes:
         seconds: wall time.
-        peak_bytes: largest sum of the processes' memory, shared pages counted once; ``None`` where
-            there is no ``/proc``.
+        peak_bytes: the largest that the processes had in memory together, what they share counted once (of
+            the one that has most of it); ``None`` where there is no ``/proc``.
     """
 
     seconds: float
@@ -63,7 +64,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._stop.wait(_EVERY):
-            self.peak = max(self.peak, sum(map(_proportional_bytes, _family(self._pid))))
+            self.peak = max(self.peak, _resident_bytes(_family(self._pid)))
 
 
 def _family(pid: int) -> list[int]:
@@ -83,9 +84,18 @@ def _family(pid: int) -> list[int]:
     return family
 
 
-def _proportional_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+def _resident_bytes(pids: Sequence[int]) -> int:
+    """What the processes have to themselves, and the largest of the parts that they may share.
+
+    From counters that the kernel keeps anyway. Counting shared pages exactly (``smaps_rollup``) walks through
+    all of a process's pages and halts it while it asks for memory: stock nnU-Net then took half as long again.
+    """
+    own, shared = 0, [0]
+    for pid in pids:
+        try:
+            _, resident, with_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+        except (OSError, ValueError):  # it has just ended
+            continue
+        own += resident - with_files
+        shared.append(with_files)
+    return (own + max(shared)) * _PAGE

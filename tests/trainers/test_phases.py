@@ -34,8 +34,9 @@ def test_phase_positions():
     assert phases.position(4) == (0, 6)
 
 
-def test_without_a_full_phase_the_schedule_is_nnunets_own():
-    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, 0)), 20)
+@pytest.mark.parametrize(("full", "restart"), [(0, 0.0), (0, 0.2), (0, 1.0), (8, 0.0)])
+def test_without_a_full_phase_or_without_a_restart_the_schedule_is_nnunets_own(full, restart):
+    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, full), restart=restart), 20)
     theirs = learning_rates(PolyLRScheduler(sgd(), 1e-2, 20), 20)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
@@ -45,17 +46,6 @@ def test_masking_starts_at_a_share_of_the_first_learning_rate(share):
     rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(10, 4), restart=share), 10)
     np.testing.assert_allclose(rates[:4], [1e-2 * (1 - e / 4) ** 0.9 for e in range(4)])
     np.testing.assert_allclose(rates[4:], [share * 1e-2 * (1 - e / 6) ** 0.9 for e in range(6)])
-
-
-def test_without_a_restart_both_phases_share_one_decay():
-    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, 8)), 20)
-    np.testing.assert_allclose(ours, learning_rates(PolyLRScheduler(sgd(), 1e-2, 20), 20), rtol=1e-12)
-
-
-@pytest.mark.parametrize("share", [0.2, 1.0])
-def test_the_restart_means_nothing_without_a_full_phase(share):
-    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, 0), restart=share), 20)
-    np.testing.assert_allclose(ours, learning_rates(PolyLRScheduler(sgd(), 1e-2, 20), 20), rtol=1e-12)
 
 
 def test_the_released_schedule():
