@@ -88,7 +88,7 @@ def _resident_bytes(pids: Sequence[int]) -> int:
     """What the processes have to themselves, and the largest of the parts that they may share.
 
     From counters that the kernel keeps anyway. Counting shared pages exactly (``smaps_rollup``) walks through
-    all of a process's pages and halts it while it asks for memory: stock nnU-Net then took half as long again.
+    all of a process's pages and halts it while it asks for memory: nnU-Net then took half as long again.
     """
     own, shared = 0, [0]
     for pid in pids:
