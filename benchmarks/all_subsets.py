@@ -13,18 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import one_line_errors
 from benchmarks.harness import parser, publish, report, table
 from benchmarks.measured_command import Measured, measure_command
 from benchmarks.plans import MODALITIES, mstkd_architecture, plans
 from benchmarks.untrained import case_folder, write_model
 from benchmarks.whole_case import OURS_PATCH, command_environment
-from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import all_subsets, format_subset
 
 GOAL = 0.5
 TOGETHER, PREDICT, SCORE = "evaluate, all at once", "predict, one by one", "score, one by one"
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("all_subsets", "One evaluation of all subsets against a run for each.")
     add = options.add_argument
@@ -33,12 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--mirroring", action="store_true", help="with mirrored copies: eight times the network's work")
     options.set_defaults(repeats=1)
     args = options.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="mstkd_benchmark_") as folder:
-            results = run(Path(folder), args)
-    except MSTKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory(prefix="mstkd_benchmark_") as folder:
+        results = run(Path(folder), args)
     rows = [(name, f"{seconds:.1f}") for name, seconds in results["seconds"].items()]
     publish(report("all_subsets", args.device, results), table(("", "wall time (s)"), rows), args.json)
     print(f"ratio {results['ratio']:.3f} (goal at most {GOAL})")

@@ -19,6 +19,7 @@ from medpy.metric.binary import dc
 from medpy.metric.binary import hd95 as medpy_hd95
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.errors import one_line_errors
 from benchmarks.harness import compare, parser, publish, report, table
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.hausdorff import hd95
@@ -32,6 +33,7 @@ SHAPE = (155, 240, 240)  # Z, Y, X
 _SHIFT = (1, 3, -2)  # voxels
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("metrics", "Speed of HD95 and Dice against MedPy.", devices=("cpu",))
     options.add_argument(
@@ -41,13 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--shape", type=int, nargs=3, default=SHAPE, metavar="N", help="of the synthetic case"
     )
     args = options.parse_args(arguments)
-    try:
-        reference, spacing = (
-            _read(args.case) if args.case else (synthetic_tumour(tuple(args.shape)), (1.0,) * 3)
-        )
-    except MSTKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    reference, spacing = _read(args.case) if args.case else (synthetic_tumour(tuple(args.shape)), (1.0,) * 3)
     rows = [
         row
         for name, prediction in predictions(reference).items()

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from benchmarks.errors import one_line_errors
 from benchmarks.file_watch import Waiting, Watch, watching
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
@@ -36,6 +37,7 @@ _POLL = 0.2  # seconds between two looks whether the command still lives; an ope
 _IMPORT_TIMES = {"PYTHONPROFILEIMPORTTIME": "1"}  # of this process and of those that it starts
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("start_up", "Time until --help is printed and predict opens an image.", devices=("cpu",))
     options.add_argument(
@@ -43,12 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = options.parse_args(arguments)
     results: dict[str, Any] = {"help": measure_help(args.repeats), "predict": []}
-    try:
-        for trainer in args.trainers:
-            results["predict"].append(measure_predict(trainer, args.repeats))
-    except MSTKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for trainer in args.trainers:
+        results["predict"].append(measure_predict(trainer, args.repeats))
     publish(report("start_up", args.device, results), _table(results), args.json)
     return 0
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from benchmarks.errors import one_line_errors
 from benchmarks.harness import parser, publish, report, table
 from benchmarks.measured_command import Measured, measure_command
 from benchmarks.plans import STOCK_PATCH, mstkd_architecture, plans, stock_architecture
@@ -30,6 +31,7 @@ STOCK, OURS, OURS_BY_STOCK = "stock nnU-Net", "MSTKD", "MSTKD, by nnUNetv2_predi
 OURS_PATCH = (160, 160, 128)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("whole_case", "Wall time and memory of predicting one case.")
     add = options.add_argument
@@ -40,16 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, metavar="FOLDER", help="keep models, logs and segmentations here")
     options.set_defaults(repeats=1)
     args = options.parse_args(arguments)
-    try:
-        if args.out is None:
-            with tempfile.TemporaryDirectory(prefix="mstkd_benchmark_") as folder:
-                results = run(Path(folder), args)
-        else:
-            args.out.mkdir(parents=True)
-            results = run(args.out.resolve(), args)
-    except (MSTKDError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.out is None:
+        with tempfile.TemporaryDirectory(prefix="mstkd_benchmark_") as folder:
+            results = run(Path(folder), args)
+    else:
+        if args.out.exists():
+            raise MSTKDError(f"{args.out} exists; give --out a new folder")
+        args.out.mkdir(parents=True)
+        results = run(args.out.resolve(), args)
     header = ("command", "wall time (s)", "ratio", "goal", "peak memory (GiB)", "ratio", "goal")
     content = report("whole_case", args.device, results)
     publish(content, table(header, [_cells(row) for row in results["rows"]]), args.json)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.errors import one_line_errors
 from benchmarks.phantom_study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, Run, describe, student_steps
 from benchmarks.phantom_study.sizes import SIZES
 from benchmarks.phantom_study.study import Study, run_parts
@@ -78,23 +79,20 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
     return list(runs.values())
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then compare."""
     arguments = _parser().parse_args(argv)
     size = SIZES[arguments.size]
-    try:
-        runs = _chosen(arguments)
-        for run in runs:
-            if run.seed == 0:
-                print(f"{run.condition.name or 'main'}: {describe(run, size)}")
-        print(f"{len(runs)} runs, {student_steps(runs, size):.0f} student steps", flush=True)
-        if arguments.list:
-            return 0
-        study = Study(Workplace(arguments.out, arguments.size, arguments.device, arguments.jobs))
-        run_parts(study, [PARTS[key] for key in arguments.parts], runs, arguments.seeds)
-    except MSTKDError as error:
-        print(f"phantom_study: error: {error}", file=sys.stderr)
-        return 2
+    runs = _chosen(arguments)
+    for run in runs:
+        if run.seed == 0:
+            print(f"{run.condition.name or 'main'}: {describe(run, size)}")
+    print(f"{len(runs)} runs, {student_steps(runs, size):.0f} student steps", flush=True)
+    if arguments.list:
+        return 0
+    study = Study(Workplace(arguments.out, arguments.size, arguments.device, arguments.jobs))
+    run_parts(study, [PARTS[key] for key in arguments.parts], runs, arguments.seeds)
     return 0
 
 

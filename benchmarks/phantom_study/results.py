@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from benchmarks.errors import one_line_errors
 from benchmarks.phantom_study.arms import FORWARD, LEARNING_PASS, Arm
 from benchmarks.phantom_study.cost import forward_flops
 from benchmarks.phantom_study.parts import ALL_ARMS, PARTS
@@ -157,15 +158,12 @@ def report(out: Path) -> list[str]:
     return lines
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phantom_study.results", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
-    try:
-        print("\n".join(report(parser.parse_args(argv).out)))
-    except MSTKDError as error:
-        print(f"phantom_study: error: {error}", file=sys.stderr)
-        return 2
+    print("\n".join(report(parser.parse_args(argv).out)))
     return 0
 
 
