@@ -28,7 +28,7 @@ from nnunetv2_mstkd.evaluation.results import EvaluationRecord, Session
 from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, runner
 from nnunetv2_mstkd.evaluation.sessions import begun
 from nnunetv2_mstkd.evaluation.store import ScoreStore
-from nnunetv2_mstkd.inference.folder import Part
+from nnunetv2_mstkd.inference.folder import Part, check_folders
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 from nnunetv2_mstkd.modalities import Subset
@@ -84,9 +84,9 @@ def evaluate_model(
         model=describe_model(model, checked, arguments.chk, inference),
         dataset=str(model.plans.get("dataset_name", "")),
     )
+    part = Part(arguments.part_id, arguments.num_parts)  # refuses before anything is written
     open_folder(arguments.o, record)
     store = ScoreStore(arguments.o)
-    part = Part(arguments.part_id, arguments.num_parts)
     tasks = open_tasks(cases[part.index :: part.count], subsets, model.modalities, store)
     if tasks:
         note_session(record, session, arguments.o)
@@ -118,6 +118,7 @@ def _cases(
             )
         return training_cases(model, fold if arguments.cases == "val" else None), {}
     folder = Path(arguments.cases)
+    check_folders(folder, arguments.o)
     return folder_cases(folder, model, arguments.labels, source_labels=arguments.source_labels)
 
 

@@ -260,6 +260,13 @@ def test_what_cannot_be_is_refused(models, folder, tmp_path, evaluate, flags, sa
     assert not (tmp_path / "out" / "metrics.csv").exists()
 
 
+def test_an_output_among_the_cases_is_refused(models, folder, evaluate):
+    done = evaluate(folder / "out", *model_flags(models.regions, folder))
+    assert done.code == 2
+    assert "lies in the input" in done.err
+    assert not (folder / "out").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(models, folder, tmp_path, evaluate):
     (tmp_path / "mine.txt").write_text("mine")
     done = evaluate(tmp_path, *model_flags(models.regions, folder))
