@@ -7,11 +7,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from mmap import PAGESIZE
 from pathlib import Path
 from threading import Event, Thread
 
 _EVERY = 0.25  # seconds between two looks at the memory
-_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096  # bytes; /proc is Linux's
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def _resident_bytes(pids: Sequence[int]) -> int:
     From counters that the kernel keeps anyway. Counting shared pages exactly (``smaps_rollup``) walks through
     all of a process's pages and halts it while it asks for memory: nnU-Net then took half as long again.
     """
-    own, shared = 0, [0]
+    own, shareable = 0, 0
     for pid in pids:
         try:
-            _, resident, with_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+            _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
         except (OSError, ValueError):  # it has just ended
             continue
-        own += resident - with_files
-        shared.append(with_files)
-    return (own + max(shared)) * _PAGE
+        own += resident - shared
+        shareable = max(shareable, shared)
+    return (own + shareable) * PAGESIZE

@@ -131,16 +131,14 @@ def _saved_bytes_per_element(build: Callable[[], nn.Module], forward: str, patch
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16),
         ):
-            output = getattr(network, forward)(x)
+            getattr(network, forward)(x)
         copies = 2 * sum(p.numel() for p in network.parameters())
         total = sum(storage.nbytes() for storage in saved.values()) - copies
-        del output
         return total / network.compute_conv_feature_map_size((patch,) * 3)
 
 
 def test_the_measured_bytes_per_element_are_those_of_the_docstring():
-    name, kwargs, requires_import = _architecture(64).values()
-    mstkdnet = partial(get_network_from_plans, name, kwargs, requires_import, 4, 4)
+    mstkdnet = partial(get_network_from_plans, *_architecture(64).values(), 4, 4, deep_supervision=True)
     assert _saved_bytes_per_element(mstkdnet, "forward_with_taps", 64) == pytest.approx(4.1, rel=0.1)
     plain = partial(
         PlainConvUNet,

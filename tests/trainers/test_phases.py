@@ -34,9 +34,9 @@ def test_phase_positions():
     assert phases.position(4) == (0, 6)
 
 
-@pytest.mark.parametrize(("full", "restart"), [(0, 0.0), (0, 0.2), (0, 1.0), (8, 0.0)])
-def test_without_a_full_phase_or_without_a_restart_the_schedule_is_nnunets_own(full, restart):
-    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, full), restart=restart), 20)
+@pytest.mark.parametrize(("full", "given"), [(0, {}), (0, {"restart": 0.2}), (0, {"restart": 1.0}), (8, {})])
+def test_without_a_full_phase_or_without_a_restart_the_schedule_is_nnunets_own(full, given):
+    ours = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(20, full), **given), 20)
     theirs = learning_rates(PolyLRScheduler(sgd(), 1e-2, 20), 20)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
