@@ -54,7 +54,11 @@ def test_a_damaged_file_is_refused(tmp_path, files):
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("content", [b"", b"hello", b"x" * 4000, gzip.compress(b"y" * 4000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"x" * 4000, gzip.compress(b"y" * 4000)],
+    ids=["empty", "short", "text", "compressed text"],
+)
 def test_what_is_no_nifti_is_refused(tmp_path, ending, content):
     path = tmp_path / f"a{ending}"
     path.write_bytes(content)
