@@ -32,6 +32,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-o", required=True, metavar="OUT", help="folder for the comparison")
     add("--names", nargs="+", metavar="NAME", help="one per run (default: from the trainers or folders)")
+    add(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="CASE",
+        help="cases to leave out of every run, such as one that could not be scored; the report names them",
+    )
     add("--reference", metavar="RUN", help="run that the others are set against (default: the first)")
     add("--ablation", action="store_true", help="ablation table; the reference is the full method")
     add(
@@ -51,7 +58,8 @@ def _summary(comparison: Comparison, folder: Path) -> str:
     cases, patients = (comparison.scores[column].nunique() for column in ("case", "patient"))
     lines = [
         f"{len(comparison.runs)} runs, {cases} cases of {patients} patients,"
-        f" {len(comparison.subsets)} subsets, policy {comparison.policy}",
+        f" {len(comparison.subsets)} subsets, policy {comparison.policy}"
+        + (f", without {', '.join(comparison.without)}" if comparison.without else ""),
         *difference_lines(comparison),
         f"report: {folder / 'report.html'}",
         f"tables: {folder / 'comparison.md'}",
@@ -69,12 +77,12 @@ def run(argv: Sequence[str]) -> int:
             f"--resamples is {args.resamples}; give {_FEWEST_RESAMPLES} or more, an interval needs them"
         )
     from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
-    from nnunetv2_mstkd.evaluation.comparison.loading import find_run, load_runs, run_folders
+    from nnunetv2_mstkd.evaluation.comparison.loading import find_run, load_runs, run_folders, without_cases
     from nnunetv2_mstkd.evaluation.comparison.output import check_output, write_comparison
 
     folder = Path(args.o)
     check_output(folder, [path for argument in args.runs for path in run_folders(argument)])
-    runs = load_runs(args.runs, args.names)
+    runs = without_cases(load_runs(args.runs, args.names), args.without)
     comparison = compare_runs(
         runs,
         reference=None if args.reference is None else find_run(args.reference, args.runs, runs),

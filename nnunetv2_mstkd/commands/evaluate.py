@@ -158,7 +158,8 @@ def _finish(arguments: argparse.Namespace, evaluated: Evaluated) -> int:
     from nnunetv2_mstkd.evaluation.collecting import collect
 
     evaluation, missing = collect(evaluated.record, arguments.o, evaluated.session)
-    count = len(evaluation.record.cases) * len(evaluation.record.subsets)
+    record = evaluation.record
+    count = sum(len(record.subsets_of(case)) for case in record.cases)
     print(f"{arguments.o}: {count - missing} of {count} scores (cases by subsets)", end="")
     print(f"; {missing} are missing, the tables are without them" if missing else "")
     print((arguments.o / "table.md").read_text(encoding="utf-8").rstrip())

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
-from nnunetv2_mstkd.evaluation.regions import regions_of, summary_keys
+from nnunetv2_mstkd.evaluation.merging import table_order, with_earlier_scores
+from nnunetv2_mstkd.evaluation.provenance import file_digest, image_digest
+from nnunetv2_mstkd.evaluation.regions import ignore_label, regions_of, summary_keys
 from nnunetv2_mstkd.evaluation.results import (
+    IMAGE_ROLE,
     RECORD_FILE,
+    SEGMENTATION_ROLE,
     EvaluatedCase,
     EvaluationRecord,
     Session,
@@ -21,9 +25,10 @@ from nnunetv2_mstkd.evaluation.results import (
     write_record,
 )
 from nnunetv2_mstkd.evaluation.sessions import with_session
+from nnunetv2_mstkd.evaluation.store import ScoreStore
 from nnunetv2_mstkd.files import locked_folder, writable_folder
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder, dataset_modalities
-from nnunetv2_mstkd.modalities import Subset, all_subsets, format_subset
+from nnunetv2_mstkd.modalities import Subset, format_subset
 
 _SHARING = ("-num_parts", "-part_id")
 _DATASET = re.compile(r"Dataset\d{3}_.+")
@@ -65,31 +70,24 @@ def model_command(
 def new_record(
     arguments: argparse.Namespace,
     dataset_json: Mapping[str, Any],
-    cases: Iterable[ReferenceCase],
+    cases: Mapping[str, EvaluatedCase],
     subsets: Collection[Subset],
     session: Session,
     *,
     model: Mapping[str, Any],
     dataset: str,
     predictions: Mapping[str, str] | None = None,
+    prediction_label_map: Mapping[int, int] | None = None,
 ) -> EvaluationRecord:
     """The record of what a call evaluates; ``predictions`` as in :class:`EvaluationRecord`."""
     modalities = dataset_modalities(dataset_json)
-    evaluated = {
-        case.name: EvaluatedCase(
-            case.patient,
-            str(case.reference.absolute()),
-            {name: str(path.absolute()) for name, path in case.images.items()},
-        )
-        for case in cases
-    }
     return EvaluationRecord(
         model=model,
         dataset=dataset,
         modalities=modalities,
         regions=regions_of(dataset_json),
-        subsets=tuple(format_subset(s, modalities) for s in all_subsets(modalities) if s in subsets),
-        cases=evaluated,
+        subsets=table_order(modalities, {format_subset(subset, modalities) for subset in subsets}),
+        cases=cases,
         policy=arguments.policy,
         lesionwise=arguments.lesionwise,
         file_ending=str(dataset_json["file_ending"]),
@@ -98,35 +96,82 @@ def new_record(
         git=session.git,
         region_keys=summary_keys(dataset_json),
         predictions=predictions or {},
+        prediction_label_map=prediction_label_map,
+        ignore=ignore_label(dataset_json),
     )
 
 
-def open_folder(folder: Path, record: EvaluationRecord) -> None:
+def evaluated_case(case: ReferenceCase, predictions: Mapping[str, Path] | None = None) -> EvaluatedCase:
+    """A case for the record, with the digests by which another file in its place is noticed.
+
+    Args:
+        predictions: subset → segmentation, where they were there before; those subsets are the case's.
+    """
+    files = {"reference": file_digest([case.reference])}
+    files |= {IMAGE_ROLE + name: image_digest(path) for name, path in case.images.items()}
+    files |= {SEGMENTATION_ROLE + name: file_digest([path]) for name, path in (predictions or {}).items()}
+    return EvaluatedCase(
+        case.patient,
+        str(case.reference.absolute()),
+        {name: str(path.absolute()) for name, path in case.images.items()},
+        None if predictions is None else tuple(predictions),
+        case.label_map,
+        files,
+    )
+
+
+def open_folder(folder: Path, record: EvaluationRecord) -> EvaluationRecord:
     """Make the folder this evaluation's.
 
+    Returns:
+        The record, with what earlier calls have scored there.
+
     Raises:
-        MSTKDError: it holds something else, or an evaluation of another model or with other settings.
+        MSTKDError: it holds something else, or an evaluation of another model, with other settings or of
+            other files.
     """
-    if not (folder / RECORD_FILE).exists():
-        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise MSTKDError(f"{folder} is not empty and holds no evaluation; give another folder with -o")
-    else:
-        old = read_evaluation(folder).record
-        same = ("dataset", "modalities", "regions", "lesionwise")
-        different = [name for name in same if getattr(old, name) != getattr(record, name)]
-        keys = ("id", "inference")
-        different += [f"model {key}" for key in keys if old.model.get(key) != record.model.get(key)]
-        common = set(old.cases) & set(record.cases)
-        if any(old.cases[name].reference != record.cases[name].reference for name in common):
-            different.append("references")
-        if different:
+    content = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    # Whoever shares the work writes the record first: it is there by now.
+    if content and not (folder / RECORD_FILE).exists():
+        raise MSTKDError(f"{folder} is not empty and holds no evaluation; give another folder with -o")
+    if content:
+        _check_settings(folder, read_evaluation(folder).record, record)
+    return note_session(record, None, writable_folder(folder))
+
+
+def _check_settings(folder: Path, old: EvaluationRecord, new: EvaluationRecord) -> None:
+    same = ("dataset", "modalities", "regions", "lesionwise", "ignore", "prediction_label_map")
+    different = [name.replace("_", " ") for name in same if getattr(old, name) != getattr(new, name)]
+    keys = ("id", "inference")
+    different += [f"model {key}" for key in keys if old.model.get(key) != new.model.get(key)]
+    if different:
+        raise MSTKDError(
+            f"{folder} holds an evaluation with other {', '.join(different)}; give another folder with -o"
+        )
+    store = ScoreStore(folder)
+    for name in sorted(old.cases.keys() & new.cases.keys()):
+        changed = _changed(old.cases[name], new.cases[name])
+        if changed and store.read(name).started:
             raise MSTKDError(
-                f"{folder} holds an evaluation with other {', '.join(different)}; give another folder with -o"
+                f"the {changed} of case {name} is not what was scored in {folder}; give another folder with"
+                f" -o, or remove cases/{name}.json there, and its segmentations, to do this case again"
             )
-    note_session(record, None, writable_folder(folder))
 
 
-def note_session(record: EvaluationRecord, session: Session | None, folder: Path) -> None:
-    """Write the record with the sessions so far and this one, which has only begun."""
+def _changed(old: EvaluatedCase, new: EvaluatedCase) -> str | None:
+    """What of a case is another file than before."""
+    if old.files and old.label_map != new.label_map:
+        return "reading of the label values"
+    if not old.files:  # a record of before they were kept
+        return None
+    roles = old.files.keys() & new.files.keys()
+    roles |= {role for role in old.files.keys() ^ new.files.keys() if role.startswith(IMAGE_ROLE)}
+    return next((role for role in sorted(roles) if old.files.get(role) != new.files.get(role)), None)
+
+
+def note_session(record: EvaluationRecord, session: Session | None, folder: Path) -> EvaluationRecord:
+    """Write the record with the sessions so far and this one, and return it."""
     with locked_folder(folder):
-        write_record(with_session(record, session, folder), folder)
+        record = with_session(with_earlier_scores(record, folder), session, folder)
+        write_record(record, folder)
+    return record

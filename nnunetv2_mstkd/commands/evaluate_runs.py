@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from nnunetv2_mstkd.commands.evaluate_records import (
+    evaluated_case,
     model_command,
     new_record,
     note_session,
@@ -21,14 +23,15 @@ from nnunetv2_mstkd.datasets.raw_images import reader_class
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase, folder_cases, training_cases
 from nnunetv2_mstkd.evaluation.evaluate import Evaluator, Task, TaskReport, open_tasks, output_of
-from nnunetv2_mstkd.evaluation.existing import find_predictions
-from nnunetv2_mstkd.evaluation.provenance import describe_model, file_digest
-from nnunetv2_mstkd.evaluation.regions import ignore_label
+from nnunetv2_mstkd.evaluation.existing import Predictions, find_predictions
+from nnunetv2_mstkd.evaluation.label_files import LabelFile
+from nnunetv2_mstkd.evaluation.provenance import describe_model
 from nnunetv2_mstkd.evaluation.results import EvaluationRecord, Session
-from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, runner
+from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, Runner, runner
 from nnunetv2_mstkd.evaluation.sessions import begun
 from nnunetv2_mstkd.evaluation.store import ScoreStore
 from nnunetv2_mstkd.inference.folder import Part, check_folders
+from nnunetv2_mstkd.inference.loading import checked_device
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 from nnunetv2_mstkd.modalities import Subset
@@ -78,31 +81,68 @@ def evaluate_model(
     record = new_record(
         arguments,
         model.dataset_json,
-        cases,
+        {case.name: evaluated_case(case) for case in cases},
         subsets,
         session,
         model=describe_model(model, checked, arguments.chk, inference),
         dataset=str(model.plans.get("dataset_name", "")),
     )
-    part = Part(arguments.part_id, arguments.num_parts)  # refuses before anything is written
-    open_folder(arguments.o, record)
-    store = ScoreStore(arguments.o)
-    tasks = open_tasks(cases[part.index :: part.count], subsets, model.modalities, store)
-    if tasks:
-        note_session(record, session, arguments.o)
-        problems |= _predict_and_score(arguments, model, checked, tasks, record, progress)
-    return _evaluated(record, session, store, tasks, problems)
+    part = Part(arguments.part_id, arguments.num_parts)
+    tasks = open_tasks(cases[part.index :: part.count], subsets, model.modalities, ScoreStore(arguments.o))
+    predicted, left = _by_whether_predicted(tasks, arguments.o, model.file_ending)
+    if left:
+        checked_device(arguments.device)  # refuses before anything is written, as does the runner
+    with runner(arguments.executor if tasks else None) as run:
+        record = open_folder(arguments.o, record)
+
+        def work() -> dict[str, str]:
+            evaluator = Evaluator(
+                arguments.o, criteria_of(record), ScoreStore(arguments.o), run if arguments.executor else None
+            )
+            found = _score(evaluator, model, predicted, run, arguments, progress)
+            return found | _predict_and_score(evaluator, model, checked, left, arguments, progress)
+
+        return _worked(record, session, arguments.o, tasks, problems, work)
 
 
-def _evaluated(
+def _worked(
     record: EvaluationRecord,
     session: Session,
-    store: ScoreStore,
-    tasks: Iterable[Task],
-    problems: dict[str, str],
+    folder: Path,
+    tasks: Sequence[Task],
+    problems: Mapping[str, str],
+    work: Callable[[], Mapping[str, str]],
 ) -> Evaluated:
-    scored = store.count((task.case.name, task.name) for task in tasks)
-    return Evaluated(record, replace(session, scored=scored), problems)
+    """Work under a session of the record, which says in the end how much it added, however it ends."""
+
+    def ended() -> Session:
+        scored = ScoreStore(folder).count((task.case.name, task.name) for task in tasks)
+        return replace(session, scored=scored)
+
+    if tasks:
+        note_session(record, session, folder)
+        try:
+            problems = {**problems, **work()}
+        except BaseException:
+            note_session(record, ended(), folder)
+            raise
+    return Evaluated(record, ended(), dict(problems))
+
+
+def _by_whether_predicted(
+    tasks: Iterable[Task], folder: Path, file_ending: str
+) -> tuple[list[tuple[Task, Path]], list[Task]]:
+    """What a stopped run has predicted but not scored, with the files; and what is still to be predicted."""
+    predicted, left = [], []
+    for task in tasks:
+        path = output_of(folder, task.name, file_ending).target(task.case.name)
+        predicted.append((task, path)) if path.is_file() else left.append(task)
+    return predicted, left
+
+
+def criteria_of(record: EvaluationRecord) -> Criteria:
+    """What an evaluation scores."""
+    return Criteria(record.regions, record.ignore, record.lesionwise)
 
 
 def _cases(
@@ -131,38 +171,40 @@ def _refuse_cascade(model: ModelFolder) -> None:
         )
 
 
-def _predict_and_score(
+def _score(
+    evaluator: Evaluator,
+    model: ModelFolder,
+    predicted: Sequence[tuple[Task, Path]],
+    run: Runner,
     arguments: argparse.Namespace,
+    progress: Progress,
+) -> dict[str, str]:
+    """Score what a stopped run has predicted."""
+    if not predicted:
+        return {}
+    reader = reader_class(model.dataset_json, predicted[0][1])
+    jobs = [
+        (task, FileJob(LabelFile(path.absolute()), task.case, evaluator.criteria, reader))
+        for task, path in predicted
+    ]
+    reports = evaluator.score_files(jobs, run, threads=run.at_once or arguments.nps)
+    return progress(len(jobs), reports, disable=arguments.disable_progress_bar)
+
+
+def _predict_and_score(
+    evaluator: Evaluator,
     model: ModelFolder,
     folds: Sequence[Fold],
     tasks: Sequence[Task],
-    record: EvaluationRecord,
+    arguments: argparse.Namespace,
     progress: Progress,
 ) -> dict[str, str]:
-    """Score what a stopped run has predicted, then predict and score the rest."""
-    criteria = Criteria(record.regions, ignore_label(model.dataset_json), record.lesionwise)
-    predicted, left = [], []
-    for task in tasks:
-        path = output_of(arguments.o, task.name, model.file_ending).target(task.case.name)
-        (predicted if path.is_file() else left).append((task, path))
-    options = {"disable": arguments.disable_progress_bar}
-    problems: dict[str, str] = {}
-    with runner(arguments.executor) as run:
-        elsewhere = run if arguments.executor else None
-        evaluator = Evaluator(arguments.o, criteria, ScoreStore(arguments.o), elsewhere)
-        if predicted:
-            reader = reader_class(model.dataset_json, predicted[0][1])
-            jobs = [(task, FileJob(path.absolute(), task.case, criteria, reader)) for task, path in predicted]
-            reports = evaluator.score_files(jobs, run, threads=run.at_once or arguments.nps)
-            problems |= progress(len(jobs), reports, **options)
-        if left:
-            predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))
-            predictor.warn_if_not_trained_for(sum(len(t.subset) < len(model.modalities) for t, _ in left))
-            reports = evaluator.predict_and_score(
-                predictor, [task for task, _ in left], readers=arguments.npp, writers=arguments.nps
-            )
-            problems |= progress(len(left), reports, verbose=arguments.verbose, **options)
-    return problems
+    if not tasks:
+        return {}
+    predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))
+    predictor.warn_if_not_trained_for(sum(len(task.subset) < len(model.modalities) for task in tasks))
+    reports = evaluator.predict_and_score(predictor, tasks, readers=arguments.npp, writers=arguments.nps)
+    return progress(len(tasks), reports, disable=arguments.disable_progress_bar, verbose=arguments.verbose)
 
 
 def score_predictions(arguments: argparse.Namespace, argv: Sequence[str], progress: Progress) -> Evaluated:
@@ -171,41 +213,56 @@ def score_predictions(arguments: argparse.Namespace, argv: Sequence[str], progre
         raise MSTKDError("--predictions needs --labels FOLDER, with CASE and the data set's file ending")
     if arguments.d or arguments.m:
         raise MSTKDError("--predictions needs no model; leave -d and -m away")
+    for given in (arguments.predictions, arguments.labels):
+        check_folders(given, arguments.o)
     subsets = () if arguments.subsets == ["all"] else _split(arguments.subsets)
     found = find_predictions(arguments.predictions, subsets)
     scored = found.tasks(arguments.labels, source_labels=arguments.source_labels)
     session = begun(typed_command(argv))
-    record = new_record(
-        arguments,
-        found.dataset_json,
-        (task.case for task, _ in scored),
-        {task.subset for task, _ in scored},
-        session,
-        model={
-            "id": file_digest([path for _, path in scored]),
-            "name": arguments.predictions.resolve().name,
-            "folder": str(arguments.predictions.resolve()),
-        },
-        dataset=str(found.dataset_json.get("name", "")),
-        predictions=found.folders(arguments.o),
-    )
-    open_folder(arguments.o, record)
-    criteria = Criteria(record.regions, ignore_label(found.dataset_json), record.lesionwise)
-    store, reader = ScoreStore(arguments.o), reader_class(found.dataset_json, scored[0][1])
+    record = _record_of(arguments, found, scored, session)
     part = Part(arguments.part_id, arguments.num_parts)
+    store, reader = ScoreStore(arguments.o), reader_class(found.dataset_json, scored[0][1])
     cases = sorted(record.cases)[part.index :: part.count]
     jobs = [
-        (task, FileJob(path.absolute(), task.case, criteria, reader))
+        (task, FileJob(LabelFile(path.absolute(), found.label_map), task.case, criteria_of(record), reader))
         for task, path in scored
         if task.case.name in cases and not store.read(task.case.name).settled(task.name)
     ]
-    if jobs:
-        note_session(record, session, arguments.o)
-    with runner(arguments.executor) as run:
-        evaluator = Evaluator(arguments.o, criteria, store)
-        reports = evaluator.score_files(jobs, run, threads=run.at_once or arguments.nps)
-        problems = progress(len(jobs), reports, disable=arguments.disable_progress_bar)
-    return _evaluated(record, session, store, (task for task, _ in jobs), problems)
+    with runner(arguments.executor if jobs else None) as run:
+        record = open_folder(arguments.o, record)
+
+        def work() -> dict[str, str]:
+            evaluator = Evaluator(arguments.o, criteria_of(record), store)
+            reports = evaluator.score_files(jobs, run, threads=run.at_once or arguments.nps)
+            return progress(len(jobs), reports, disable=arguments.disable_progress_bar)
+
+        return _worked(record, session, arguments.o, [task for task, _ in jobs], {}, work)
+
+
+def _record_of(
+    arguments: argparse.Namespace,
+    found: Predictions,
+    scored: Sequence[tuple[Task, Path]],
+    session: Session,
+) -> EvaluationRecord:
+    files: dict[str, dict[str, Path]] = {}
+    for task, path in scored:
+        files.setdefault(task.case.name, {})[task.name] = path
+    cases = {task.case.name: task.case for task, _ in scored}
+    folder = arguments.predictions.resolve()
+    # More cases may come: the folder is the model, and each file's digest tells whether it has changed.
+    identity = hashlib.sha256(str(folder).encode(errors="surrogateescape")).hexdigest()
+    return new_record(
+        arguments,
+        found.dataset_json,
+        {name: evaluated_case(case, files[name]) for name, case in cases.items()},
+        {task.subset for task, _ in scored},
+        session,
+        model={"id": identity, "name": folder.name, "folder": str(folder)},
+        dataset=str(found.dataset_json.get("name", "")),
+        predictions=found.folders(arguments.o),
+        prediction_label_map=found.label_map,
+    )
 
 
 def _split(texts: Sequence[str]) -> tuple[str, ...]:

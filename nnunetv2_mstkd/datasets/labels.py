@@ -20,6 +20,11 @@ _REGIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "RC": (("RC",), "RC"),
 }
 
+NO_SOURCE_LABELS = (
+    "dataset.json has no mstkd.source_labels: the data set was not written by nnUNetv2_mstkd convert;"
+    " leave --source_labels away"
+)
+
 
 def label_section(fmt: DatasetFormat, *, regions: bool) -> dict[str, Any]:
     """The ``labels`` of ``dataset.json``, with ``regions_class_order`` where regions are asked for."""
@@ -103,10 +108,7 @@ def to_source_labels(array: np.ndarray, dataset_json: Mapping[str, Any]) -> np.n
     """
     source_labels = dataset_json.get("mstkd", {}).get("source_labels")
     if not source_labels:
-        raise MSTKDError(
-            "dataset.json has no mstkd.source_labels: the data set was not written by nnUNetv2_mstkd convert;"
-            " leave --source_labels away"
-        )
+        raise MSTKDError(NO_SOURCE_LABELS)
     mapping = {0: 0, **{int(target): int(source) for target, source in source_labels.items()}}
     unknown = sorted(set(integral_values(array)).difference(mapping))
     if unknown:

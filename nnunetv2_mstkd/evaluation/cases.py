@@ -9,10 +9,12 @@ from typing import Any
 
 from nnunetv2_mstkd.datasets.discovery import Case, discover
 from nnunetv2_mstkd.datasets.formats import patient_of
+from nnunetv2_mstkd.datasets.labels import NO_SOURCE_LABELS
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.datasets.raw_images import raw_images
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.label_files import LabelFile
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 
@@ -34,6 +36,11 @@ class ReferenceCase:
     images: Mapping[str, Path]
     reference: Path
     label_map: Mapping[int, int] | None = None
+
+    @property
+    def labels(self) -> LabelFile:
+        """The reference, to be read."""
+        return LabelFile(self.reference, self.label_map)
 
 
 def training_cases(model: ModelFolder, fold: Fold | None) -> list[ReferenceCase]:
@@ -88,11 +95,13 @@ def folder_cases(
         The cases, and for each unusable one a line that says why.
 
     Raises:
-        MSTKDError: no cases, or cases without a reference.
+        MSTKDError: no cases, cases without a reference, or ``source_labels`` of a data set that names none.
     """
     # Absolute: a cluster's workers run elsewhere.
     found = discover(folder.absolute(), model.modalities, file_ending=model.file_ending)
-    from_source = source_label_map(model.dataset_json) if labels is None or source_labels else None
+    from_source = None
+    if labels is None or source_labels:
+        from_source = source_label_map(model.dataset_json, required=source_labels)
     references = {
         case.name: _reference(case, labels and labels.absolute(), model.file_ending) for case in found.cases
     }
@@ -120,9 +129,18 @@ def _reference(case: Case, labels: Path | None, file_ending: str) -> Path | None
     return next((path for path in candidates if path.is_file()), None)
 
 
-def source_label_map(dataset_json: Mapping[str, Any]) -> dict[int, int] | None:
-    """Value in the source's segmentations → value in the data set; None where they are the same."""
+def source_label_map(dataset_json: Mapping[str, Any], *, required: bool = False) -> dict[int, int] | None:
+    """Value in the source's segmentations → value in the data set; None where they are the same.
+
+    Args:
+        required: refuse a data set that does not name its source's values, instead of taking them as its own.
+
+    Raises:
+        MSTKDError: it names none, and they are required.
+    """
     known = dataset_json.get("mstkd", {}).get("source_labels")
+    if not known and required:
+        raise MSTKDError(NO_SOURCE_LABELS)
     if not known:
         return None
     mapping = {0: 0, **{int(source): int(target) for target, source in known.items()}}

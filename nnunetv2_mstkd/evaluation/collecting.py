@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunetv2_mstkd.evaluation.merging import with_earlier_scores
 from nnunetv2_mstkd.evaluation.policies import POLICIES
 from nnunetv2_mstkd.evaluation.results import (
     LESION_COLUMNS,
@@ -39,14 +40,14 @@ def collect(record: EvaluationRecord, folder: Path, session: Session | None = No
         The evaluation, and how many scores of cases under subsets are still missing.
     """
     with locked_folder(folder):
-        return _collect(with_session(record, session, folder), folder)
+        return _collect(with_session(with_earlier_scores(record, folder), session, folder), folder)
 
 
 def _collect(record: EvaluationRecord, folder: Path) -> tuple[Evaluation, int]:
     store = ScoreStore(folder)
     stored = {case: store.read(case) for case in record.cases}
     record = _without_what_cases_lack(record, stored)
-    missing = sum(not scores.settled(s) for scores in stored.values() for s in record.subsets)
+    missing = sum(not stored[case].settled(s) for case in record.cases for s in record.subsets_of(case))
     table = metrics_table(record, stored)
     with atomic_path(folder / METRICS_FILE) as temporary:
         table.to_csv(temporary, index=False)
@@ -70,7 +71,7 @@ def metrics_table(record: EvaluationRecord, stored: Mapping[str, CaseScores]) ->
     rows = [
         _row(record, case, subset, region, score)
         for case, scores in stored.items()
-        for subset in record.subsets
+        for subset in record.subsets_of(case)
         if subset in scores.subsets
         for region, score in scores.subsets[subset].regions.items()
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.evaluation.label_files import LabelFile
 from nnunetv2_mstkd.evaluation.results import PREDICTIONS
 from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, Runner
 from nnunetv2_mstkd.evaluation.sharing import OpenCase, OpenCases
@@ -105,7 +106,7 @@ class Evaluator:
             output = output_of(self.folder, name, ending)
             writable_folder(output.folder)
             write_model_files(output, predictor.model)
-        opened = OpenCases(predictor, (task.case.name for task in tasks))
+        opened = OpenCases(predictor, (task.case.name for task in tasks), self.criteria.known)
         work = _Work(self, predictor, opened)
         outcomes = staged(tasks, work.read, work.logits, work.write, readers=readers, writers=writers)
         for outcome in outcomes:
@@ -129,7 +130,7 @@ class Evaluator:
         """Score what was just predicted and store it."""
         scores: SubsetScores
         if self._run is not None:
-            scores = self._run(FileJob(path, task.case, self.criteria, reader))
+            scores = self._run(FileJob(LabelFile(path), task.case, self.criteria, reader))
         else:
             spacing = tuple(float(length) for length in segmentation.properties["spacing"])
             scores = self.criteria.score(segmentation.array, opened.reference(), spacing)

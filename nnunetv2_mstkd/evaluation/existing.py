@@ -15,6 +15,7 @@ from nnunetv2_mstkd.evaluation.evaluate import Task
 from nnunetv2_mstkd.evaluation.results import PREDICTIONS
 from nnunetv2_mstkd.inference.model_folder import dataset_modalities, read_dataset_json
 from nnunetv2_mstkd.inference.records import RECORDS_FILE, read_records
+from nnunetv2_mstkd.inference.writing import SOURCE_LABELS_KEY
 from nnunetv2_mstkd.modalities import Subset, format_subset, parse_subset
 
 
@@ -26,11 +27,13 @@ class Predictions:
         folder: where they are.
         dataset_json: of the data set that they are of.
         files: (subset, case) → file.
+        label_map: value in the files → value in the data set; None where they are the same.
     """
 
     folder: Path
     dataset_json: Mapping[str, Any]
     files: Mapping[tuple[Subset, str], Path]
+    label_map: Mapping[int, int] | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -50,10 +53,10 @@ class Predictions:
             source_labels: the references have the values of the data set's source.
 
         Raises:
-            MSTKDError: a segmentation has no reference.
+            MSTKDError: a segmentation has no reference, or the data set names no values of its source.
         """
         ending, labels = str(self.dataset_json["file_ending"]), labels.absolute()
-        mapping = source_label_map(self.dataset_json) if source_labels else None
+        mapping = source_label_map(self.dataset_json, required=True) if source_labels else None
         names = sorted({case for _, case in self.files})
         without = [name for name in names if not (labels / f"{name}{ending}").is_file()]
         if without:
@@ -95,20 +98,43 @@ def find_predictions(folder: Path, subsets: Sequence[str] = ()) -> Predictions:
     if not folder.is_dir():
         raise MSTKDError(f"no folder {folder}")
     root = folder / PREDICTIONS if (folder / PREDICTIONS).is_dir() else folder
-    places = [p for p in sorted(root.iterdir()) if p.is_dir() and (p / "dataset.json").is_file()]
-    dataset_json = _dataset_json([root, *places])
+    subfolders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+    dataset_json = _dataset_json([root, *subfolders])
     modalities, ending = dataset_modalities(dataset_json), str(dataset_json["file_ending"])
     wanted = {parse_subset(text, modalities) for text in subsets}
-    files: dict[tuple[Subset, str], Path] = {}
-    for place in places:
-        subset = parse_subset(place.name, modalities)
-        files |= {(subset, case): path for case, path in _segmentations(place, ending).items()}
-    if not places:
-        files = _flat(root, ending, modalities, wanted)
+    places = [path for path in subfolders if _segmentations(path, ending)]
+    if _segmentations(root, ending):
+        if places:
+            raise MSTKDError(
+                f"{root} holds segmentations and {places[0].name}/ with more; give one folder per subset, or"
+                " one of the two"
+            )
+        places, files = [root], _flat(root, ending, modalities, wanted)
+    else:
+        files = {
+            (parse_subset(place.name, modalities), case): path
+            for place in places
+            for case, path in _segmentations(place, ending).items()
+        }
     files = {key: path for key, path in files.items() if not wanted or key[0] in wanted}
     if not files:
         raise MSTKDError(f"no segmentations (*{ending}) to score in {root}")
-    return Predictions(folder, dataset_json, files)
+    return Predictions(folder, dataset_json, files, _label_map(files, dataset_json))
+
+
+def _label_map(files: Mapping[tuple[Subset, str], Path], dataset_json: Mapping[str, Any]) -> Any:
+    """How the segmentations' values are read: as the records beside them say that they were written."""
+    records = {place: read_records(place) for place in {path.parent for path in files.values()}}
+    from_source = {
+        bool(records[path.parent].get(case, {}).get(SOURCE_LABELS_KEY)): path
+        for (_, case), path in files.items()
+    }
+    if len(from_source) > 1:
+        raise MSTKDError(
+            f"{from_source[True]} has the label values of the data set's source, {from_source[False]} those"
+            " of the data set; predict all with --source_labels, or none"
+        )
+    return source_label_map(dataset_json, required=True) if True in from_source else None
 
 
 def _dataset_json(places: Sequence[Path]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ RECORD_FILE = "evaluation.json"
 METRICS_FILE = "metrics.csv"
 PREDICTIONS = "predictions"
 RECORD_VERSION = 1
+IMAGE_ROLE, SEGMENTATION_ROLE = "image of ", "segmentation of "  # what a file of a case is, by name
+_LATER = {"sessions", "region_keys", "predictions", "prediction_label_map", "ignore"}
 SHORT_ID = 12  # characters of a model's digest that are enough for people
 
 # Volumes in mm³ (mm² in 2D), HD95 in mm, TP/FP/FN in voxels. Empty cells are undefined values (nan).
@@ -56,11 +58,30 @@ class EvaluatedCase:
         patient: who it is of; several cases may be of one patient.
         reference: file of the reference segmentation.
         images: modality → file.
+        subsets: those that the case is scored under, if not all of the evaluation's.
+        label_map: value in ``reference`` → value in the model's data set; None where they are the same.
+        files: ``reference``, ``image of t1c``, ``segmentation of t1c+t2f`` → digest of that file; the last
+            only where segmentations were there before.
     """
 
     patient: str
     reference: str
     images: Mapping[str, str] = field(default_factory=dict)
+    subsets: tuple[str, ...] | None = None
+    label_map: Mapping[int, int] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EvaluatedCase:
+        """What ``asdict`` and JSON made of a case: text for the keys of ``label_map``, a list for a tuple."""
+        subsets, label_map = content.get("subsets"), content.get("label_map")
+        return cls(
+            **{
+                **content,
+                "subsets": None if subsets is None else tuple(subsets),
+                "label_map": None if label_map is None else {int(k): v for k, v in label_map.items()},
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,8 @@ class Session:
         command: what does the same again, without which part of the cases this call had.
         versions: package → version.
         git: commit of the package's checkout, or None where it is installed without one.
-        scored: how many scores (cases by subsets) it added; None where it was stopped.
+        scored: how many scores (cases by subsets) it added; None where it was killed.
+        directory: where it was typed, for the relative paths in it.
     """
 
     started: str
@@ -80,6 +102,7 @@ class Session:
     versions: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
     scored: int | None = None
+    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,9 @@ class EvaluationRecord:
         region_keys: region → its key in nnU-Net's ``summary.json``.
         predictions: subset → folder of its segmentations, seen from the evaluation's folder where there is a
             way; those that are not listed lie in ``predictions/SUBSET``.
+        prediction_label_map: value in the segmentations → value in the model's data set; None where they are
+            the same.
+        ignore: label of voxels that count nowhere, or None.
     """
 
     model: Mapping[str, Any]
@@ -122,6 +148,8 @@ class EvaluationRecord:
     sessions: tuple[Session, ...] = ()
     region_keys: Mapping[str, str] = field(default_factory=dict)
     predictions: Mapping[str, str] = field(default_factory=dict)
+    prediction_label_map: Mapping[int, int] | None = None
+    ignore: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``evaluation.json``."""
@@ -135,11 +163,14 @@ class EvaluationRecord:
             KeyError, TypeError: it is something else.
         """
         # What came later is not in older records; its defaults are true of them.
-        later = {"sessions", "region_keys", "predictions"} - set(content)
+        later = _LATER - set(content)
         values = {f.name: content[f.name] for f in fields(cls) if f.name not in later}
         values["modalities"], values["subsets"] = tuple(values["modalities"]), tuple(values["subsets"])
         values["regions"] = {name: tuple(labels) for name, labels in values["regions"].items()}
-        values["cases"] = {name: EvaluatedCase(**case) for name, case in values["cases"].items()}
+        values["cases"] = {name: EvaluatedCase.from_json(case) for name, case in values["cases"].items()}
+        if values.get("prediction_label_map") is not None:
+            label_map = values["prediction_label_map"].items()
+            values["prediction_label_map"] = {int(value): target for value, target in label_map}
         # A record of before sessions were listed was made in one.
         only = {"started": "", **{key: content[key] for key in ("command", "versions", "git")}}
         values["sessions"] = tuple(Session(**session) for session in content.get("sessions", [only]))
@@ -150,6 +181,17 @@ class EvaluationRecord:
         """Commits of the sessions that scored something, each once; None is an installation without one."""
         made = [session.git for session in self.sessions if session.scored != 0]
         return tuple(dict.fromkeys(made or [self.git]))
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What does the same again: the commands of the sessions that scored something, and the last one."""
+        made = [session.command for session in self.sessions if session.scored != 0]
+        return tuple(dict.fromkeys(command for command in (*made, self.command) if command))
+
+    def subsets_of(self, case: str) -> tuple[str, ...]:
+        """The subsets that a case is scored under, as far as it has their modalities."""
+        own = self.cases[case].subsets
+        return self.subsets if own is None else own
 
     def prediction_folder(self, folder: Path, subset: str) -> Path:
         """Where the segmentations under a subset are; ``folder`` is the evaluation's."""
@@ -162,10 +204,17 @@ class EvaluationRecord:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation's folder, read."""
+    """An evaluation's folder, read.
+
+    Attributes:
+        folder: where it is.
+        record: of the cases that are looked at.
+        without: cases that are not; their rows are left out.
+    """
 
     folder: Path
     record: EvaluationRecord
+    without: frozenset[str] = frozenset()
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -185,7 +234,7 @@ class Evaluation:
         missing = [column for column in METRIC_COLUMNS if column not in table]
         if missing:
             raise MSTKDError(f"{path} has no column {missing[0]}; run nnUNetv2_mstkd evaluate again")
-        return table
+        return table[~table["case"].isin(self.without)].reset_index(drop=True) if self.without else table
 
     def prediction(self, case: str, subset: str) -> Path:
         """The segmentation of a case under a subset; it may not be there (predictions can be deleted)."""

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.evaluation.label_files import LabelFile, check_one_grid
 from nnunetv2_mstkd.evaluation.lesionwise import RULES
 from nnunetv2_mstkd.evaluation.scores import score_arrays
-from nnunetv2_mstkd.evaluation.sharing import read_reference
 from nnunetv2_mstkd.evaluation.store import SubsetScores
 
 
@@ -32,6 +31,12 @@ class Criteria:
     regions: Mapping[str, tuple[int, ...]]
     ignore: int | None = None
     lesionwise: str | None = None
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The values that a segmentation may have."""
+        listed = {value for values in self.regions.values() for value in values}
+        return frozenset({0, *listed, *(() if self.ignore is None else (self.ignore,))})
 
     def score(self, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> SubsetScores:
         """Compare two label arrays (Z, Y, X) with the spacing of their axes in mm.
@@ -69,7 +74,7 @@ class FileJob:
         reader: nnU-Net's reader class of the data set.
     """
 
-    prediction: Path
+    prediction: LabelFile
     case: ReferenceCase
     criteria: Criteria
     reader: type
@@ -78,21 +83,13 @@ class FileJob:
         """Read both files and compare them.
 
         Raises:
-            MSTKDError: a file cannot be read, or the two are on different grids.
+            MSTKDError: a file cannot be read, has values that the data set does not have, or the two are on
+                different grids.
         """
-        reference = read_reference(self.case, self.reader)
-        try:
-            prediction, properties = self.reader().read_seg(str(self.prediction))
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise MSTKDError(f"cannot read {self.prediction}: {reason[-1]}") from None
-        if prediction[0].shape != reference.shape:
-            raise MSTKDError(
-                f"{self.prediction} has {prediction[0].shape} voxels (z, y, x), the reference"
-                f" {reference.shape}"
-            )
-        spacing = tuple(float(length) for length in properties["spacing"])
-        return self.criteria.score(np.round(prediction[0]).astype(np.int32), reference, spacing)
+        check_one_grid(self.prediction.path, self.case.reference)
+        reference, spacing = self.case.labels.read(self.reader, self.criteria.known)
+        prediction, _ = self.prediction.read(self.reader, self.criteria.known)
+        return self.criteria.score(prediction, reference, spacing)
 
 
 @dataclass(frozen=True)

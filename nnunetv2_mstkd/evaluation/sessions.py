@@ -6,6 +6,7 @@ commit that the record names stay those of the scores.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +18,7 @@ from nnunetv2_mstkd.evaluation.results import RECORD_FILE, EvaluationRecord, Ses
 def begun(command: str) -> Session:
     """A session that starts now, with the code that runs now."""
     started = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-    return Session(started, command, versions(), git_commit())
+    return Session(started, command, versions(), git_commit(), directory=os.getcwd())
 
 
 def with_session(record: EvaluationRecord, session: Session | None, folder: Path) -> EvaluationRecord:

@@ -10,15 +10,15 @@ exactly what it would see of a folder without those files.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from threading import Lock
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 
-from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.evaluation.label_files import check_one_grid
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor, Preprocessed
 from nnunetv2_mstkd.inference.reading import CaseVolumes, LooseCase
 from nnunetv2_mstkd.inference.selection import ModalityUse
@@ -28,9 +28,11 @@ from nnunetv2_mstkd.modalities import Subset
 class OpenCase:
     """One case in memory: its volumes, what was preprocessed from all of them, its reference."""
 
-    def __init__(self, case: ReferenceCase, predictor: MissingModalityPredictor) -> None:
+    def __init__(
+        self, case: ReferenceCase, predictor: MissingModalityPredictor, known: Collection[int]
+    ) -> None:
         self.case = case
-        self._predictor = predictor
+        self._predictor, self._known = predictor, known
         self._lock = Lock()
         self._volumes: CaseVolumes | None = None
         self._whole: Preprocessed | None = None
@@ -63,18 +65,13 @@ class OpenCase:
         """(Z, Y, X) reference labels in the values of the model's data set.
 
         Raises:
-            MSTKDError: it cannot be read, or is on another grid.
+            MSTKDError: it cannot be read, is on another grid, or has values that the data set does not have.
         """
-        volumes, _ = self._read()
         with self._lock:
             if self._reference is None:
                 reader = self._predictor.predictor.plans_manager.image_reader_writer_class
-                self._reference = read_reference(self.case, reader)
-        if self._reference.shape != volumes.data.shape[1:]:
-            raise MSTKDError(
-                f"{self.case.reference} has {self._reference.shape} voxels (z, y, x), the images"
-                f" {volumes.data.shape[1:]}"
-            )
+                check_one_grid(self.case.reference, next(iter(self.case.images.values())))
+                self._reference, _ = self.case.labels.read(reader, self._known)
         return self._reference
 
     def _read(self) -> tuple[CaseVolumes, Preprocessed]:
@@ -115,9 +112,16 @@ def _use_of(whole: ModalityUse, subset: Subset, modalities: Sequence[str]) -> Mo
 class OpenCases:
     """The cases that are being worked on; each is let go with its last piece of work."""
 
-    def __init__(self, predictor: MissingModalityPredictor, work: Iterable[str]) -> None:
-        """``work`` names a case once for each piece of work."""
-        self._predictor = predictor
+    def __init__(
+        self, predictor: MissingModalityPredictor, work: Iterable[str], known: Collection[int]
+    ) -> None:
+        """Keep what all cases share.
+
+        Args:
+            work: names a case once for each piece of work.
+            known: the values that a reference may have.
+        """
+        self._predictor, self._known = predictor, known
         self._left = Counter(work)
         self._open: dict[str, OpenCase] = {}
         self._lock = Lock()
@@ -126,7 +130,7 @@ class OpenCases:
         """The case, opened once."""
         with self._lock:
             if case.name not in self._open:
-                self._open[case.name] = OpenCase(case, self._predictor)
+                self._open[case.name] = OpenCase(case, self._predictor, self._known)
             return self._open[case.name]
 
     def done(self, case: ReferenceCase) -> None:
@@ -135,33 +139,3 @@ class OpenCases:
             self._left[case.name] -= 1
             if self._left[case.name] <= 0:
                 self._open.pop(case.name, None)
-
-
-def read_reference(case: ReferenceCase, reader: type) -> np.ndarray:
-    """(Z, Y, X) labels of a case's reference, in the values of the model's data set.
-
-    Args:
-        reader: nnU-Net's reader class of the data set.
-
-    Raises:
-        MSTKDError: the file cannot be read, or has values that the source does not have.
-    """
-    try:
-        array = reader().read_seg(str(case.reference))[0][0]
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise MSTKDError(f"cannot read {case.reference}: {reason[-1]}") from None
-    labels = np.round(array).astype(np.int32)
-    if not np.array_equal(labels, array):
-        raise MSTKDError(f"{case.reference} has values between integers; it was resampled, use the original")
-    if case.label_map is None:
-        return labels
-    values = np.unique(labels)
-    unknown = [int(value) for value in values if int(value) not in case.label_map]
-    if unknown:
-        known = ", ".join(map(str, sorted(case.label_map)))
-        raise MSTKDError(f"{case.reference} has the label {unknown[0]}; the data set's source has {known}")
-    result = np.zeros_like(labels)
-    for source, target in case.label_map.items():
-        result[labels == source] = target
-    return result

@@ -55,6 +55,11 @@ class CaseScores:
     impossible: frozenset[str] = frozenset()
     lacking: tuple[str, ...] = ()
 
+    @property
+    def started(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.subsets or self.impossible)
+
     def settled(self, subset: str) -> bool:
         """Whether nothing is left to do for a subset."""
         return subset in self.subsets or subset in self.impossible

@@ -11,7 +11,6 @@ from tiny_model import dataset_json, plans_json, volume, write_case, write_volum
 from nnunetv2_mstkd.datasets.formats import patient_of
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import folder_cases, training_cases
-from nnunetv2_mstkd.evaluation.sharing import read_reference
 from nnunetv2_mstkd.inference.model_folder import ModelFolder
 
 NAMES = ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000")
@@ -19,6 +18,12 @@ NAMES = ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000")
 
 def model(tmp_path, **mstkd):
     return ModelFolder(tmp_path / "model", dataset_json() | {"mstkd": mstkd}, plans_json())
+
+
+def values_of(case, known=(0, 1, 2, 3)) -> np.ndarray:
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    return case.labels.read(SimpleITKIO, known)[0]
 
 
 @pytest.fixture
@@ -74,14 +79,12 @@ def test_references_beside_the_images_are_in_the_sources_values(tmp_path):
     )
     assert not problems
     assert list(case.images) == ["t1c"]
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-
-    np.testing.assert_array_equal(read_reference(case, SimpleITKIO), np.where(labels == 4, 3, labels))
+    np.testing.assert_array_equal(values_of(case), np.where(labels == 4, 3, labels))
     labels[0, 0, 0] = 2
     labels[0, 0, 1] = 7
     write_volume(folder / f"{NAMES[0]}-seg.nii.gz", labels)
     with pytest.raises(MSTKDError, match="has the label 7; the data set's source has 0, 1, 2, 4"):
-        read_reference(case, SimpleITKIO)
+        values_of(case)
 
 
 def test_references_in_a_folder_are_in_the_data_sets_values(tmp_path):
@@ -94,6 +97,26 @@ def test_references_in_a_folder_are_in_the_data_sets_values(tmp_path):
     assert case.label_map == {0: 0, 1: 1, 2: 2, 4: 3}
 
 
+@pytest.mark.parametrize("value", [4, -1, 255])
+def test_values_that_the_data_set_does_not_have_are_refused(tmp_path, value):
+    """Counted as background they would make a wrong score that looks like any other."""
+    write_case(tmp_path / "in", NAMES[0], ("t1c",))
+    labels = np.zeros((26, 30, 28), np.int16)
+    labels[5, 5, 5] = value
+    write_volume(tmp_path / "labels" / f"{NAMES[0]}.nii.gz", labels)
+    (case,), _ = folder_cases(tmp_path / "in", model(tmp_path), tmp_path / "labels")
+    with pytest.raises(MSTKDError, match=rf"has the label {value}; the data set has 0, 1, 2, 3 \(.*--source"):
+        values_of(case)
+    assert values_of(case, known={0, value})[5, 5, 5] == value
+
+
+def test_source_labels_of_a_data_set_that_names_none(tmp_path):
+    write_case(tmp_path / "in", NAMES[0], ("t1c",))
+    write_volume(tmp_path / "labels" / f"{NAMES[0]}.nii.gz", np.zeros((26, 30, 28), np.uint8))
+    with pytest.raises(MSTKDError, match=r"has no mstkd\.source_labels"):
+        folder_cases(tmp_path / "in", model(tmp_path), tmp_path / "labels", source_labels=True)
+
+
 def test_a_case_without_a_reference_is_refused(tmp_path):
     write_case(tmp_path / "in", NAMES[0], ("t1c",))
     with pytest.raises(MSTKDError, match="beside their images; give --labels FOLDER"):
@@ -103,13 +126,11 @@ def test_a_case_without_a_reference_is_refused(tmp_path):
 
 
 def test_a_reference_that_was_interpolated_is_refused(tmp_path):
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-
     folder = write_case(tmp_path / "in", NAMES[0], ("t1c",))
     write_volume(folder / f"{NAMES[0]}-seg.nii.gz", np.full((26, 30, 28), 0.5, np.float32))
     (case,), _ = folder_cases(tmp_path / "in", model(tmp_path), None)
     with pytest.raises(MSTKDError, match="values between integers"):
-        read_reference(case, SimpleITKIO)
+        values_of(case)
 
 
 @pytest.mark.parametrize(

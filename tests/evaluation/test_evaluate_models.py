@@ -18,6 +18,7 @@ from tiny_model import MODALITIES, SHAPE, volume, write_volume
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.evaluation.label_files import LabelFile
 from nnunetv2_mstkd.evaluation.results import read_evaluation
 from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
@@ -87,7 +88,9 @@ def test_flat_images_are_compared_in_two_dimensions(tmp_path, ending, reader):
         sitk.WriteImage(image, str(tmp_path / f"{name}{ending}"))
     case = ReferenceCase("c", "p", {}, tmp_path / f"reference{ending}")
     criteria = Criteria({"lesion": (1,)}, lesionwise="brats2023-met")
-    score = FileJob(tmp_path / f"prediction{ending}", case, criteria, reader).run().regions["lesion"]
+    score = (
+        FileJob(LabelFile(tmp_path / f"prediction{ending}"), case, criteria, reader).run().regions["lesion"]
+    )
     assert score.hd95 == pytest.approx(medpy_hd95(prediction, reference, spacing), abs=1e-5)
     assert score.volume_reference == pytest.approx(reference.sum() * np.prod(spacing), rel=1e-5)
     assert score.lesions.lesions == 1

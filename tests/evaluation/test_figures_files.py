@@ -15,7 +15,7 @@ from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures import save_figures
 from nnunetv2_mstkd.evaluation.figures.choice import background_of, shown_cases, shown_subsets
 from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
-from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_reference
+from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_prediction, read_reference
 from nnunetv2_mstkd.evaluation.results import read_evaluation
 
 WIDTH = round(180 / 25.4 * 200)
@@ -121,20 +121,23 @@ def test_the_background_is_of_an_available_modality():
     assert background_of("t2f", images) is None
 
 
-def test_a_reference_in_the_values_of_its_source_is_mapped(evaluation, tmp_path):
+def test_labels_in_the_values_of_their_source_are_mapped(evaluation):
     folder = scored_as_on_disk(evaluation("a", patients=1, images=True))
+    known, case = read_evaluation(folder), "P-000-000"
+    subset = known.record.subsets[0]
+    files = (known.record.cases[case].reference, known.prediction(case, subset))
+    expected = [sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in files]
+    assert all((array == 3).any() for array in expected)
+    for path, array in zip(files, expected, strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(np.where(array == 3, 4, array).astype(np.uint8)), str(path))
+    with pytest.raises(UnreadableError, match="not the one that was scored"):
+        read_reference(known, case)
     record = json.loads((folder / "evaluation.json").read_text())
-    record["model"]["folder"] = str(tmp_path)
+    record["cases"][case]["label_map"] = record["prediction_label_map"] = {"0": 0, "1": 1, "2": 2, "4": 3}
     (folder / "evaluation.json").write_text(json.dumps(record))
-    path = record["cases"]["P-000-000"]["reference"]
-    right = sitk.GetArrayFromImage(sitk.ReadImage(path))
-    np.testing.assert_array_equal(read_reference(read_evaluation(folder), "P-000-000").array, right)
-    sitk.WriteImage(sitk.GetImageFromArray(np.where(right == 3, 4, right).astype(np.uint8)), path)
-    with pytest.raises(UnreadableError):
-        read_reference(read_evaluation(folder), "P-000-000")
-    known = {"mstkd": {"source_labels": {"1": 1, "2": 2, "3": 4}}}
-    (tmp_path / "dataset.json").write_text(json.dumps(known))
-    np.testing.assert_array_equal(read_reference(read_evaluation(folder), "P-000-000").array, right)
+    known = read_evaluation(folder)
+    np.testing.assert_array_equal(read_reference(known, case).array, expected[0])
+    np.testing.assert_array_equal(read_prediction(known, case, subset).array, expected[1])
 
 
 def test_segmentations_that_lie_elsewhere_are_shown(evaluation, tmp_path):

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 
 from report_pages import Page
@@ -25,7 +26,9 @@ def recorded(evaluation):
         if number < 2:
             record["model"]["folder"] = f"/results of/{number}"
             record["model"]["in_force"] = {"seed": 9, "optimizer": "sgd", "weights": {"kl": 0.2}}
-        first = {"started": "2026-11-24T10:15:02.5", "command": "c", "versions": {}, "scored": 80}
+        first = {"started": "2026-11-24T10:15:02.5", "versions": {}, "scored": 80}
+        first |= {"command": f"nnUNetv2_mstkd evaluate -f 0 3 -o out{number} --subsets t1c"}
+        first |= {"directory": "/work"} if number == 0 else {}
         first |= {"git": "c0ffee" * 6 + "beef-dirty"}
         sessions = [first, first | {"started": "2026-11-25T10:15:02.5", "git": "d" * 40, "scored": 1}]
         sessions += [first | {"git": "e" * 40, "scored": 0}]
@@ -70,13 +73,18 @@ def test_what_was_compared_and_how_to_do_it_again(evaluation, tmp_path):
     assert "&#34;full_phase&#34;: 0.4" in text
     shown = re.findall(r'<code id="command-\d">(.*?)</code>', text, re.DOTALL)
     train = "nnUNetv2_mstkd train Dataset900_Phantom 3d_fullres {} -tr nnUNetTrainerMSTKD -p Plans{}"
+    preprocess = "nnUNetv2_preprocess -d 900 -plans_name Plans{} -c 3d_fullres"
+    evaluate = "nnUNetv2_mstkd evaluate -f 0 3 -o out{}"
     copy = "cp -n '/results of/{0}/plans.json' \"$nnUNet_preprocessed\"/Dataset900_Phantom/Plans{0}.json"
     assert [html.unescape(command) for command in shown] == [
-        "\n".join(map(copy.format, (0, 1))),
+        "\n".join(line.format(i) for i in (0, 1) for line in (copy, preprocess)),
         "\n".join(train.format(fold, plans) for plans in (0, 1) for fold in (0, 3)),
         "\n".join(train.format(fold, 2) for fold in (0, 3)),
-        *(f"nnUNetv2_mstkd evaluate -f 0 3 -o out{i}" for i in range(3)),
-        "nnUNetv2_mstkd compare 'a b' c",
+        *(
+            typed + f"{evaluate.format(i)} --subsets t1c\n{evaluate.format(i)}"
+            for i, typed in enumerate(("# typed in /work\n", "", ""))
+        ),
+        f"# typed in {os.getcwd()}\nnnUNetv2_mstkd compare 'a b' c",
     ]
     copied = [button["data-copies"] for button in page.of("button") if "data-copies" in button]
     assert copied == [f"command-{i}" for i in range(1, 8)]

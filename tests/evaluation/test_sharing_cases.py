@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
-from tiny_model import MODALITIES, volume, write_case, write_volume
+from tiny_model import MODALITIES, SHAPE, volume, write_case, write_volume
 
 from nnunetv2_mstkd.datasets.discovery import discover
 from nnunetv2_mstkd.errors import MSTKDError
@@ -16,6 +17,7 @@ from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 from nnunetv2_mstkd.modalities import all_subsets
 
 NAME = "BraTS-GLI-00001-000"
+LABELS = frozenset({0, 1, 2, 3})
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_one_field_of_view_is_preprocessed_once(predictor, tmp_path, monkeypatch
     write_filled(tmp_path)
     case = reference_case(tmp_path)
     calls = counted(predictor, monkeypatch)
-    opened = OpenCase(case, predictor)
+    opened = OpenCase(case, predictor, LABELS)
     for subset in all_subsets(predictor.modalities):
         opened.preprocessed(subset)
     assert calls == [NAME]
@@ -76,7 +78,7 @@ def test_another_field_of_view_is_preprocessed_alone(predictor, tmp_path, monkey
     """t2f reaches further: without it nnU-Net crops more."""
     write_filled(tmp_path, t2f=1)
     case = reference_case(tmp_path)
-    opened = OpenCase(case, predictor)
+    opened = OpenCase(case, predictor, LABELS)
     calls = counted(predictor, monkeypatch)
     check_every_subset(predictor, case, opened)
     # 15 for the comparison, 1 shared, 7 subsets without t2f.
@@ -94,7 +96,7 @@ def test_holes_that_nnunet_fills_make_no_difference(predictor, tmp_path, monkeyp
     expected = alone(predictor, case, subset)
     calls = counted(predictor, monkeypatch)
     torch.testing.assert_close(
-        OpenCase(case, predictor).preprocessed(subset).data, expected.data, rtol=0, atol=0
+        OpenCase(case, predictor, LABELS).preprocessed(subset).data, expected.data, rtol=0, atol=0
     )
     assert calls == [NAME]
 
@@ -102,24 +104,37 @@ def test_holes_that_nnunet_fills_make_no_difference(predictor, tmp_path, monkeyp
 def test_what_a_case_lacks_is_known(predictor, tmp_path):
     write_case(tmp_path, NAME, ("t1n", "t1c"))
     write_volume(tmp_path / NAME / f"{NAME}-t2w.nii.gz", np.full((26, 30, 28), 7, np.int16))
-    opened = OpenCase(reference_case(tmp_path), predictor)
+    opened = OpenCase(reference_case(tmp_path), predictor, LABELS)
     assert opened.available() == {"t1n", "t1c"}
     use = opened.preprocessed(frozenset({"t1c"})).use
     assert (use.used, use.absent, use.constant, use.ignored) == (("t1c",), ("t2f",), ("t2w",), ("t1n",))
 
 
-def test_a_reference_on_another_grid_is_refused(predictor, tmp_path):
+@pytest.mark.parametrize(
+    ("shape", "change", "difference"),
+    [
+        ((5, 6, 7), lambda image: None, r"size \(7, 6, 5\) and \(28, 30, 26\)"),
+        (SHAPE, lambda image: image.SetSpacing((1, 1, 1)), r"spacing \(1, 1, 1\) and \(0.9, 1, 1.2\)"),
+        (SHAPE, lambda image: image.SetOrigin((5, 0, 0)), "origin"),
+        (SHAPE, lambda image: image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1)), "direction"),
+    ],
+    ids=["size", "spacing", "origin", "direction"],
+)
+def test_a_reference_on_another_grid_is_refused(predictor, tmp_path, shape, change, difference):
     write_case(tmp_path / "in", NAME)
-    reference = write_volume(tmp_path / "seg.nii.gz", np.zeros((5, 6, 7), np.uint8))
-    opened = OpenCase(reference_case(tmp_path / "in", reference), predictor)
-    with pytest.raises(MSTKDError, match=r"has \(5, 6, 7\) voxels \(z, y, x\), the images \(26, 30, 28\)"):
+    path = write_volume(tmp_path / "seg.nii.gz", np.zeros(shape, np.uint8))
+    image = sitk.ReadImage(str(path))
+    change(image)
+    sitk.WriteImage(image, str(path))
+    opened = OpenCase(reference_case(tmp_path / "in", path), predictor, LABELS)
+    with pytest.raises(MSTKDError, match=f"seg.nii.gz and .* differ in {difference}"):
         opened.reference()
 
 
 def test_a_case_is_let_go_with_its_last_piece_of_work(predictor, tmp_path):
     write_case(tmp_path, NAME)
     case = reference_case(tmp_path)
-    cases = OpenCases(predictor, [NAME, NAME])
+    cases = OpenCases(predictor, [NAME, NAME], LABELS)
     first = cases.get(case)
     cases.done(case)
     assert cases.get(case) is first

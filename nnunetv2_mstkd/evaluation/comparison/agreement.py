@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from nnunetv2_mstkd.evaluation.results import Evaluation, EvaluationRecord
 
 _SHOWN = 3
 # Differ between seeds and folds of one method.
+_NUMBERS = re.compile(r"[\d_.-]+")
 _PER_TRAINING = ("seed", "terms_off", "teacher_fold", "teacher_checkpoint")
 
 
@@ -30,6 +32,7 @@ def check_agreement(runs: Sequence[ComparedRun]) -> None:
     reference = patients_of(runs[0])
     for run in runs[1:]:
         _check_cases(runs[0].name, reference, run.name, patients_of(run))
+    scored_subsets(runs)
 
 
 def patients_of(run: ComparedRun) -> dict[str, str]:
@@ -53,6 +56,27 @@ def lacking_modalities(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]
                 if absent:
                     lacking[name] = lacking.get(name, frozenset()) | absent
     return lacking
+
+
+def scored_subsets(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]:
+    """Case → the subsets that it is scored under.
+
+    In a folder of segmentations of whatever each case has, each case has one subset of its own.
+
+    Raises:
+        MSTKDError: two evaluations scored a case under different subsets.
+    """
+    lacking = lacking_modalities(runs)
+    known: dict[str, tuple[Evaluation, frozenset[str]]] = {}
+    for evaluation in (evaluation for run in runs for evaluation in run.evaluations):
+        for name in evaluation.record.cases:
+            absent = lacking.get(name, frozenset())
+            names = evaluation.record.subsets_of(name)
+            scored = frozenset(subset for subset in names if absent.isdisjoint(subset.split("+")))
+            first, others = known.setdefault(name, (evaluation, scored))
+            if scored != others:
+                _check_same_set(f"subsets of case {name}", first.folder, others, evaluation.folder, scored)
+    return {name: scored for name, (_, scored) in known.items()}
 
 
 def case_groups(run: ComparedRun) -> list[list[Evaluation]]:
@@ -158,7 +182,11 @@ def _method(evaluation: Evaluation) -> dict[str, Any]:
         settings["teacher"] = "a finished model"
     # Settings live in the plans, so that each seed has plans of its own name.
     plans = None if seeded else model.get("plans")
+    # Another tool's segmentations have no trainer, only the name of their folder; numbers in it are folds'.
+    folder = None if model.get("trainer") else _NUMBERS.sub("", str(model.get("name")))
     return {
+        "name": folder,
+        "number of folds": len(model.get("folds") or ()),
         "trainer": model.get("trainer"),
         "configuration": model.get("configuration"),
         "checkpoint": model.get("checkpoint"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -33,6 +34,28 @@ def load_runs(arguments: Sequence[str], names: Sequence[str] | None = None) -> t
     names = list(names) if names is not None else default_names(arguments, groups)
     _check_names(names)
     return tuple(ComparedRun(name, group) for name, group in zip(names, groups, strict=True))
+
+
+def without_cases(runs: Sequence[ComparedRun], names: Sequence[str]) -> tuple[ComparedRun, ...]:
+    """Leave cases out of every run.
+
+    Raises:
+        MSTKDError: no run has such a case, or a run has no other.
+    """
+    unknown = set(names).difference(*(e.record.cases for run in runs for e in run.evaluations))
+    if unknown:
+        raise MSTKDError(f"--without {sorted(unknown)[0]}: no run has this case; check its name")
+    return tuple(replace(run, evaluations=tuple(_without(e, names) for e in run.evaluations)) for run in runs)
+
+
+def _without(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
+    if not names:
+        return evaluation
+    left = {name: case for name, case in evaluation.record.cases.items() if name not in names}
+    if not left:
+        raise MSTKDError(f"--without leaves no case of {evaluation.folder}; leave fewer out")
+    record = replace(evaluation.record, cases=left)
+    return Evaluation(evaluation.folder, record, evaluation.without.union(names))
 
 
 def run_folders(argument: str) -> list[Path]:

@@ -142,6 +142,7 @@ def comparison_record(comparison: Comparison, command: str) -> dict[str, Any]:
         "metrics": list(comparison.metrics),
         "cases": int(comparison.scores["case"].nunique()),
         "patients": int(comparison.scores["patient"].nunique()),
+        "without": list(comparison.without),
         "seed": comparison.seed,
         "resamples": comparison.resamples,
         "versions": versions() | {name: metadata.version(name) for name in _PACKAGES},

@@ -66,6 +66,11 @@ class Comparison:
     resamples: int
 
     @property
+    def without(self) -> tuple[str, ...]:
+        """Cases that were left out of every run."""
+        return tuple(sorted({name for run in self.runs for e in run.evaluations for name in e.without}))
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """The keys of :data:`METRICS` that were scored."""
         return tuple(metric for metric in METRICS if metric in self.scores)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.comparison.agreement import case_groups, lacking_modalities, patients_of
+from nnunetv2_mstkd.evaluation.comparison.agreement import case_groups, patients_of, scored_subsets
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
 from nnunetv2_mstkd.evaluation.comparison.statistics import group_means, known_mean
 from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
@@ -31,7 +31,7 @@ class Layout:
         regions: third axis.
         metrics: fourth axis, keys of ``METRICS``.
         modalities: of the data set.
-        lacking: case → the modalities that it lacks; it cannot be scored under a subset with one of them.
+        scored: case → the subsets that it is scored under: not those with a modality that it lacks.
     """
 
     patients: Mapping[str, str]
@@ -39,7 +39,7 @@ class Layout:
     regions: tuple[str, ...]
     metrics: tuple[str, ...]
     modalities: tuple[str, ...]
-    lacking: Mapping[str, frozenset[str]]
+    scored: Mapping[str, frozenset[str]]
 
     @cached_property
     def patient_names(self) -> list[str]:
@@ -70,10 +70,6 @@ class Layout:
         groups = np.array([numbers[patient] for patient in self.patients.values()])
         return group_means(values, groups, len(numbers))
 
-    def possible(self, case: str, subset: str) -> bool:
-        """Whether the case has every modality of the subset."""
-        return self.lacking.get(case, frozenset()).isdisjoint(subset.split("+"))
-
 
 def layout_of(runs: Sequence[ComparedRun]) -> Layout:
     """The axes of runs that agree."""
@@ -84,7 +80,7 @@ def layout_of(runs: Sequence[ComparedRun]) -> Layout:
         regions=tuple(record.regions),
         metrics=tuple(m for m in METRICS if record.lesionwise is not None or not m.startswith("lesion_")),
         modalities=record.modalities,
-        lacking=lacking_modalities(runs),
+        scored=scored_subsets(runs),
     )
 
 
@@ -92,7 +88,7 @@ def evaluation_values(evaluation: Evaluation, layout: Layout) -> tuple[list[str]
     """The scores of one evaluation.
 
     Returns:
-        Its cases, sorted; scores (cases, subsets, regions, metrics), nan where a case lacks a modality;
+        Its cases, sorted; scores (cases, subsets, regions, metrics), nan where a case is not scored;
         volumes of the reference in mm³ (cases, regions).
 
     Raises:
@@ -102,10 +98,10 @@ def evaluation_values(evaluation: Evaluation, layout: Layout) -> tuple[list[str]
     _check_columns(evaluation, table, layout.metrics)
     index = pd.MultiIndex.from_product([cases, layout.subsets, layout.regions], names=_KEYS)
     keyed = table.set_index(_KEYS)
-    possible = np.array([layout.possible(case, subset) for case, subset, _ in index])
-    _check_rows(evaluation, keyed.index, index, possible)
+    scored = np.array([subset in layout.scored[case] for case, subset, _ in index])
+    _check_rows(evaluation, keyed.index, index, scored)
     keyed = keyed.reindex(index)
-    keyed.loc[~possible, list(layout.metrics)] = np.nan
+    keyed.loc[~scored, list(layout.metrics)] = np.nan
     shape = (len(cases), len(layout.subsets), len(layout.regions))
     values = keyed[list(layout.metrics)].to_numpy(dtype=float).reshape(*shape, len(layout.metrics))
     volumes = keyed["volume_reference"].to_numpy(dtype=float).reshape(shape)
@@ -129,10 +125,13 @@ def _check_columns(evaluation: Evaluation, table: pd.DataFrame, metrics: Sequenc
 
 
 def _check_rows(
-    evaluation: Evaluation, found: pd.MultiIndex, expected: pd.MultiIndex, possible: np.ndarray
+    evaluation: Evaluation, found: pd.MultiIndex, expected: pd.MultiIndex, scored: np.ndarray
 ) -> None:
     for rows, problem in (
-        (expected[possible].difference(found), "not there: the evaluation did not end, run it again"),
+        (
+            expected[scored].difference(found),
+            "not there: the evaluation did not end, run it again or leave cases out of every run (--without)",
+        ),
         (found.difference(expected), "foreign to its record: run nnUNetv2_mstkd evaluate again"),
         (found[found.duplicated()], "there twice: run nnUNetv2_mstkd evaluate again"),
     ):

@@ -13,6 +13,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     patients_dice,
     patients_text,
     policy_text,
+    styles_of,
 )
 from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_panels
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
@@ -29,9 +30,10 @@ def draw_by_count(comparison: Comparison) -> DrawnFigure | None:
     values = columns.mean(patients_dice(comparison, runs), axis=2)
     means, low, high = mean_and_interval(values, comparison)
     counts = np.array([int(label) for label in columns.labels])
+    styles = styles_of(comparison, runs)
     figure, panels = region_panels(comparison, runs)
     for region, axes in enumerate(panels):
-        draw_intervals(axes, counts, means[:, region], low[:, region], high[:, region], line=True)
+        draw_intervals(axes, counts, means[:, region], low[:, region], high[:, region], styles, line=True)
         axes.set_xticks(counts)
         axes.set_xlabel("available sequences")
         axes.set_ylabel("Dice (%)")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.comparison.statistics import Bootstrap, interval, known_mean
+from nnunetv2_mstkd.evaluation.figures.style import RunStyle, run_style
 
 
 def patients_dice(comparison: Comparison, runs: Sequence[str]) -> np.ndarray:
@@ -79,6 +80,17 @@ def chosen_runs(comparison: Comparison, most: int) -> tuple[list[str], str]:
     others = [name for name in names if name != comparison.reference][: most - 1]
     chosen = [name for name in names if name in others or name == comparison.reference]
     return chosen, f" Of {len(names)} runs, the reference and the first {most - 1} others are shown."
+
+
+def styles_of(comparison: Comparison, runs: Sequence[str]) -> list[RunStyle]:
+    """How each run is drawn: alike in every figure, however many of the runs it shows.
+
+    The reference comes first, as in the choice of :func:`chosen_runs`, so that no two runs of a figure look
+    alike.
+    """
+    others = [run.name for run in comparison.runs if run.name != comparison.reference]
+    order = [comparison.reference, *others]
+    return [run_style(order.index(name)) for name in runs]
 
 
 def mean_and_interval(

@@ -15,6 +15,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     patients_dice,
     patients_text,
     policy_text,
+    styles_of,
 )
 from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_panels
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
@@ -57,10 +58,11 @@ def draw_importance(comparison: Comparison) -> DrawnFigure | None:
     x, names = np.arange(len(pairs)), short_names(list(pairs), 12)
     turned = sum(map(len, names)) >= _MOST_LETTERS
     more_below = LETTER * max(map(len, names)) * np.sin(np.deg2rad(_TURN)) if turned else 0.0
+    styles = styles_of(comparison, runs)
     figure, panels = region_panels(comparison, runs, more_below=more_below)
     for region, axes in enumerate(panels):
         axes.axhline(0, color="black", linewidth=0.6)
-        draw_intervals(axes, x, means[:, region], low[:, region], high[:, region], line=False)
+        draw_intervals(axes, x, means[:, region], low[:, region], high[:, region], styles, line=False)
         axes.set_xticks(x, names, rotation=_TURN if turned else 0, ha="right" if turned else "center")
         axes.set_xlabel("sequence taken away")
         axes.set_ylabel("drop of Dice (points)")

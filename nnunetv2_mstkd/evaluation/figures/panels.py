@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.figures.data import styles_of
 from nnunetv2_mstkd.evaluation.figures.style import (
     WIDTH,
+    RunStyle,
     add_axes,
     add_legend,
     legend_height,
     new_figure,
-    run_style,
 )
 
 _PER_ROW = 3
@@ -37,7 +38,7 @@ def region_panels(
     legend = legend_height(runs)
     each = _TITLE + _HEIGHT + _BELOW + more_below
     figure = new_figure(legend + rows * each)
-    add_legend(figure, runs, line=True)
+    add_legend(figure, runs, styles_of(comparison, runs), line=True)
     width = (WIDTH - _LEFT - _RIGHT - _BETWEEN * (per_row - 1)) / per_row
     panels = []
     for number, region in enumerate(regions):
@@ -52,19 +53,26 @@ def region_panels(
 
 
 def draw_intervals(
-    axes: Axes, x: np.ndarray, means: np.ndarray, low: np.ndarray, high: np.ndarray, *, line: bool
+    axes: Axes,
+    x: np.ndarray,
+    means: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    styles: Sequence[RunStyle],
+    *,
+    line: bool,
 ) -> None:
     """Points with intervals, runs moved apart so that none hides another.
 
     Args:
         x: (positions,).
         means, low, high: (runs, positions); nan ends draw no interval.
+        styles: one per run.
         line: join the points of a run; they lie closer then.
     """
     runs = len(means)
     step = min(0.4 if line else 0.75, 0.12 * runs) / runs
-    for number in range(runs):
-        color, marker = run_style(number)
+    for number, (color, marker) in enumerate(styles):
         moved = x + (number - (runs - 1) / 2) * step
         errors = np.nan_to_num(np.stack([means[number] - low[number], high[number] - means[number]]))
         axes.errorbar(

@@ -35,7 +35,13 @@ from nnunetv2_mstkd.evaluation.figures.style import (
     short_names,
     wrapped,
 )
-from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_reference, read_volume
+from nnunetv2_mstkd.evaluation.figures.volumes import (
+    UnreadableError,
+    Volume,
+    read_prediction,
+    read_reference,
+    read_volume,
+)
 from nnunetv2_mstkd.evaluation.regions import region_mask
 
 logger = logging.getLogger(__name__)
@@ -106,15 +112,14 @@ def _read(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence
     reference = read_reference(evaluation_of(runs[0], case), case)
     z = best_slice(reference.array, comparison.regions)
 
-    def cut(path: object) -> np.ndarray:
-        volume = read_volume(str(path))
+    def cut(volume: Volume) -> np.ndarray:
         if volume.array.shape != reference.array.shape:
-            raise UnreadableError(f"{path} has another shape than the reference")
+            raise UnreadableError(f"a file of case {case} has another shape than the reference")
         return volume.array[z]
 
-    images = {modality: cut(files[modality]) for modality in dict.fromkeys(shown)}
+    images = {modality: cut(read_volume(files[modality])) for modality in dict.fromkeys(shown)}
     predictions = {
-        (run.name, subset): cut(evaluation_of(run, case).prediction(case, subset))
+        (run.name, subset): cut(read_prediction(evaluation_of(run, case), case, subset))
         for run in runs
         for subset in subsets
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -12,16 +14,17 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     patients_dice,
     patients_text,
     policy_text,
+    styles_of,
 )
 from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height, matrix_left
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import (
     WIDTH,
+    RunStyle,
     add_axes,
     add_legend,
     legend_height,
     new_figure,
-    run_style,
 )
 
 # A box narrower than about 1.5 mm cannot be read.
@@ -39,13 +42,14 @@ def draw_strips(comparison: Comparison) -> DrawnFigure:
     left = max(_LEFT, matrix_left(columns, comparison.modalities))
     count, width = len(columns.labels), WIDTH - left - _RIGHT
     figure = new_figure(legend + len(comparison.regions) * (_TITLE + _PANEL) + below + 3)
-    add_legend(figure, runs, line=False)
+    styles = styles_of(comparison, runs)
+    add_legend(figure, runs, styles, line=False)
     limits = (-0.5, count - 0.5)
     for number, region in enumerate(comparison.regions):
         top = legend + number * (_TITLE + _PANEL) + _TITLE
         axes = add_axes(figure, left, top, width, _PANEL)
         axes.set_title(region, loc="left", fontweight="bold", pad=2)
-        _draw_boxes(axes, values[:, number], width / count)
+        _draw_boxes(axes, values[:, number], width / count, styles)
         axes.set_xlim(*limits)
         axes.set_xticks([])
         axes.locator_params(axis="y", nbins=5)
@@ -61,7 +65,7 @@ def draw_strips(comparison: Comparison) -> DrawnFigure:
     return DrawnFigure("strips", "Spread over patients", caption, figure)
 
 
-def _draw_boxes(axes: Axes, values: np.ndarray, column_mm: float) -> None:
+def _draw_boxes(axes: Axes, values: np.ndarray, column_mm: float, styles: Sequence[RunStyle]) -> None:
     """Boxes of (runs, columns, patients); ``column_mm`` is the width of a column on paper."""
     runs, count, patients = values.shape
     few = patients <= _MOST_DOTS
@@ -69,8 +73,7 @@ def _draw_boxes(axes: Axes, values: np.ndarray, column_mm: float) -> None:
     step = min(0.84 / runs, 5 / column_mm)
     for edge in np.arange(1, count) - 0.5:
         axes.axvline(edge, color="#E5E5E5", linewidth=0.5, zorder=0)
-    for number in range(runs):
-        color = run_style(number)[0]
+    for number, (color, _) in enumerate(styles):
         positions = np.arange(count) + (number - (runs - 1) / 2) * step
         known = [column[~np.isnan(column)] for column in values[number]]
         axes.boxplot(

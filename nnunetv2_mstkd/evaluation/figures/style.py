@@ -13,7 +13,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,9 +70,16 @@ def add_axes(figure: Figure, left: float, top: float, width: float, height: floa
     return figure.add_axes((left / WIDTH, 1 - (top + height) / total, width / WIDTH, height / total))
 
 
-def run_style(number: int) -> tuple[str, str]:
-    """Colour and marker of the run with this number."""
-    return RUN_COLORS[number % len(RUN_COLORS)], MARKERS[number % len(MARKERS)]
+class RunStyle(NamedTuple):
+    """How a run is drawn."""
+
+    color: str
+    marker: str
+
+
+def run_style(number: int) -> RunStyle:
+    """The style of the run with this number; they repeat after eight."""
+    return RunStyle(RUN_COLORS[number % len(RUN_COLORS)], MARKERS[number % len(MARKERS)])
 
 
 def region_colors(regions: Sequence[str]) -> dict[str, str]:
@@ -130,19 +137,19 @@ def legend_height(names: Sequence[str]) -> float:
     return rows * (tallest * LINE + 1) + 2
 
 
-def add_legend(figure: Figure, names: Sequence[str], *, line: bool) -> None:
+def add_legend(figure: Figure, names: Sequence[str], styles: Sequence[RunStyle], *, line: bool) -> None:
     """The runs' legend at the top, as wide as the figure."""
     handles = [
         Line2D(
             [],
             [],
-            color=run_style(i)[0],
-            marker=run_style(i)[1] if line else "s",
+            color=style.color,
+            marker=style.marker if line else "s",
             linestyle="-" if line else "none",
             markersize=5 if line else 7,
             label=wrapped(name, _LEGEND_LETTERS),
         )
-        for i, name in enumerate(names)
+        for name, style in zip(names, styles, strict=True)
     ]
     figure.legend(
         handles=handles,

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.evaluation.cases import source_label_map
 from nnunetv2_mstkd.evaluation.regions import region_mask
 from nnunetv2_mstkd.evaluation.results import Evaluation
-from nnunetv2_mstkd.files import read_json
 
 
 class UnreadableError(Exception):
@@ -53,20 +51,25 @@ def read_volume(path: Path | str) -> Volume:
 def read_reference(evaluation: Evaluation, case: str) -> Volume:
     """The reference segmentation of a case, in the label values of the evaluation's regions.
 
-    The record does not say whether a reference has the values of the source (BraTS 2020 has 4 where the
-    data set has 3). Both readings are tried: the one whose regions have the sizes that were scored is right.
+    Raises:
+        UnreadableError: it cannot be read, or its regions have not the sizes that were scored.
+    """
+    known = evaluation.record.cases[case]
+    volume = _mapped(read_volume(known.reference), known.label_map)
+    regions, scored = evaluation.record.regions, _scored_sizes(evaluation, case)
+    if any(int(region_mask(volume.array, regions[name]).sum()) != size for name, size in scored.items()):
+        raise UnreadableError(f"the reference of case {case} is not the one that was scored")
+    return volume
+
+
+def read_prediction(evaluation: Evaluation, case: str, subset: str) -> Volume:
+    """A segmentation of a case, in the label values of the evaluation's regions.
 
     Raises:
-        UnreadableError: it cannot be read, or neither reading fits.
+        UnreadableError: it cannot be read.
     """
-    volume = read_volume(evaluation.record.cases[case].reference)
-    scored = _scored_sizes(evaluation, case)
-    for mapping in (None, _source_map(evaluation)):
-        array = volume.array if mapping is None else _mapped(volume.array, mapping)
-        sizes = {name: int(region_mask(array, v).sum()) for name, v in evaluation.record.regions.items()}
-        if all(sizes[name] == size for name, size in scored.items()):
-            return Volume(array, volume.spacing)
-    raise UnreadableError(f"the reference of case {case} is not the one that was scored")
+    volume = read_volume(evaluation.prediction(case, subset))
+    return _mapped(volume, evaluation.record.prediction_label_map)
 
 
 def _scored_sizes(evaluation: Evaluation, case: str) -> dict[str, int]:
@@ -76,14 +79,10 @@ def _scored_sizes(evaluation: Evaluation, case: str) -> dict[str, int]:
     return {str(region): int(tp + fn) for region, tp, fn in rows.itertuples()}
 
 
-def _source_map(evaluation: Evaluation) -> Mapping[int, int] | None:
-    folder = evaluation.record.model.get("folder")
-    path = Path(folder) / "dataset.json" if folder else None
-    return source_label_map(read_json(path)) if path and path.is_file() else None
-
-
-def _mapped(array: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
-    result = array.copy()
+def _mapped(volume: Volume, mapping: Mapping[int, int] | None) -> Volume:
+    if mapping is None:
+        return volume
+    result = volume.array.copy()
     for source, target in mapping.items():
-        result[array == source] = target
-    return result
+        result[volume.array == source] = target
+    return Volume(result, volume.spacing)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from itertools import chain
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.report.described import titled
 from nnunetv2_mstkd.evaluation.results import EvaluationRecord
+
+_NUMBER = re.compile(r"Dataset(\d{3})_")
 
 
 def training_commands(record: EvaluationRecord) -> list[str]:
@@ -38,23 +42,48 @@ def plans_command(record: EvaluationRecord) -> list[str]:
         return []
     stored = shlex.quote(f"{model['folder']}/plans.json")
     target = shlex.quote(f"{record.dataset}/{model['plans']}.json")
-    return [f'cp -n {stored} "$nnUNet_preprocessed"/{target}']
+    return [f'cp -n {stored} "$nnUNet_preprocessed"/{target}', *_preprocess(record)]
+
+
+def _preprocess(record: EvaluationRecord) -> list[str]:
+    """What makes the training data of the plans; nnU-Net names a data set by its number here."""
+    model, number = record.model, _NUMBER.match(record.dataset)
+    if number is None:
+        return []
+    plans, configuration = str(model["plans"]), str(model["configuration"])
+    words = ("nnUNetv2_preprocess", "-d", str(int(number[1])), "-plans_name", plans, "-c", configuration)
+    return [shlex.join(words)]
+
+
+def _evaluate_commands(record: EvaluationRecord) -> tuple[str, ...]:
+    """The commands of an evaluation, after a comment that says where they were typed."""
+    directories = {session.command: session.directory for session in record.sessions}
+    lines: list[str] = []
+    for command in record.commands:
+        place = _in(directories.get(command, ""))
+        lines += [place, command] if place and place not in lines else [command]
+    return tuple(lines)
+
+
+def _in(directory: str) -> str:
+    return f"# typed in {directory}" if directory else ""
 
 
 def commands(comparison: Comparison, compare: str) -> list[tuple[str, str]]:
     """A title and commands, one a line, for everything that has to be typed again, in order."""
     plans: dict[str, dict[str, None]] = {}
     train: dict[str, dict[str, None]] = {}
-    evaluate: dict[str, str] = {}
+    evaluate: dict[tuple[str, ...], str] = {}
     for run in comparison.runs:
         records = [evaluation.record for evaluation in run.evaluations]
         plans[f"Plans: {run.name}"] = dict.fromkeys(chain.from_iterable(map(plans_command, records)))
         train[f"Train: {run.name}"] = dict.fromkeys(chain.from_iterable(map(training_commands, records)))
     for title, evaluation in titled(comparison):
-        if evaluation.record.command:
-            evaluate.setdefault(evaluation.record.command, f"Evaluate: {title}")
+        lines = _evaluate_commands(evaluation.record)
+        if lines:
+            evaluate.setdefault(lines, f"Evaluate: {title}")
     return [
         *((title, "\n".join(lines)) for title, lines in (plans | train).items() if lines),
-        *((title, command) for command, title in evaluate.items()),
-        ("Compare", compare),
+        *((title, "\n".join(lines)) for lines, title in evaluate.items()),
+        ("Compare", "\n".join((_in(os.getcwd()), compare))),
     ]

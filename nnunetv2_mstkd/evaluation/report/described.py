@@ -45,6 +45,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "Regions": ", ".join(comparison.regions),
         "Empty masks": f"policy {comparison.policy}{source}",
     }
+    found |= {"Left out": f"{', '.join(comparison.without)} (--without)"} if comparison.without else {}
     return found | ({"Lesion-wise rules": record.lesionwise} if record.lesionwise else {})
 
 
@@ -143,7 +144,7 @@ def _described(title: str, evaluation: Evaluation) -> DescribedEvaluation:
 def _session(session: Session) -> str:
     """``2026-11-24 10:15:02 UTC: 33 scores, commit c0ffee…``."""
     when = f"{session.started[:19].replace('T', ' ')} UTC" if session.started else "at an unknown time"
-    scored = "stopped" if session.scored is None else f"{session.scored} scores"
+    scored = "killed" if session.scored is None else f"{session.scored} scores"
     return f"{when}: {scored if session.started else 'scores'}, commit {_short_commit(session.git)}"
 
 

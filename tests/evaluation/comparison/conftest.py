@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
-from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
+from nnunetv2_mstkd.evaluation.comparison.loading import load_runs, without_cases
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 
 
 @pytest.fixture
 def compare() -> Callable[..., Comparison]:
-    """``compare(folder, "a,b", names=[...], reference=...)`` with few resamples."""
+    """``compare(folder, "a,b", names=[...], without=[...], reference=...)`` with few resamples."""
 
-    def run(*arguments: Path | str, names: list[str] | None = None, **options) -> Comparison:
+    def run(
+        *arguments: Path | str, names: list[str] | None = None, without: list[str] | None = None, **options
+    ) -> Comparison:
         options.setdefault("resamples", 200)
-        return compare_runs(load_runs([str(argument) for argument in arguments], names), **options)
+        runs = load_runs([str(argument) for argument in arguments], names)
+        return compare_runs(without_cases(runs, without or ()), **options)
 
     return run

@@ -186,3 +186,53 @@ def test_one_run_has_means_and_no_differences(evaluation, compare):
     assert alone.differences.empty
     assert list(alone.differences.columns)[:5] == ["run", "region", "subset", "metric", "difference"]
     assert not np.isnan(alone.means["mean"]).any()
+
+
+class TestCasesLeftOut:
+    def test_a_case_without_scores_can_be_left_out(self, evaluation, compare):
+        a, b, c = evaluation("a"), evaluation("b"), evaluation("c", gain=0.1)
+        remove_rows(b, "P-002-000", "t1c")
+        with pytest.raises(MSTKDError, match=r"leave cases out of every run \(--without\).*P-002-000"):
+            compare(a, b, c)
+        comparison = compare(a, b, c, without=["P-002-000"])
+        assert comparison.without == ("P-002-000",)
+        assert set(comparison.scores["case"]) == {f"P-00{i}-000" for i in (0, 1, 3, 4, 5)}
+        expected = compare(a, c)
+        whole = expected.scores[expected.scores["case"] != "P-002-000"]
+        means = [t.groupby("run")["dice"].mean() for t in (whole, comparison.scores)]
+        assert means[1]["c"] == pytest.approx(means[0]["c"])
+
+    def test_an_unknown_case(self, evaluation, compare):
+        with pytest.raises(MSTKDError, match="--without P-2: no run has this case"):
+            compare(evaluation("a"), without=["P-2"])
+
+    def test_every_case(self, evaluation, compare):
+        with pytest.raises(MSTKDError, match=r"--without leaves no case of .*/a"):
+            compare(evaluation("a", patients=2), without=["P-000-000", "P-001-000"])
+
+
+class TestSegmentationsOfTools:
+    """They have no trainer; only the names of their folders tell them apart."""
+
+    @staticmethod
+    def named(folder, name):
+        change_record(folder, model={"id": name, "name": name, "folder": f"/{name}"})
+        return folder
+
+    def test_two_tools_are_not_seeds_of_one(self, evaluation, compare):
+        a, b = self.named(evaluation("a"), "rfnet"), self.named(evaluation("b"), "mmformer")
+        with pytest.raises(MSTKDError, match=r"joins different methods \(name: rfnet .*, mmformer "):
+            compare(f"{a},{b}")
+
+    def test_numbered_folders_are(self, evaluation, compare):
+        a, b = (
+            self.named(evaluation("a"), "rfnet_seed_1"),
+            self.named(evaluation("b", seed=1), "rfnet_seed_2"),
+        )
+        assert compare(f"{a},{b}").means["seeds"].max() == 2
+
+    def test_an_ensemble_is_not_a_seed_of_a_single_model(self, evaluation, compare):
+        a = set_model(evaluation("a"), "nnUNetTrainerMSTKD", folds=[0])
+        b = set_model(evaluation("b"), "nnUNetTrainerMSTKD", folds=[0, 1, 2])
+        with pytest.raises(MSTKDError, match=r"joins different methods \(number of folds: 1 .*, 3 "):
+            compare(f"{a},{b}")

@@ -1,0 +1,60 @@
+"""One evaluation out of several calls: what earlier ones have scored stays in record and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nnunetv2_mstkd.evaluation.results import (
+    RECORD_FILE,
+    SEGMENTATION_ROLE,
+    EvaluatedCase,
+    EvaluationRecord,
+    read_evaluation,
+)
+from nnunetv2_mstkd.evaluation.store import ScoreStore
+from nnunetv2_mstkd.modalities import all_subsets, format_subset
+
+
+def with_earlier_scores(record: EvaluationRecord, folder: Path) -> EvaluationRecord:
+    """The record with the cases, and the subsets of each, that the folder's own lists and that have scores.
+
+    What never got a score is forgotten with the call that asked for it: a case that cannot be scored does not
+    count as missing for ever once it is left out. Hold the folder's lock: several calls may share the work.
+    """
+    if not (folder / RECORD_FILE).is_file():
+        return record
+    old, store = read_evaluation(folder).record, ScoreStore(folder)
+    asked = {name: set(record.subsets_of(name)) for name in record.cases}
+    for name in old.cases:
+        scored = store.read(name).subsets.keys() & set(old.subsets_of(name))
+        if scored:
+            asked.setdefault(name, set()).update(scored)
+    order = table_order(record.modalities, set(record.subsets).union(*asked.values()))
+    cases = {name: _joined(old.cases.get(name), record.cases.get(name)) for name in asked}
+    return replace(
+        record,
+        subsets=order,
+        cases={name: _with_subsets(case, asked[name], order) for name, case in cases.items()},
+        predictions={**old.predictions, **record.predictions},
+    )
+
+
+def table_order(modalities: Sequence[str], subsets: Collection[str]) -> tuple[str, ...]:
+    """Subsets, as ``format_subset`` prints them, in the order of tables."""
+    names = (format_subset(subset, modalities) for subset in all_subsets(modalities))
+    return tuple(name for name in names if name in subsets)
+
+
+def _joined(old: EvaluatedCase | None, new: EvaluatedCase | None) -> EvaluatedCase:
+    """The case as it is now, with the digests of segmentations that an earlier call scored."""
+    if old is None or new is None:
+        return new or old
+    earlier = {role: digest for role, digest in old.files.items() if role.startswith(SEGMENTATION_ROLE)}
+    return replace(new, files={**earlier, **new.files})
+
+
+def _with_subsets(case: EvaluatedCase, asked: Collection[str], order: tuple[str, ...]) -> EvaluatedCase:
+    own = tuple(name for name in order if name in asked)
+    return replace(case, subsets=None if own == order else own)
