@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -19,16 +20,21 @@ from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 
+logger = logging.getLogger(__name__)
+
 try:
     import fcntl
 except ImportError:
-    # Windows cannot lock a folder: runs that share one need folders of their own there.
+    # Windows cannot lock like that: runs that share one need folders of their own there.
     fcntl = None
 
 # Nobody writes on one file for a day: older ones are leftovers even where we cannot ask for their process.
 _ABANDONED_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"\.mstkd-([0-9a-f]{8})-(\d+)-\d+\..+")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_REMOVED = (errno.ENOENT, errno.ESTALE)
+LOCK_FILE = ".mstkd-lock"
 _count = itertools.count()
 
 
@@ -147,16 +153,38 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the folder itself: no lock file is left behind, whatever ends the process."""
+    """Hold an exclusive lock on a folder, by a hidden file that is there as long as somebody holds it.
+
+    A file, because network file systems hold locks of files for all machines, those of folders for one.
+    Whatever ends the process releases it. Where the system cannot lock, a warning says what to do.
+    """
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    path = folder / LOCK_FILE
+    handle = _lock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
+        path.unlink(missing_ok=True)  # still held: who waits for it finds out and makes another
         os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                logger.warning("%s cannot be locked: give runs at once folders of their own", path.parent)
+                return handle
+            if error.errno not in _REMOVED:
+                os.close(handle)
+                raise
+        os.close(handle)  # the one who held it has removed it
 
 
 def write_json(content: Any, target: Path) -> None:

@@ -1,10 +1,19 @@
+import errno
 import json
+from threading import Thread
 
 import pytest
 
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import atomic_path, read_json, writable_folder, write_json
+from nnunetv2_mstkd.files import (
+    LOCK_FILE,
+    atomic_path,
+    locked_folder,
+    read_json,
+    writable_folder,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -62,3 +71,57 @@ def test_data_sets_by_id_and_by_name(tmp_path):
     (tmp_path / "Dataset007_B").mkdir()
     with pytest.raises(MSTKDError, match="id 7 is used by Dataset007_A, Dataset007_B"):
         dataset_folder(tmp_path, 7)
+
+
+def take_and_release(folder):
+    with locked_folder(folder):
+        pass
+
+
+def test_one_thread_or_process_at_a_time_has_a_folder(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    with locked_folder(tmp_path):
+        with (tmp_path / LOCK_FILE).open("w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waits = Thread(target=take_and_release, args=(tmp_path,), daemon=True)
+        waits.start()
+        waits.join(0.2)
+        assert waits.is_alive()
+    waits.join(20)
+    assert not waits.is_alive()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_is_lost_between_two_locks(tmp_path):
+    """The file of the lock goes with who held it, while others wait for it."""
+    (tmp_path / "count").write_text("0")
+
+    def count():
+        for _ in range(100):
+            with locked_folder(tmp_path):
+                (tmp_path / "count").write_text(str(int((tmp_path / "count").read_text()) + 1))
+
+    threads = [Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (tmp_path / "count").read_text() == "400"
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("fcntl")
+
+    def flock(handle, operation):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("nnunetv2_mstkd.files.fcntl.flock", flock)
+    number, done = errno.ENOSYS, []
+    with locked_folder(tmp_path):
+        done.append(1)
+    assert done
+    assert "give runs at once folders of their own" in caplog.text
+    number = errno.EBADF
+    with pytest.raises(OSError, match="no"), locked_folder(tmp_path):
+        done.append(2)
+    assert done == [1]
