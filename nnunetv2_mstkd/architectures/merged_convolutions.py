@@ -27,8 +27,8 @@ _SAVED_PER_WEIGHT = 100
 class MergedUpsampling:
     """Runs a transposed convolution (kernel and stride 2) and a convolution (kernel 3, padding 1) behind it.
 
-    They run as one where no gradient is asked for and that is faster. The merged kernel is kept until the
-    weights change; it is in no state and in no copy of the network.
+    They run as one on a CPU where no gradient is asked for and that is faster. The merged kernel is kept
+    until the weights change; it is in no state and in no copy of the network.
     """
 
     def __init__(self) -> None:
@@ -41,8 +41,9 @@ class MergedUpsampling:
 
     def __call__(self, up: _ConvTransposeNd, conv: _ConvNd, x: Tensor) -> Tensor:
         """``conv(up(x))``: (B, C_in, n, ...) → (B, C_out, 2n, ...)."""
-        # On the meta device shapes are asked for, by hooks on the layers themselves.
-        if x.is_meta or not no_gradients() or not _worth_merging(up, conv, x):
+        # Only where it was measured. On the meta device shapes are asked for, by hooks on the layers; on a
+        # GPU nnU-Net's predictor makes weights that do not tell when they change: a merge in every pass.
+        if x.device.type != "cpu" or not no_gradients() or not _worth_merging(up, conv, x):
             return conv(up(x))
         kernel, bias = self._merged(up, conv)
         y = _TRANSPOSED[x.ndim - 2](x, kernel, stride=2, padding=1)

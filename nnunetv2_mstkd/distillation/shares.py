@@ -45,13 +45,15 @@ def gradient_shares(
         KeyError: there is no term ``reference``.
     """
     parameters = [p for p in parameters if p.requires_grad]
-    base = _gradient(weighted_terms[reference], parameters)
-    names, products = [], [_dot(base, base)]
-    for name, value in weighted_terms.items():
-        gradient = [] if name == reference else _gradient(value, parameters)
-        if any(g is not None for g in gradient):
-            names.append(name)
-            products += [_dot(gradient, gradient), _dot(gradient, base)]
+    names = []
+    with torch.autocast(parameters[0].device.type, enabled=False):  # as in the step's own backward
+        base = _gradient(weighted_terms[reference], parameters)
+        products = [_dot(base, base)]
+        for name, value in weighted_terms.items():
+            gradient = [] if name == reference else _gradient(value, parameters)
+            if any(g is not None for g in gradient):
+                names.append(name)
+                products += [_dot(gradient, gradient), _dot(gradient, base)]
     stacked = torch.stack([torch.as_tensor(p, device=parameters[0].device) for p in products])
     values = iter(stacked.tolist())
     base_square = next(values)

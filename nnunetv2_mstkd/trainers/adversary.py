@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.distillation import discriminator_loss_on_styles
+from nnunetv2_mstkd.trainers.checkpoints import count_steps_on_cpu
 
 
 class StyleAdversary:
@@ -67,6 +68,7 @@ class StyleAdversary:
         """Restore :meth:`state_dict`."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
+        count_steps_on_cpu(self.optimizer)
 
 
 def _finite_everywhere(loss: Tensor) -> bool:

@@ -42,6 +42,7 @@ class SafeCheckpoints:
         # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
         extra = load_extra(Path(filename_or_checkpoint), self.device)
         super().load_checkpoint(filename_or_checkpoint)
+        count_steps_on_cpu(self.optimizer)
         self.load_extra_state(extra)
 
 
@@ -90,6 +91,20 @@ def _write(save: Callable[[str], None], target: Path, extra: Mapping[str, Any]) 
             ) from error
         finally:
             stock.unlink(missing_ok=True)
+
+
+def count_steps_on_cpu(optimizer: torch.optim.Optimizer) -> None:
+    """Bring Adam's step counts back to where it makes them, after a checkpoint was read onto the GPU.
+
+    There, reading the count of every parameter would hold up each update.
+    """
+    for group in optimizer.param_groups:
+        if group.get("capturable") or group.get("fused"):
+            continue  # these want them on the GPU
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].cpu()
 
 
 def load_extra(source: Path, device: torch.device) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from nnunetv2_mstkd.settings import SETTINGS_KEY
 from nnunetv2_mstkd.trainers.adversary import StyleAdversary
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME
 from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality, unwrap
+from nnunetv2_mstkd.trainers.rehearsal import rehearse
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.teaching import Teaching, teaching_class
 
@@ -117,7 +118,9 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
             )
         self._styles: tuple[Tensor, Tensor] | None = None
         self._distillation_steps = 0
-        if self._do_i_compile() and hasattr(functorch_config, "donated_buffer"):
+        self._log_shares_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, 0))
+        measures = self.gradient_shares_every > 0 or self._log_shares_every > 0
+        if measures and self._do_i_compile() and hasattr(functorch_config, "donated_buffer"):
             # Gradient shares go through the graph more than once before the step's own backward.
             functorch_config.donated_buffer = False
         super().initialize()
@@ -130,7 +133,6 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
         self.tap_request = {"return_taps": True, "attention": self.objective.needs_attention}
         self.bounds = TermBounds(self.config.caps)
         self.adversary = self._build_adversary() if self.config.adversarial else None
-        self._log_shares_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, 0))
         self.teaching.distribute()
 
     def configure_optimizers(self) -> tuple[Any, Any]:
@@ -184,6 +186,11 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
     def distils_now(self) -> bool:
         """Whether the running epoch has a teacher."""
         return self.objective.distils and not self.in_full_phase
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.objective.distils and self.in_full_phase:
+            rehearse(self)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

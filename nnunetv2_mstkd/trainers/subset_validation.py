@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from nnunetv2_mstkd.modalities import Subset, format_subset
 from nnunetv2_mstkd.trainers.history import TermHistory
@@ -41,17 +44,39 @@ class SubsetValidation:
         for row, flags in enumerate(batch[BATCH_AVAILABLE_KEY].tolist()):
             has = frozenset(m for m, present in zip(self.modalities, flags, strict=True) if present)
             rows.setdefault(subset & has or has, []).append(row)
+        data = batch["data"].to(self.device, non_blocking=True)
         parts = []
-        for shown, members in rows.items():
-            parts.append((shown, super().validation_step(self._part(batch, shown, members))))
+        with self._without_other_processes():
+            for shown, members in rows.items():
+                part = {
+                    "data": self._shown(data, shown, members),
+                    "target": _rows(batch["target"], members),
+                }
+                parts.append((shown, super().validation_step(part)))
         return {"parts": parts}
 
-    def _part(self, batch: dict[str, Any], shown: Subset, rows: list[int]) -> dict[str, Any]:
-        """The samples ``rows`` of a batch with the modalities ``shown``."""
-        mask = torch.tensor([m in shown for m in self.modalities]).expand(len(rows), -1)
-        target = batch["target"]
-        target = [t[rows] for t in target] if isinstance(target, list) else target[rows]
-        return {"data": mask_modalities(batch["data"][rows], mask), "target": target}
+    def _shown(self, data: Tensor, shown: Subset, rows: list[int]) -> Tensor:
+        """The samples ``rows`` with the modalities ``shown``."""
+        mask = torch.tensor([m in shown for m in self.modalities], device=data.device)
+        return mask_modalities(data[rows], mask.expand(len(rows), -1))
+
+    @contextmanager
+    def _without_other_processes(self) -> Iterator[None]:
+        """Nothing in a validation step may wait for the other processes: they may have more or fewer parts.
+
+        A Dice over the batch gathers from all of them, and DDP sends them its buffers.
+        """
+        network, gathering = self.network, [m for m in self.loss.modules() if getattr(m, "ddp", False)]
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            self.network = network.module
+        for loss in gathering:
+            loss.ddp = False
+        try:
+            yield
+        finally:
+            self.network = network
+            for loss in gathering:
+                loss.ddp = True
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         dice = SubsetDice.empty()
@@ -84,3 +109,7 @@ class SubsetValidation:
         if self.current_epoch == self.phases.full_epochs > 0:
             # checkpoint_best goes by this moving average: the full-modality phase must not weigh in it.
             self.logger.get_value("ema_fg_dice", None)[-1] = dice.mean()
+
+
+def _rows(target: Tensor | list[Tensor], rows: list[int]) -> Tensor | list[Tensor]:
+    return [level[rows] for level in target] if isinstance(target, list) else target[rows]

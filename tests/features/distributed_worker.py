@@ -151,6 +151,35 @@ def with_low_caps(config: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: replace(config(), caps={"kl": 1e-5, "content": 1e-5, "gram": 1e-5})
 
 
+def validation(rank: int, regions: bool) -> dict[str, Any]:
+    """Online validation in which the samples of rank 1 show two subsets, those of rank 0 one.
+
+    Dice over the batch gathers from all processes, and DDP sends statistics of batch norms to all.
+    """
+    from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
+
+    trainer = make("nnUNetTrainerModalityDropout", regions=regions, batch_dice=True)
+    trainer.initialize()
+    trainer.network.module.register_buffer("statistics", torch.zeros(1))
+    data, _, target = global_batch(regions)
+    part = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
+    available = torch.ones(trainer.batch_size, 4, dtype=torch.bool)
+    if rank == 1:
+        available[0] = torch.tensor([True, False, False, False])
+    trainer.network.eval()
+    trainer.on_validation_epoch_start()
+    batch = {"data": data[part], "target": [t[part] for t in target], BATCH_AVAILABLE_KEY: available}
+    with torch.no_grad():
+        outputs = [trainer.validation_step(batch) for _ in range(2)]
+    trainer.on_validation_epoch_end(outputs)
+    return {
+        "parts": [len(output["parts"]) for output in outputs],
+        "dice": trainer.logger.get_value("mean_fg_dice", None)[0],
+        "gathers": [m.ddp for m in trainer.loss.modules() if hasattr(m, "ddp")],
+        "wrapped": isinstance(trainer.network, nn.parallel.DistributedDataParallel),
+    }
+
+
 def refusal(name: str, **settings: str) -> str:
     try:
         make(name, settings=settings).initialize()
@@ -176,6 +205,7 @@ def main(rank: int, world: int, root: Path) -> None:
     if world > 1:
         found["official"] = refusal("nnUNetTrainerMSTKDOfficial")
         found["skip"] = refusal("nnUNetTrainerMSTKD", teacher_on_incomplete="skip")
+        found["validation"] = {regions: validation(rank, regions) for regions in (True, False)}
         found["training"] = whole_and_continued(root)
         dist.destroy_process_group()
     torch.save(found, root / f"{world}_{rank}.pth")

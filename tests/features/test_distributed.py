@@ -90,6 +90,17 @@ def test_ranks_stay_equal_and_draw_masks_of_their_own(found):
     assert not torch.equal(first["masks"], second["masks"])
 
 
+@pytest.mark.parametrize("regions", [True, False])
+def test_online_validation_waits_for_nobody(found, regions):
+    first, second = (found[f"rank {rank}"]["validation"][regions] for rank in (0, 1))
+    assert min(second["parts"]) == 2 > max(first["parts"]) == 1
+    assert first["dice"] == second["dice"]
+    for rank in (first, second):
+        assert rank["wrapped"]
+        assert rank["gathers"]
+        assert all(rank["gathers"])
+
+
 def test_a_continued_distributed_training_repeats_an_uninterrupted_one(found):
     for rank in (0, 1):
         whole, continued = (found[f"rank {rank}"]["training"][run] for run in ("whole", "continued"))

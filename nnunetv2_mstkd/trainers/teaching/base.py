@@ -63,9 +63,9 @@ class Teaching:
         """Get ready for an epoch of the masking phase."""
 
     def passes(self, batch: MaskedBatch) -> Passes:
-        """Run both networks."""
-        student = self.trainer.network(batch.masked, **self.trainer.tap_request)
-        return Passes(student, self.teacher_taps(batch))
+        """Run both, the teacher first: a frozen one's feature maps are gone when the student's come."""
+        teacher = self.teacher_taps(batch)
+        return Passes(self.trainer.network(batch.masked, **self.trainer.tap_request), teacher)
 
     def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
         """Run the teacher."""
