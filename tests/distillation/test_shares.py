@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -51,6 +52,32 @@ def test_a_common_factor_cancels(weights):
     scaled = {name: value * 65536 for name, value in terms.items()}
     one, other = (gradient_shares(t, "segmentation", [a, b])["kl"] for t in (terms, scaled))
     assert (one.share, one.cosine) == pytest.approx((other.share, other.cosine))
+
+
+class Watched(torch.autograd.Function):
+    """The identity; its gradient is computed in whatever autocast state there is."""
+
+    states: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Watched.states.append(torch.is_autocast_enabled("cpu"))
+        return gradient
+
+
+def test_gradients_are_taken_in_the_precision_of_the_steps_own(weights):
+    """Under autocast their products would be rounded to 16 bits."""
+    a, b = weights
+    Watched.states.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = {"segmentation": (Watched.apply(a).sum() * b).sum(), "kl": a.square().sum()}
+        gradient_shares(terms, "segmentation", [a, b])
+        assert torch.is_autocast_enabled("cpu")
+    assert Watched.states == [False]
 
 
 def test_parameters_without_gradient_are_left_out(weights):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from loop import losses, train
+from torch import nn
 
 from nnunetv2_mstkd.architectures import MSTKDNet, StyleDiscriminator, mstkdnet_kwargs
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
@@ -14,7 +15,7 @@ from nnunetv2_mstkd.trainers import (
     nnUNetTrainerMSTKDOfficial,
 )
 from nnunetv2_mstkd.trainers.adversary import StyleAdversary
-from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
+from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY, count_steps_on_cpu
 from nnunetv2_mstkd.trainers.mstkd import NETWORK_CLASS
 
 EVERY_STEP = {"gradient_shares_every": 1}
@@ -189,3 +190,28 @@ def test_official_preset_objective_and_optimiser(make_trainer, regions):
     assert ("WARNING: plain labels" in log) == (not regions)
     assert trainer.logger.get_value("lrs", None) == pytest.approx([1e-4 * 0.5**0.9, 0.0])
     assert all(math.isfinite(x) for x in losses(trainer))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_adams_counts_stay_on_the_cpu_when_a_checkpoint_was_read_onto_the_gpu():
+    parameter = nn.Parameter(torch.ones(3, device="cuda"))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"][0] = {name: value.cuda() for name, value in state["state"][0].items()}
+    optimizer.load_state_dict(state)
+    count_steps_on_cpu(optimizer)
+    assert optimizer.state[parameter]["step"].device.type == "cpu"
+    assert optimizer.state[parameter]["exp_avg"].device.type == "cuda"
+
+
+def test_adams_counts_are_kept():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    count_steps_on_cpu(optimizer)  # before the first step there are none
+    parameter.sum().backward()
+    optimizer.step()
+    count_steps_on_cpu(optimizer)
+    assert optimizer.state[parameter]["step"] == 1
