@@ -3,6 +3,9 @@
 #   make test    create .venv, install, run every test
 PYTHON ?= python3
 VENV ?= .venv
+# Tests run side by side, one thread each; more workers need more memory.
+WORKERS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -12,10 +15,10 @@ demo: $(STAMP)
 	$(BIN)/python examples/phantom_demo.py --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-quick: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

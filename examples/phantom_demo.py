@@ -23,11 +23,11 @@ from pathlib import Path
 
 DATASET = "Dataset900_Phantom"
 CONFIGURATION = "3d_fullres"
-SHAPE = "56 56 48"
-TRAIN_CASES, TEST_CASES = 30, 6
+SHAPE = "48 48 40"
+TRAIN_CASES, TEST_CASES = 24, 4
 # One size for all: patch, batch, features and number of iterations are the same for the three models.
-SIZE = "--patch-size 40 40 32 --batch-size 2 --base-features 8 --max-stages 4"
-LENGTH = "num_epochs=10 num_iterations_per_epoch=32 num_val_iterations_per_epoch=4 full_phase=0.5 seed=0"
+SIZE = "--patch-size 32 32 32 --batch-size 2 --base-features 8 --max-stages 4"
+LENGTH = "num_epochs=10 num_iterations_per_epoch=24 num_val_iterations_per_epoch=2 full_phase=0.5 seed=0"
 # name in the table -> (trainer, plans)
 MODELS = {
     "nnU-Net, all modalities": ("nnUNetTrainerFullModality", "nnUNetDemoPlans"),

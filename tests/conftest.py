@@ -14,7 +14,30 @@ from pathlib import Path
 import pytest
 from tiny_dataset import PATCH, dataset_json, plans, write_dataset
 
-ONE_CORE = Path(__file__).with_name("one_core")
+TESTS = Path(__file__).parent
+ONE_CORE = TESTS / "one_core"
+# Their files share models that take minutes to train: one worker takes the whole room.
+WHOLE_ROOMS = ("features", "other_datasets")
+
+
+def pytest_configure() -> None:
+    """Side by side, workers would wait for each other's threads in every convolution; torch comes later."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together for one worker what shares fixtures, and begin with what takes longest."""
+    groups = {item: _group(item.path) for item in items}
+    slow = {group for item, group in groups.items() if item.get_closest_marker("slow")}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] not in slow)
+
+
+def _group(path: Path) -> str:
+    room, *_ = within = path.relative_to(TESTS).parts
+    return room if room in WHOLE_ROOMS else "/".join(within)
 
 
 class Workplace:

@@ -156,6 +156,7 @@ def test_merged_kernels_follow_the_weights(always, monkeypatch):
     assert len(calls) == 3, "with gradients nothing is merged"
 
 
+@pytest.mark.slow
 def test_merged_kernels_are_in_no_state_and_no_copy(always):
     net = network("official", 32)
     keys = [*net.state_dict()]

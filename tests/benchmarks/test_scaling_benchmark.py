@@ -78,6 +78,7 @@ def test_a_step_in_a_process_of_its_own():
     assert result["peak_bytes"] > 50e6
 
 
+@pytest.mark.slow
 def test_counting_only(tmp_path, capsys):
     output = tmp_path / "scaling.json"
     varied = ["--patches", "32", "64", "--modalities", "2", "--token-patches", "4", "1", "--at", "64"]

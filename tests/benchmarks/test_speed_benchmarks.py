@@ -34,6 +34,7 @@ def test_the_stock_plan_is_that_of_nnunet_for_brats():
     assert ours["features_per_stage"] == [16, 32, 64, 128]
 
 
+@pytest.mark.slow
 def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path):
     content = results(tmp_path, networks.main, "--size", "48", "--repeats", "1")
     rows = {row["network"]: row for row in content["rows"]}
@@ -44,6 +45,7 @@ def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path):
         assert rows[name]["multiply_adds"] < rows[networks.REFERENCE]["multiply_adds"]
 
 
+@pytest.mark.slow
 def test_a_training_step_of_every_variant(tmp_path, monkeypatch):
     monkeypatch.setattr(training_step, "_memory_in_a_process_of_its_own", lambda name, args: 2**20)
     content = results(tmp_path, training_step.main, "--patch", *["16"] * 3, "--repeats", "1")

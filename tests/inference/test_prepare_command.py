@@ -45,6 +45,7 @@ def channels(folder, case):
     return {path.name.split("_")[-1].split(".")[0]: path for path in sorted(folder.glob(f"{case}_*.nii.gz"))}
 
 
+@pytest.mark.slow
 def test_plain_nnunet_segments_a_prepared_folder_as_predict_does(
     models, brats, prepare, predict, files, tmp_path
 ):

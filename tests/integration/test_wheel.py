@@ -46,6 +46,7 @@ def test_everything_is_in_the_wheel(installed):
     assert (installed / "nnunetv2_mstkd" / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_and_the_trainers_work_from_there(installed, tmp_path):
     script = str(installed / "bin" / "nnUNetv2_mstkd")
     export = run(installed, tmp_path, sys.executable, script, "env")

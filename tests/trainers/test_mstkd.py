@@ -165,6 +165,7 @@ def test_a_batch_that_is_not_finite_does_not_poison_the_discriminator():
     assert any(not torch.equal(v, before[k]) for k, v in adversary.discriminator.state_dict().items())
 
 
+@pytest.mark.slow
 def test_asking_for_a_log_of_the_shares_does_not_change_the_training(make_trainer, monkeypatch):
     quiet = train(make_trainer(nnUNetTrainerMSTKD, results="quiet"))
     monkeypatch.setenv(GRADIENT_SHARES_VARIABLE, "1")

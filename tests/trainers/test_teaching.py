@@ -80,6 +80,7 @@ def weights(model: Path) -> dict:
     return torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_ours_teaches_and_starts_the_student(make_trainer, mstkd_model):
     trainer = student(make_trainer, mstkd_model)
     trainer.initialize()
