@@ -149,8 +149,9 @@ def _cases(
     arguments: argparse.Namespace, model: ModelFolder, fold: Fold
 ) -> tuple[list[ReferenceCase], dict[str, str]]:
     if arguments.cases in ("val", "all"):
-        if arguments.labels is not None:
-            raise MSTKDError("--labels belongs to --cases FOLDER; training cases have their references")
+        if arguments.labels is not None or arguments.source_labels:
+            flag = "--source_labels" if arguments.labels is None else "--labels"
+            raise MSTKDError(f"{flag} belongs to --cases FOLDER; training cases have their references")
         if arguments.cases == "all":
             logger.warning(
                 "--cases all takes the cases that the model was trained on too; its scores there say nothing"
