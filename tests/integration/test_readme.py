@@ -116,7 +116,7 @@ def test_every_nnunet_command_of_the_readme_in_its_order(work, segmentations):
 @pytest.mark.slow
 def test_a_killed_training_continues_to_the_losses_of_an_uninterrupted_one(work, segmentations):
     length = "num_epochs=4 num_iterations_per_epoch=2 num_val_iterations_per_epoch=1 save_every=1 seed=3"
-    size = "--patch-size 32 32 32 --batch-size 2 --base-features 4"
+    size = "--patch-size 24 24 24 --batch-size 2 --base-features 4"
     name = "-overwrite_plans_name nnUNetContinuePlans"
     work.run(f"nnUNetv2_mstkd plan -d 226 -c 3d_fullres {size} {name} --set {length}")
     train = "nnUNetv2_mstkd train 226 3d_fullres 0 -tr nnUNetTrainerMSTKD -p nnUNetContinuePlans -device cpu"
