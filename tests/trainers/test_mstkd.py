@@ -182,6 +182,7 @@ def test_official_preset_objective_and_optimiser(make_trainer, regions):
     trainer = make_trainer(
         nnUNetTrainerMSTKDOfficial, regions=regions, settings={"num_epochs": 2, "num_iterations_per_epoch": 1}
     )
+    trainer.disable_checkpointing = True  # gigabytes, which take longer than the training
     train(trainer)
     assert isinstance(trainer.optimizer, torch.optim.Adam)
     assert not trainer.enable_deep_supervision
