@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mstkd.datasets.volumes import check_header
 from nnunetv2_mstkd.errors import MSTKDError
 
-_DIMENSIONS = (2, 3)
+DIMENSIONS = (2, 3)  # numbers of axes that a segmentation may have
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class LabelFile:
         if not np.array_equal(labels, array[0]):
             raise MSTKDError(f"{self.path} has values between integers; it was resampled, use the original")
         self._check_values(labels, known)
-        return self._mapped(labels), tuple(float(length) for length in properties["spacing"])
+        return mapped(labels, self.label_map), tuple(float(length) for length in properties["spacing"])
 
     def _check_values(self, labels: np.ndarray, known: Collection[int]) -> None:
         expected = known if self.label_map is None else self.label_map.keys()
@@ -61,23 +60,12 @@ class LabelFile:
             )
         raise MSTKDError(f"{self.path} has the label {unknown[0]}; the data set's source has {values}")
 
-    def _mapped(self, labels: np.ndarray) -> np.ndarray:
-        if self.label_map is None:
-            return labels
-        result = np.zeros_like(labels)
-        for source, target in self.label_map.items():
-            result[labels == source] = target
-        return result
 
-
-def check_one_grid(one: Path, other: Path) -> None:
-    """Refuse two files that do not lie on one grid of voxels.
-
-    Raises:
-        MSTKDError: naming both and what differs.
-    """
-    difference = check_header(one, dimensions=_DIMENSIONS).difference(
-        check_header(other, dimensions=_DIMENSIONS)
-    )
-    if difference:
-        raise MSTKDError(f"{one} and {other} differ in {difference}; resample them onto one grid")
+def mapped(labels: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarray:
+    """Labels, any shape, in other values; 0 where the map has none, themselves where there is no map."""
+    if label_map is None:
+        return labels
+    result = np.zeros_like(labels)
+    for source, target in label_map.items():
+        result[labels == source] = target
+    return result

@@ -74,14 +74,14 @@ class EvaluatedCase:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> EvaluatedCase:
         """What ``asdict`` and JSON made of a case: text for the keys of ``label_map``, a list for a tuple."""
-        subsets, label_map = content.get("subsets"), content.get("label_map")
-        return cls(
-            **{
-                **content,
-                "subsets": None if subsets is None else tuple(subsets),
-                "label_map": None if label_map is None else {int(k): v for k, v in label_map.items()},
-            }
-        )
+        subsets = content.get("subsets")
+        label_map = _label_map(content.get("label_map"))
+        known = {"subsets": None if subsets is None else tuple(subsets), "label_map": label_map}
+        return cls(**{**content, **known})
+
+
+def _label_map(content: Mapping[str, int] | None) -> dict[int, int] | None:
+    return None if content is None else {int(value): target for value, target in content.items()}
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,7 @@ class EvaluationRecord:
         values["modalities"], values["subsets"] = tuple(values["modalities"]), tuple(values["subsets"])
         values["regions"] = {name: tuple(labels) for name, labels in values["regions"].items()}
         values["cases"] = {name: EvaluatedCase.from_json(case) for name, case in values["cases"].items()}
-        if values.get("prediction_label_map") is not None:
-            label_map = values["prediction_label_map"].items()
-            values["prediction_label_map"] = {int(value): target for value, target in label_map}
+        values["prediction_label_map"] = _label_map(values.get("prediction_label_map"))
         # A record of before sessions were listed was made in one.
         only = {"started": "", **{key: content[key] for key in ("command", "versions", "git")}}
         values["sessions"] = tuple(Session(**session) for session in content.get("sessions", [only]))

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_mstkd.datasets.volumes import check_case
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
-from nnunetv2_mstkd.evaluation.label_files import LabelFile, check_one_grid
+from nnunetv2_mstkd.evaluation.label_files import DIMENSIONS, LabelFile
 from nnunetv2_mstkd.evaluation.lesionwise import RULES
 from nnunetv2_mstkd.evaluation.scores import score_arrays
 from nnunetv2_mstkd.evaluation.store import SubsetScores
@@ -86,7 +87,8 @@ class FileJob:
             MSTKDError: a file cannot be read, has values that the data set does not have, or the two are on
                 different grids.
         """
-        check_one_grid(self.prediction.path, self.case.reference)
+        files = {"segmentation": self.prediction.path, "reference": self.case.reference}
+        check_case(files, dimensions=DIMENSIONS)
         reference, spacing = self.case.labels.read(self.reader, self.criteria.known)
         prediction, _ = self.prediction.read(self.reader, self.criteria.known)
         return self.criteria.score(prediction, reference, spacing)

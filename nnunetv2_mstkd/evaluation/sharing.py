@@ -17,8 +17,9 @@ from threading import Lock
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 
+from nnunetv2_mstkd.datasets.volumes import check_case
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
-from nnunetv2_mstkd.evaluation.label_files import check_one_grid
+from nnunetv2_mstkd.evaluation.label_files import DIMENSIONS
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor, Preprocessed
 from nnunetv2_mstkd.inference.reading import CaseVolumes, LooseCase
 from nnunetv2_mstkd.inference.selection import ModalityUse
@@ -70,7 +71,8 @@ class OpenCase:
         with self._lock:
             if self._reference is None:
                 reader = self._predictor.predictor.plans_manager.image_reader_writer_class
-                check_one_grid(self.case.reference, next(iter(self.case.images.values())))
+                files = {"reference": self.case.reference, "image": next(iter(self.case.images.values()))}
+                check_case(files, dimensions=DIMENSIONS)
                 self._reference, _ = self.case.labels.read(reader, self._known)
         return self._reference
 

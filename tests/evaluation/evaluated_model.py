@@ -60,6 +60,13 @@ def voxels(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+def refused(done, *, says: str) -> None:
+    """The command ended with exit code 2 and one line, which holds ``says``."""
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert says in line
+
+
 def refuse_to_load(monkeypatch) -> None:
     from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from evaluated_model import CASES, INCOMPLETE, model_flags
+from evaluated_model import CASES, INCOMPLETE, model_flags, refused
 from tiny_model import SHAPE, volume, write_volume
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -36,12 +36,6 @@ def change_record(path: Path, change) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-
-
-def refused(done, *, says: str) -> None:
-    assert done.code == 2
-    (line,) = done.err.splitlines()
-    assert says in line
 
 
 def test_the_same_files_elsewhere_are_the_same(again, tmp_path, whole):

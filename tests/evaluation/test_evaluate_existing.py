@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from evaluated_model import CASES
+from evaluated_model import CASES, refused
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.evaluation.results import read_evaluation
@@ -47,12 +47,6 @@ def theirs(whole, tmp_path):
         return tmp_path / place
 
     return copy
-
-
-def refused(done, *, says: str) -> None:
-    assert done.code == 2
-    (line,) = done.err.splitlines()
-    assert says in line
 
 
 def expected_rows(whole: Path, *wanted: tuple[str, str]) -> pd.DataFrame:

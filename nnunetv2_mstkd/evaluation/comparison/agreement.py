@@ -11,8 +11,8 @@ from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
 from nnunetv2_mstkd.evaluation.results import Evaluation, EvaluationRecord
 
 _SHOWN = 3
-# Differ between seeds and folds of one method.
 _NUMBERS = re.compile(r"[\d_.-]+")
+# Differ between seeds and folds of one method.
 _PER_TRAINING = ("seed", "terms_off", "teacher_fold", "teacher_checkpoint")
 
 
@@ -32,7 +32,6 @@ def check_agreement(runs: Sequence[ComparedRun]) -> None:
     reference = patients_of(runs[0])
     for run in runs[1:]:
         _check_cases(runs[0].name, reference, run.name, patients_of(run))
-    scored_subsets(runs)
 
 
 def patients_of(run: ComparedRun) -> dict[str, str]:

@@ -72,7 +72,11 @@ class Layout:
 
 
 def layout_of(runs: Sequence[ComparedRun]) -> Layout:
-    """The axes of runs that agree."""
+    """The axes of runs that agree.
+
+    Raises:
+        MSTKDError: a case is not scored under the same subsets everywhere.
+    """
     record = runs[0].evaluations[0].record
     return Layout(
         patients=patients_of(runs[0]),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_mstkd.evaluation.label_files import mapped
 from nnunetv2_mstkd.evaluation.regions import region_mask
 from nnunetv2_mstkd.evaluation.results import Evaluation
 
@@ -79,10 +80,5 @@ def _scored_sizes(evaluation: Evaluation, case: str) -> dict[str, int]:
     return {str(region): int(tp + fn) for region, tp, fn in rows.itertuples()}
 
 
-def _mapped(volume: Volume, mapping: Mapping[int, int] | None) -> Volume:
-    if mapping is None:
-        return volume
-    result = volume.array.copy()
-    for source, target in mapping.items():
-        result[volume.array == source] = target
-    return Volume(result, volume.spacing)
+def _mapped(volume: Volume, label_map: Mapping[int, int] | None) -> Volume:
+    return replace(volume, array=mapped(volume.array, label_map))
