@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
@@ -93,3 +94,13 @@ def test_pretrained_weights_of_another_width(make_trainer, tmp_path):
     torch.save({"network_weights": weights}, file)
     with pytest.raises(MSTKDError, match=r"weights\.pth does not fit: .*plan with the sizes of its network"):
         train_checks.check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
+
+
+def test_a_batch_that_does_not_reach_every_gpu_is_refused():
+    """nnU-Net asserts "Duh." in every process."""
+    given = argparse.Namespace(num_gpus=3, p="nnUNetPlans", configuration="tiny")
+    with pytest.raises(
+        MSTKDError, match=r"-num_gpus 3, but nnUNetPlans has a batch size of 2; use at most 2"
+    ):
+        train_checks._check_batch(given, plans())
+    train_checks._check_batch(argparse.Namespace(**{**vars(given), "num_gpus": 2}), plans())

@@ -46,6 +46,7 @@ def check_training(theirs: Sequence[str]) -> None:
         raise MSTKDError(f"'{given.fold}' is no fold; give a number or 'all'")
     trainer = _trainer(given.tr)
     dataset_json = read_dataset_json(folder / "dataset.json")
+    _check_batch(given, plans)
     model = f"{trainer.__name__}__{plans.get('plans_name', given.p)}__{given.configuration}"
     _check_flags(given, nnunet_folder("nnUNet_results") / folder.name / model)
     if given.pretrained_weights is not None:
@@ -117,6 +118,16 @@ def _trainer(name: str) -> type:
             f"no trainer '{name}' in nnU-Net, in this plugin or where nnUNet_extTrainer points; the README"
             " lists this plugin's"
         ) from None
+
+
+def _check_batch(given: argparse.Namespace, plans: Mapping[str, Any]) -> None:
+    """nnU-Net deals the patches of a batch out to the GPUs and asserts that each gets one."""
+    batch = PlansManager(plans).get_configuration(given.configuration).batch_size
+    if batch < given.num_gpus:
+        raise MSTKDError(
+            f"-num_gpus {given.num_gpus}, but {given.p} has a batch size of {batch}; use at most {batch}, or"
+            f" plan with --batch-size {given.num_gpus}"
+        )
 
 
 def _check_flags(given: argparse.Namespace, model: Path) -> None:

@@ -58,8 +58,8 @@ class ObjectiveConfig:
         attention: attention extremes, relative error.
         gram: cross-scale Gram matrices.
         adversarial: student's side of the style game.
-        label_kl_factor: multiplies ``kl`` for label heads, whose z-scores have smaller gradients than raw
-            logits; by measured share (about 20 %).
+        label_kl_factor: multiplies the default ``kl`` for label heads, whose z-scores have smaller gradients
+            than raw logits; by measured share (about 20 %).
         temperature: T of the KL for region heads; 2, pilot (docs/fidelity.md).
         label_temperature: T of the KL for label heads; 1, see ``logits.LABEL_TEMPERATURE``.
         ramped: terms whose weight starts near 0 and grows by :func:`sigmoid_rampup`; pilot.
@@ -119,7 +119,7 @@ class ObjectiveConfig:
         return any(getattr(self, name) > 0 for name in TERM_NAMES if name not in SEGMENTATION_TERMS)
 
     def with_weights(self, weights: Mapping[str, float]) -> ObjectiveConfig:
-        """A copy with some terms' weights replaced.
+        """A copy with some terms' weights replaced. A given ``kl`` is meant as it stands, for labels too.
 
         Raises:
             MSTKDError: an unknown term (the message lists the known ones), or a weight that is not a finite
@@ -132,7 +132,8 @@ class ObjectiveConfig:
                 raise MSTKDError(f"weight of term '{name}' is {weight!r}; it must be a number")
             if not isfinite(weight) or weight < 0:
                 raise MSTKDError(f"weight of term '{name}' is {weight!r}; it must be finite and at least 0")
-        return replace(self, **{name: float(weight) for name, weight in weights.items()})
+        factor = 1.0 if "kl" in weights else self.label_kl_factor
+        return replace(self, label_kl_factor=factor, **{name: float(w) for name, w in weights.items()})
 
     def weight(self, term: str, epoch: float, num_epochs: int, raw_logits: bool = True) -> float:
         """Weight of a term in force at ``epoch`` of ``num_epochs`` distillation epochs, ramp included.

@@ -168,6 +168,19 @@ def _check_cascade(predictor: MissingModalityPredictor, previous_stage: Path | N
         raise MSTKDError("-prev_stage_predictions is for cascades; this model has no previous stage")
     if previous_stage is not None and not previous_stage.is_dir():
         raise MSTKDError(f"-prev_stage_predictions: no folder {previous_stage}")
+    if previous_stage is not None:
+        _check_convention(previous_stage)
+
+
+def _check_convention(previous_stage: Path) -> None:
+    """The next stage knows the data set's own label values only."""
+    entries = read_records(previous_stage)
+    other = sorted(name for name, entry in entries.items() if entry.get(SOURCE_LABELS_KEY))
+    if other:
+        raise MSTKDError(
+            f"-prev_stage_predictions: {previous_stage} has {other[0]} in the label values of the data set's"
+            " source; predict that stage again without --source_labels"
+        )
 
 
 def _report(outcome: Outcome[Case, Segmentation]) -> CaseReport:

@@ -2,8 +2,9 @@
 
 nnU-Net counts the elements (voxels × channels) of all convolution outputs of a patch
 (``compute_conv_feature_map_size``) and knows from experience that 2 × 560e6 of them in 3D, 12 × 85e6 in 2D,
-train within 8 GB with a PlainConvUNet. For nnU-Net's own networks this module keeps to that. MSTKDNet has
-fewer feature maps and a second network beside it, so for it the 8 GB are taken apart::
+train within 8 GB with a PlainConvUNet. For nnU-Net's own networks this module keeps to that, and counts a
+teacher only where the plans name one, so that a baseline is planned as nnU-Net plans it. MSTKDNet has fewer
+feature maps and a second network beside it, so for it the 8 GB are taken apart::
 
     bytes = weights(student, teacher)                                    once
           + elements × SAVED × OVERHEAD × (2 if the teacher trains too)  per patch
@@ -100,17 +101,21 @@ def estimate_memory(
         outputs: of the network.
         options: network, preset and the ``teacher`` setting.
         nnunet_bytes: bytes per counted element by the reference of nnU-Net's planner, everything included;
-            for nnU-Net's own networks, which are planned without a teacher, as in nnU-Net.
+            for nnU-Net's own networks.
     """
     patch = tuple(map(int, patch_size))
     counts = _count(json.dumps(architecture, default=int), patch, channels, outputs)
-    if options.network == "plans":
-        return Memory(0.0, counts.elements * nnunet_bytes, rounds=True)
     joint = trains_teacher(options)
+    losses = prod(patch) * outputs * _LOGIT_LOSSES_BYTES + counts.attention * _ATTENTION_LOSSES_BYTES
+    if options.network == "plans":
+        features = counts.elements * nnunet_bytes  # weights included, also a joint teacher's
+        if "teacher" not in options.settings:
+            return Memory(0.0, features, rounds=True)
+        frozen = 0 if joint or _teacher(options) == "shared" else _FROZEN_BYTES
+        return Memory(float(counts.weights * frozen), features * (2 if joint else 1) + losses)
     teacher = 0 if _teacher(options) == "shared" else _TRAINED_BYTES if joint else _FROZEN_BYTES
     per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + teacher
     features = counts.elements * _SAVED_BYTES[options.preset] * _OVERHEAD * (2 if joint else 1)
-    losses = prod(patch) * outputs * _LOGIT_LOSSES_BYTES + counts.attention * _ATTENTION_LOSSES_BYTES
     return Memory(float(counts.weights * per_weight), features + losses)
 
 

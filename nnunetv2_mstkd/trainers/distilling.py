@@ -112,7 +112,7 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
     def initialize(self) -> None:
         self._check_teacher()
         if self.is_ddp and self.teacher_on_incomplete == "skip":
-            raise NotImplementedError(
+            raise MSTKDError(
                 "teacher_on_incomplete 'skip' leaves processes with different terms, which then wait for "
                 "each other; train on one GPU or set it to 'use'"
             )
@@ -143,6 +143,11 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
                 "weight of term 'segmentation' is 0; all others are measured against it, raise it"
             )
         self.teaching = teaching_class(self.teacher)(self) if config.distils else Teaching(self)
+        if self.teacher in ("joint", "shared") and config.distils and config.teacher_segmentation <= 0:
+            raise MSTKDError(
+                f"weight of term 'teacher_segmentation' is 0: the teacher '{self.teacher}' would never learn;"
+                " raise it, or take the teacher 'warm_start'"
+            )
         self.teaching.build()
         self.config = self._without_misfits(config)
         return super().configure_optimizers()

@@ -8,6 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_mstkd.settings import SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.checkpoints import SafeCheckpoints
 from nnunetv2_mstkd.trainers.randomness import seed_everything
+from nnunetv2_mstkd.trainers.supervision import supervise_one_scale_plainly
 from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
 
 
@@ -15,12 +16,20 @@ class nnUNetTrainerFullModality(SafeCheckpoints, nnUNetTrainer):
     """nnUNetTrainer at the run length of the plans: the zero-filled baseline of a fair comparison.
 
     Stock ``nnUNetTrainer`` always runs 1000 epochs of 250 iterations. This one reads ``num_epochs``,
-    ``num_iterations_per_epoch``, ``num_val_iterations_per_epoch``, ``save_every`` and ``seed`` from the
-    ``"mstkd"`` dict, as the other trainers here do; loss, network, optimizer and data are untouched, and
-    it never sees a missing modality in training.
+    ``num_iterations_per_epoch``, ``num_val_iterations_per_epoch``, ``save_every``, ``seed`` and
+    ``enable_deep_supervision`` from the ``"mstkd"`` dict, as the other trainers here do (plans of a network
+    with a single head say ``false``); loss, network, optimizer and data are untouched, and it never sees a
+    missing modality in training.
     """
 
-    _LENGTH = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "seed")
+    _READ = (
+        "num_epochs",
+        "num_iterations_per_epoch",
+        "num_val_iterations_per_epoch",
+        "save_every",
+        "seed",
+        "enable_deep_supervision",
+    )
     seed: int | None = None
 
     def __init__(
@@ -34,13 +43,14 @@ class nnUNetTrainerFullModality(SafeCheckpoints, nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         keep_to_thread_limit(device)
         given = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY)).given()
-        for name in self._LENGTH:
+        for name in self._READ:
             if name in given:
                 setattr(self, name, given[name])
 
     def initialize(self) -> None:
         if self.seed is not None:
             seed_everything(self.seed, "initialize")
+        supervise_one_scale_plainly(self)
         super().initialize()
 
     def on_epoch_start(self) -> None:

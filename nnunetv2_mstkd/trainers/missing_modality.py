@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, parse_settings
 from nnunetv2_mstkd.trainers.availability import absent_channels_at_zero
@@ -23,6 +24,7 @@ from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.randomness import seed_everything
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.subset_validation import SubsetValidation
+from nnunetv2_mstkd.trainers.supervision import supervise_one_scale_plainly
 from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 
@@ -110,6 +112,12 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
             self.history.load_state_dict(state["history"])
         stored = state.get("full_epochs", self.phases.full_epochs)
         if stored != self.phases.full_epochs:
+            if self.current_epoch < self.num_epochs <= stored:
+                raise MSTKDError(
+                    f"the checkpoint's full-modality phase has {stored} epochs, but these plans train for"
+                    f" {self.num_epochs}: nothing would ever be masked; set num_epochs above {stored}, or"
+                    " start anew without --c"
+                )
             self.print_to_log_file(
                 f"Continuing with the checkpoint's full-modality phase of {stored} epochs."
             )
@@ -121,6 +129,7 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
     def initialize(self) -> None:
         if self.seed is not None:
             seed_everything(self.seed, "initialize")  # equal on every rank: DDP broadcasts rank 0 anyway
+        supervise_one_scale_plainly(self)
         super().initialize()
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:

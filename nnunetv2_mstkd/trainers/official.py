@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from nnunetv2_mstkd.distillation import ObjectiveConfig
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.joint import nnUNetTrainerMSTKDJoint
 from nnunetv2_mstkd.trainers.missing_modality import unwrap
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
@@ -29,7 +30,7 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
 
     def initialize(self) -> None:
         if self.is_ddp:
-            raise NotImplementedError(
+            raise MSTKDError(
                 "the published objective couples the samples of a batch (Dice, KL), so -num_gpus would "
                 "change what it computes; train it on one GPU"
             )

@@ -14,8 +14,10 @@ from nnunetv2_mstkd.modalities import Subset, all_subsets
 class SubsetRotation:
     """Deterministic rotation of the subsets over the validation batches.
 
-    Batch i of epoch e shows subset (e·n + i) mod S; with fewer batches n than subsets S, later epochs go on
-    where earlier ones stopped. One batch of every epoch shows the full set, so that its Dice always exists.
+    One batch of every epoch shows the full set, so that its Dice always exists. With n batches per epoch and
+    S subsets, batch i of epoch e shows subset (e·n + i) mod S if n ≥ S; with fewer, the last batch shows the
+    full set and the n - 1 others walk through the incomplete subsets, epoch after epoch. A single batch
+    shows nothing but the full set.
 
     Args:
         modalities: names in channel order.
@@ -25,6 +27,7 @@ class SubsetRotation:
     def __init__(self, modalities: Sequence[str], batches_per_epoch: int) -> None:
         self.subsets = all_subsets(modalities)
         self.full = frozenset(modalities)
+        self.incomplete = [subset for subset in self.subsets if subset != self.full]
         self.batches_per_epoch = batches_per_epoch
 
     def subset(self, epoch: int, batch: int) -> Subset:
@@ -33,12 +36,14 @@ class SubsetRotation:
         return schedule[batch % len(schedule)]
 
     def _schedule(self, epoch: int) -> list[Subset]:
-        start = epoch * self.batches_per_epoch
-        count = len(self.subsets)
-        shown = [self.subsets[(start + i) % count] for i in range(self.batches_per_epoch)]
-        if self.full not in shown:
-            shown[-1] = self.full
-        return shown
+        if self.batches_per_epoch >= len(self.subsets):
+            return _walk(self.subsets, epoch, self.batches_per_epoch)
+        return [*_walk(self.incomplete, epoch, self.batches_per_epoch - 1), self.full]
+
+
+def _walk(subsets: Sequence[Subset], epoch: int, steps: int) -> list[Subset]:
+    """``steps`` subsets of an endless walk, from where the epochs before stopped."""
+    return [subsets[(epoch * steps + i) % len(subsets)] for i in range(steps)]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
@@ -59,13 +59,19 @@ def test_kl_of_label_heads_has_a_factor_of_its_own():
     assert ObjectiveConfig.official().weight("kl", 50, 100, raw_logits=False) == 1
 
 
+def test_a_kl_weight_that_was_given_is_meant_as_it_stands():
+    given = ObjectiveConfig().with_weights({"kl": 0.5}).with_weights({"gram": 0})
+    assert given.weight("kl", 50, 100, raw_logits=False) == 0.5
+    other = ObjectiveConfig().with_weights({"gram": 0})
+    assert other.weight("kl", 50, 100, raw_logits=False) == 4
+
+
 def test_with_weights_replaces_what_is_named():
     config = ObjectiveConfig().with_weights({"kl": 3, "gram": 0})
     assert (config.kl, config.gram) == (3.0, 0.0)
     assert config.with_weights({}) == config
-    assert (
-        config.with_weights({"kl": ObjectiveConfig().kl, "gram": ObjectiveConfig().gram}) == ObjectiveConfig()
-    )
+    back = config.with_weights({"kl": ObjectiveConfig().kl, "gram": ObjectiveConfig().gram})
+    assert back == replace(ObjectiveConfig(), label_kl_factor=1)
 
 
 def test_unknown_term_lists_the_known_ones():

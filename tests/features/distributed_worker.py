@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from nnunetv2_mstkd.errors import MSTKDError
+
 sys.path[:0] = map(str, Path(__file__).parents[1:3])  # tests/ and what is above it, as pytest has them
 
 GLOBAL_BATCH = 4
@@ -183,7 +185,7 @@ def validation(rank: int, regions: bool) -> dict[str, Any]:
 def refusal(name: str, **settings: str) -> str:
     try:
         make(name, settings=settings).initialize()
-    except NotImplementedError as error:
+    except MSTKDError as error:
         return str(error)
     return ""
 

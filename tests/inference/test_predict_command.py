@@ -255,3 +255,13 @@ def test_cascade(predict, models, brats, files, tmp_path):
         assert files.read_array(tmp_path / "out" / f"{name}.nii.gz").shape == files.shape
     done = predict(brats, tmp_path / "out", "-prev_stage_predictions", tmp_path / "low", model=models.labels)
     assert "has no previous stage" in done.err
+
+
+def test_a_previous_stage_in_the_sources_labels_is_refused(predict, files, brats, tmp_path):
+    model = files.write_model(tmp_path / "model", files.dataset_json(), files.plans_json(cascade=True))
+    record = {NAMES[0]: {"present": ["t1c"], "absent": [], "source_labels": True}}
+    (tmp_path / "low").mkdir()
+    (tmp_path / "low" / "modalities.json").write_text(json.dumps(record))
+    done = predict(brats, tmp_path / "out", "-prev_stage_predictions", tmp_path / "low", model=model)
+    assert done.code == 2
+    assert f"has {NAMES[0]} in the label values of the data set's source" in done.err

@@ -97,16 +97,31 @@ def test_more_outputs_need_more_for_the_losses():
     assert _estimate(64, outputs=8).per_patch_bytes > 1.1 * _estimate(64, outputs=1).per_patch_bytes
 
 
-def test_the_estimate_for_nnunets_networks_is_their_reference():
+def _nnunet_estimate(**settings: str) -> tuple[Memory, int, int]:
+    """The estimate for nnU-Net's own network, its counted elements and its weights."""
     architecture = {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {**_PLAIN, "conv_bias": True},
         "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
     }
-    options = PlanOptions(network="plans")
+    options = PlanOptions(network="plans", settings=settings)
     memory = estimate_memory(architecture, [64] * 3, 4, 4, options, nnunet_bytes=7)
-    counted = build_on_meta(architecture, 4, 4).compute_conv_feature_map_size((64, 64, 64))
+    network = build_on_meta(architecture, 4, 4)
+    weights = sum(p.numel() for p in network.parameters())
+    return memory, network.compute_conv_feature_map_size((64, 64, 64)), weights
+
+
+def test_the_estimate_for_nnunets_networks_is_their_reference():
+    memory, counted, _ = _nnunet_estimate()
     assert memory == Memory(0, 7 * counted, rounds=True)
+
+
+def test_a_named_teacher_counts_beside_nnunets_networks_too():
+    losses = 64**3 * 4 * 48
+    frozen, counted, weights = _nnunet_estimate(teacher="warm_start")
+    assert frozen == Memory(6 * weights, 7 * counted + losses)
+    assert _nnunet_estimate(teacher="shared")[0] == Memory(0, 7 * counted + losses)
+    assert _nnunet_estimate(teacher="joint")[0] == Memory(0, 2 * 7 * counted + losses)
 
 
 def _saved_bytes_per_element(build: Callable[[], nn.Module], forward: str, patch: int) -> float:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from loop import losses, train
 
+from benchmarks.plans import unet
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import format_subset
 from nnunetv2_mstkd.trainers import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
@@ -117,11 +118,39 @@ def test_a_failing_save_leaves_the_earlier_checkpoint(make_trainer, monkeypatch)
     assert [p.name for p in Path(trainer.output_folder).glob("*checkpoint*")] == ["checkpoint_latest.pth"]
 
 
-def test_full_modality_baseline_differs_from_stock_only_in_length_and_seed(make_trainer):
+def two_stages(plans: dict) -> None:
+    plans["configurations"]["tiny"]["architecture"] = unet([4, 8])
+
+
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerModalityDropout, nnUNetTrainerFullModality])
+def test_two_stages_train_on_their_single_output(make_trainer, trainer_class):
+    """nnU-Net's weights of deep supervision are 0 / 0 there."""
+    trainer = train(make_trainer(trainer_class, change=two_stages), epochs=1)
+    assert all(torch.isfinite(torch.tensor(losses(trainer))))
+    assert not trainer.enable_deep_supervision
+    assert "without deep supervision" in Path(trainer.log_file).read_text()
+
+
+def test_continuing_with_fewer_epochs_than_the_full_phase_is_refused(make_trainer):
+    settings = {"full_phase": 0.75, "save_every": 1}
+    train(make_trainer(nnUNetTrainerModalityDropout, settings=settings), epochs=2)
+    shorter = make_trainer(nnUNetTrainerModalityDropout, settings=settings | {"num_epochs": 3})
+    with pytest.raises(MSTKDError, match="has 3 epochs, but these plans train for 3: nothing would ever be"):
+        shorter.load_checkpoint(f"{shorter.output_folder}/checkpoint_latest.pth")
+
+
+def test_the_full_modality_baseline_supervises_a_single_head_plainly(make_trainer):
+    """Plans of the official preset say so; the loss would be two thirds of what the other trainers see."""
+    trainer = make_trainer(nnUNetTrainerFullModality, settings={"enable_deep_supervision": False})
+    trainer.initialize()
+    assert not hasattr(trainer.loss, "weight_factors")
+
+
+def test_full_modality_baseline_differs_from_stock_only_in_what_it_reads(make_trainer):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     assert set(vars(nnUNetTrainerFullModality)) - {"__module__", "__doc__", "__annotations__"} == {
-        "_LENGTH", "seed", "__init__", "initialize", "on_epoch_start",
+        "_READ", "seed", "__init__", "initialize", "on_epoch_start",
     } | (set(vars(nnUNetTrainerFullModality)) & {"__firstlineno__", "__static_attributes__"})  # fmt: skip
     trainer = make_trainer(nnUNetTrainerFullModality)
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (4, 2)

@@ -155,6 +155,14 @@ def test_without_a_segmentation_term_there_is_nothing_to_measure_against(make_tr
         trainer.initialize()
 
 
+@pytest.mark.parametrize("teacher", ["joint", "shared"])
+def test_a_teacher_that_would_never_learn_is_refused(make_trainer, teacher):
+    settings = {"teacher": teacher, "weights": {"teacher_segmentation": 0}}
+    trainer = make_trainer(nnUNetTrainerMSTKD, settings=settings)
+    with pytest.raises(MSTKDError, match=f"the teacher '{teacher}' would never learn"):
+        trainer.initialize()
+
+
 def test_a_batch_that_is_not_finite_does_not_poison_the_discriminator():
     adversary = StyleAdversary(StyleDiscriminator(3, (4, 4, 4), base_features=4))
     before = {k: v.clone() for k, v in adversary.discriminator.state_dict().items()}

@@ -16,9 +16,10 @@ def test_enough_batches_show_every_subset_every_epoch():
         assert set(shown) == set(all_subsets(BRATS_MODALITIES))
 
 
-def test_few_batches_go_round_over_epochs_and_always_show_the_full_set():
-    rotation = SubsetRotation(BRATS_MODALITIES, 4)
-    epochs = [[rotation.subset(e, i) for i in range(4)] for e in range(20)]
+@pytest.mark.parametrize("batches", [2, 3, 4, 5, 14])
+def test_few_batches_go_round_over_epochs_and_always_show_the_full_set(batches):
+    rotation = SubsetRotation(BRATS_MODALITIES, batches)
+    epochs = [[rotation.subset(e, i) for i in range(batches)] for e in range(20)]
     assert all(rotation.full in shown for shown in epochs)
     assert {s for shown in epochs for s in shown} == set(all_subsets(BRATS_MODALITIES))
 
