@@ -26,6 +26,7 @@ def pytest_configure() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together for one worker what shares fixtures, and begin with what takes longest."""
     groups = {item: _group(item.path) for item in items}
