@@ -11,10 +11,12 @@ import os
 import platform
 import re
 import shutil
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ except ImportError:
 _ABANDONED_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"\.mstkd-([0-9a-f]{8})-(\d+)-\d+\..+")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# One lock per folder for the threads of this process.
+_THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _REMOVED = (errno.ENOENT, errno.ESTALE)
 LOCK_FILE = ".mstkd-lock"
@@ -156,18 +160,26 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder, by a hidden file that is there as long as somebody holds it.
 
     A file, because network file systems hold locks of files for all machines, those of folders for one.
-    Whatever ends the process releases it. Where the system cannot lock, a warning says what to do.
+    Whatever ends the process releases it. Where the system cannot lock, the threads of this process still
+    take turns, and a warning says what to do about others.
     """
-    if fcntl is None:
-        yield
-        return
-    path = folder / LOCK_FILE
-    handle = _lock(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # still held: who waits for it finds out and makes another
-        os.close(handle)
+    with _THREADS[str(folder.resolve())]:
+        if fcntl is None:
+            _warn_of_no_lock(folder)
+            yield
+            return
+        path = folder / LOCK_FILE
+        handle = _lock(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # still held: who waits for it finds out and makes another
+            os.close(handle)
+
+
+@cache  # once per folder
+def _warn_of_no_lock(folder: Path) -> None:
+    logger.warning("%s cannot be locked: give runs at once folders of their own", folder)
 
 
 def _lock(path: Path) -> int:
@@ -179,7 +191,7 @@ def _lock(path: Path) -> int:
                 return handle
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                logger.warning("%s cannot be locked: give runs at once folders of their own", path.parent)
+                _warn_of_no_lock(path.parent)
                 return handle
             if error.errno not in _REMOVED:
                 os.close(handle)

@@ -1,5 +1,7 @@
 import errno
 import json
+import multiprocessing
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -92,21 +94,36 @@ def test_one_thread_or_process_at_a_time_has_a_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def count_a_hundred(folder: Path) -> None:
+    for _ in range(100):
+        with locked_folder(folder):
+            (folder / "count").write_text(str(int((folder / "count").read_text()) + 1))
+
+
 def test_nobody_is_lost_between_two_locks(tmp_path):
-    """The file of the lock goes with who held it, while others wait for it."""
+    """The file of the lock goes with the process that held it, while others wait for it."""
+    pytest.importorskip("fcntl")
     (tmp_path / "count").write_text("0")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=count_a_hundred, args=(tmp_path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert (tmp_path / "count").read_text() == "300"
 
-    def count():
-        for _ in range(100):
-            with locked_folder(tmp_path):
-                (tmp_path / "count").write_text(str(int((tmp_path / "count").read_text()) + 1))
 
-    threads = [Thread(target=count) for _ in range(4)]
+def test_threads_take_turns_where_the_system_cannot_lock(tmp_path, monkeypatch, caplog):
+    """As on Windows; ``predict`` and ``evaluate`` write with several threads."""
+    monkeypatch.setattr("nnunetv2_mstkd.files.fcntl", None)
+    (tmp_path / "count").write_text("0")
+    threads = [Thread(target=count_a_hundred, args=(tmp_path,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert (tmp_path / "count").read_text() == "400"
+    assert caplog.text.count("give runs at once folders of their own") == 1
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.cases import ReferenceCase
+from nnunetv2_mstkd.evaluation.evaluate import output_of
 from nnunetv2_mstkd.evaluation.merging import table_order, with_earlier_scores
 from nnunetv2_mstkd.evaluation.provenance import file_digest, image_digest
 from nnunetv2_mstkd.evaluation.regions import ignore_label, regions_of, summary_keys
@@ -106,10 +107,16 @@ def evaluated_case(case: ReferenceCase, predictions: Mapping[str, Path] | None =
 
     Args:
         predictions: subset → segmentation, where they were there before; those subsets are the case's.
+
+    Raises:
+        MSTKDError: a file cannot be read.
     """
-    files = {"reference": file_digest([case.reference])}
-    files |= {IMAGE_ROLE + name: image_digest(path) for name, path in case.images.items()}
-    files |= {SEGMENTATION_ROLE + name: file_digest([path]) for name, path in (predictions or {}).items()}
+    try:
+        files = _digests(case, predictions or {})
+    except OSError as error:
+        raise MSTKDError(
+            f"cannot read {error.filename} ({error.strerror}); if it is a link, its source may have moved"
+        ) from None
     return EvaluatedCase(
         case.patient,
         str(case.reference.absolute()),
@@ -118,6 +125,12 @@ def evaluated_case(case: ReferenceCase, predictions: Mapping[str, Path] | None =
         case.label_map,
         files,
     )
+
+
+def _digests(case: ReferenceCase, predictions: Mapping[str, Path]) -> dict[str, str]:
+    files = {"reference": file_digest([case.reference])}
+    files |= {IMAGE_ROLE + name: image_digest(path) for name, path in case.images.items()}
+    return files | {SEGMENTATION_ROLE + name: file_digest([path]) for name, path in predictions.items()}
 
 
 def open_folder(folder: Path, record: EvaluationRecord) -> EvaluationRecord:
@@ -150,21 +163,35 @@ def _check_settings(folder: Path, old: EvaluationRecord, new: EvaluationRecord) 
         )
     store = ScoreStore(folder)
     for name in sorted(old.cases.keys() & new.cases.keys()):
-        changed = _changed(old.cases[name], new.cases[name])
-        if changed and store.read(name).started:
+        scores = store.read(name)
+        changed = _changed(old.cases[name], new.cases[name], scores.subsets.keys())
+        if changed is None:
+            continue
+        segmented = changed.startswith(IMAGE_ROLE) and _is_predicted(name, old, folder)
+        if scores.started or segmented:
+            done = "scored" if scores.started else "segmented"
             raise MSTKDError(
-                f"the {changed} of case {name} is not what was scored in {folder}; give another folder with"
+                f"the {changed} of case {name} is not what was {done} in {folder}; give another folder with"
                 f" -o, or remove cases/{name}.json there, and its segmentations, to do this case again"
             )
 
 
-def _changed(old: EvaluatedCase, new: EvaluatedCase) -> str | None:
-    """What of a case is another file than before."""
+def _is_predicted(case: str, record: EvaluationRecord, folder: Path) -> bool:
+    """Whether an earlier call left a segmentation of the case, to be scored by this one."""
+    outputs = (output_of(folder, subset, record.file_ending) for subset in record.subsets)
+    return any(output.target(case).is_file() for output in outputs)
+
+
+def _changed(old: EvaluatedCase, new: EvaluatedCase, scored: Collection[str]) -> str | None:
+    """What of a case is another file than before; of segmentations only those that were scored count."""
     if old.files and old.label_map != new.label_map:
         return "reading of the label values"
     if not old.files:  # a record of before they were kept
         return None
     roles = old.files.keys() & new.files.keys()
+    roles -= {
+        r for r in roles if r.startswith(SEGMENTATION_ROLE) and r[len(SEGMENTATION_ROLE) :] not in scored
+    }
     roles |= {role for role in old.files.keys() ^ new.files.keys() if role.startswith(IMAGE_ROLE)}
     return next((role for role in sorted(roles) if old.files.get(role) != new.files.get(role)), None)
 

@@ -26,7 +26,7 @@ from nnunetv2_mstkd.evaluation.evaluate import Evaluator, Task, TaskReport, open
 from nnunetv2_mstkd.evaluation.existing import Predictions, find_predictions
 from nnunetv2_mstkd.evaluation.label_files import LabelFile
 from nnunetv2_mstkd.evaluation.provenance import describe_model
-from nnunetv2_mstkd.evaluation.results import EvaluationRecord, Session
+from nnunetv2_mstkd.evaluation.results import EvaluatedCase, EvaluationRecord, Session
 from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, Runner, runner
 from nnunetv2_mstkd.evaluation.sessions import begun
 from nnunetv2_mstkd.evaluation.store import ScoreStore
@@ -76,12 +76,14 @@ def evaluate_model(
     checked = model.folds(folds, arguments.chk)
     cases, problems = _cases(arguments, model, checked[0])
     _refuse_cascade(model)
+    evaluated, unreadable = _evaluated_cases(cases)
+    cases, problems = [case for case in cases if case.name in evaluated], {**problems, **unreadable}
     inference = {"step_size": arguments.step_size, "mirroring": not arguments.disable_tta}
     session = begun(model_command(argv, arguments, model, checked))
     record = new_record(
         arguments,
         model.dataset_json,
-        {case.name: evaluated_case(case) for case in cases},
+        evaluated,
         subsets,
         session,
         model=describe_model(model, checked, arguments.chk, inference),
@@ -103,6 +105,19 @@ def evaluate_model(
             return found | _predict_and_score(evaluator, model, checked, left, arguments, progress)
 
         return _worked(record, session, arguments.o, tasks, problems, work)
+
+
+def _evaluated_cases(cases: Sequence[ReferenceCase]) -> tuple[dict[str, EvaluatedCase], dict[str, str]]:
+    """What the record says of each case, and which cannot be read, and why."""
+    evaluated, problems = {}, {}
+    for case in cases:
+        try:
+            evaluated[case.name] = evaluated_case(case)
+        except MSTKDError as error:
+            problems[case.name] = str(error)
+    if problems and not evaluated:
+        raise MSTKDError(next(iter(problems.values())))
+    return evaluated, problems
 
 
 def _worked(
@@ -223,11 +238,11 @@ def score_predictions(arguments: argparse.Namespace, argv: Sequence[str], progre
     record = _record_of(arguments, found, scored, session)
     part = Part(arguments.part_id, arguments.num_parts)
     store, reader = ScoreStore(arguments.o), reader_class(found.dataset_json, scored[0][1])
-    cases = sorted(record.cases)[part.index :: part.count]
+    stored = {name: store.read(name) for name in sorted(record.cases)[part.index :: part.count]}
     jobs = [
         (task, FileJob(LabelFile(path.absolute(), found.label_map), task.case, criteria_of(record), reader))
         for task, path in scored
-        if task.case.name in cases and not store.read(task.case.name).settled(task.name)
+        if task.case.name in stored and not stored[task.case.name].settled(task.name)
     ]
     with runner(arguments.executor if jobs else None) as run:
         record = open_folder(arguments.o, record)

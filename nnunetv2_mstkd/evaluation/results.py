@@ -48,6 +48,11 @@ METRIC_COLUMNS = (
 )
 # Only where lesion-wise scores were asked for.
 LESION_COLUMNS = ("lesion_dice", "lesion_hd95", "lesions", "missed_lesions", "false_lesions")
+# Columns of text, and what stands for no number in the others.
+_NAMES = ("case", "patient", "subset", "region", "policy", "model")
+_MISSING = {
+    column: ["", "nan", "NaN"] for column in (*METRIC_COLUMNS, *LESION_COLUMNS) if column not in _NAMES
+}
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,10 @@ class Evaluation:
         """
         path = self.folder / METRICS_FILE
         try:
-            # Case names may be numbers with leading zeros.
-            table = pd.read_csv(path, dtype={"case": str, "patient": str, "subset": str, "region": str})
+            # Case names may be numbers with leading zeros, and a region may be called NA.
+            table = pd.read_csv(
+                path, dtype=dict.fromkeys(_NAMES, str), keep_default_na=False, na_values=_MISSING
+            )
         except FileNotFoundError:
             raise MSTKDError(f"{self.folder} has no {METRICS_FILE}: its evaluation did not end") from None
         except (OSError, ValueError) as error:

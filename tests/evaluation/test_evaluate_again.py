@@ -60,6 +60,27 @@ def test_another_image_is_refused(again, tmp_path):
     refused(again(), says=f"the image of t1c of case {CASE} is not what was scored")
 
 
+def test_another_image_than_an_unscored_segmentation_was_made_of_is_refused(again, tmp_path):
+    """What a killed run segmented and did not score would pass for a segmentation of the new image."""
+    (tmp_path / "out" / "cases" / f"{CASE}.json").unlink()
+    write_volume(tmp_path / "in" / CASE / f"{CASE}-t1c.nii.gz", volume(77))
+    refused(again(), says=f"the image of t1c of case {CASE} is not what was segmented")
+    for path in (tmp_path / "out" / "predictions").glob(f"*/{CASE}.nii.gz"):
+        path.unlink()
+    assert again().code == 0
+
+
+def test_an_image_that_leads_nowhere_costs_its_case(again, tmp_path):
+    shutil.rmtree(tmp_path / "out")
+    broken = tmp_path / "in" / CASE / f"{CASE}-t1c.nii.gz"
+    broken.unlink()
+    broken.symlink_to(tmp_path / "moved.nii.gz")
+    done = again("--subsets", "t2f")
+    assert done.code == 2
+    assert f"{CASE}: cannot read {broken} (No such file or directory); if it is a link" in done.err
+    assert "2 of 2 scores" in done.out
+
+
 def test_an_image_that_has_come_is_refused(again, tmp_path):
     """The case's subsets with it are stored as impossible."""
     write_volume(tmp_path / "in" / INCOMPLETE / f"{INCOMPLETE}-t1n.nii.gz", volume(5))

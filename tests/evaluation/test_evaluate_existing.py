@@ -178,6 +178,22 @@ def test_more_cases_may_come_but_none_may_change(theirs, score, tmp_path, whole)
     refused(score(place.parent), says=f"the segmentation of t1c of case {CASES[1]} is not what was scored")
 
 
+def test_a_segmentation_that_failed_may_be_repaired(theirs, score, tmp_path, whole):
+    """What was never scored cannot be something else than what was scored."""
+    place = theirs("t1c", "both/t1c").parent
+    theirs("t2f", "both/t2f")
+    broken = place / "t2f" / f"{CASES[0]}.nii.gz"
+    good = broken.read_bytes()
+    image = sitk.ReadImage(str(broken))
+    image.SetOrigin((50, 0, 0))
+    sitk.WriteImage(image, str(broken))
+    assert score(place).code == 2
+    broken.write_bytes(good)
+    assert score(place).code == 0
+    wanted = [(case, subset) for case in CASES for subset in ("t1c", "t2f")]
+    same(read_evaluation(tmp_path / "out").metrics, expected_rows(whole, *wanted))
+
+
 def test_an_output_among_the_segmentations_is_refused(theirs, score, labels):
     place = theirs("t1c", "in")
     refused(score(place, "--subsets", "t1c", output="in/out"), says="lies in the input")

@@ -26,6 +26,16 @@ def test_the_table_keeps_names_that_look_like_numbers(evaluation):
     assert {"000"} == set(table[table.patient == "00"].case)
 
 
+def test_the_table_keeps_names_that_look_like_nothing(evaluation):
+    folder = evaluation("a")
+    path = folder / "metrics.csv"
+    path.write_text(path.read_text().replace(",WT,", ",NA,").replace("P-000,", "None,"))
+    table = read_evaluation(folder).metrics
+    assert set(table["region"]) == {"NA", "TC", "ET"}
+    assert "None" in set(table["patient"])
+    assert table["dice"].dtype == float
+
+
 def test_a_folder_without_an_evaluation_is_refused(tmp_path):
     with pytest.raises(MSTKDError, match=r"has no evaluation\.json; give the -o folder"):
         read_evaluation(tmp_path)

@@ -30,9 +30,11 @@ def ablation_table(
     """
     averages = means[means["subset"] == AVERAGE].set_index(["run", "metric", "region"])["mean"]
     names = [name for name in dict.fromkeys(means["run"]) if name != full]
+    short = [without_name(name) for name in names]
+    labels = dict(zip(names, short if len(set(short)) == len(short) else names, strict=True))
     rows = []
     for name in (*names, full):
-        row: dict[str, str | float] = {"method": without_name(name) if name != full else name}
+        row: dict[str, str | float] = {"method": labels.get(name, name)}
         for metric in metrics:
             for region in regions:
                 scale, column = METRICS[metric].scale, score_column(region, metric)

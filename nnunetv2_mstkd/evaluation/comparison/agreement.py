@@ -82,7 +82,7 @@ def case_groups(run: ComparedRun) -> list[list[Evaluation]]:
     """The run's evaluations, those over the same cases (seeds) together; groups (folds) share no case.
 
     Raises:
-        MSTKDError: two evaluations share some of their cases, but not all.
+        MSTKDError: two evaluations share some of their cases, but not all; or are of one model.
     """
     groups: dict[frozenset[str], list[Evaluation]] = {}
     for evaluation in run.evaluations:
@@ -96,7 +96,21 @@ def case_groups(run: ComparedRun) -> list[list[Evaluation]]:
                     " folds share none and seeds share all, so give them as separate runs"
                 )
         groups.setdefault(cases, []).append(evaluation)
+    for members in groups.values():
+        _refuse_one_model_twice(run.name, members)
     return list(groups.values())
+
+
+def _refuse_one_model_twice(name: str, seeds: Sequence[Evaluation]) -> None:
+    """Copies and repetitions would make the spread between seeds look small."""
+    models: dict[str, Evaluation] = {}
+    for evaluation in seeds:
+        first = models.setdefault(str(evaluation.record.model.get("id")), evaluation)
+        if first is not evaluation:
+            raise MSTKDError(
+                f"{first.folder} and {evaluation.folder} of run '{name}' are of one model, evaluated twice;"
+                " seeds are trainings of their own: give one of them, or make them two runs"
+            )
 
 
 def _check_rules(first: Evaluation, other: Evaluation) -> None:

@@ -28,6 +28,7 @@ _FILES = (
     "published.csv",
     REPORT,
 )
+_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")
 _RECORD_VERSION = 1
 _PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
 
@@ -50,7 +51,7 @@ def check_output(folder: Path, inputs: Sequence[Path]) -> None:
         return
     if not place.is_dir():
         raise MSTKDError(f"-o {folder} is a file; give a folder")
-    content = list(place.iterdir())
+    content = [path for path in place.iterdir() if not _is_of_the_desktop(path)]
     foreign = [path.name for path in content if not _is_ours(path)]
     if foreign or (content and not (place / RECORD_FILE).is_file()):
         raise MSTKDError(
@@ -59,9 +60,15 @@ def check_output(folder: Path, inputs: Sequence[Path]) -> None:
         )
 
 
+def _is_of_the_desktop(path: Path) -> bool:
+    """What looking at a folder leaves behind."""
+    return path.name in _DESKTOP or path.name.startswith("._")
+
+
 def _is_ours(path: Path) -> bool:
     if path.name == FIGURES:
-        return path.is_dir() and all(p.is_file() and p.suffix in (".png", ".svg") for p in path.iterdir())
+        pictures = [p for p in path.iterdir() if not _is_of_the_desktop(p)] if path.is_dir() else [path]
+        return all(p.is_file() and p.suffix in (".png", ".svg") for p in pictures)
     return path.name in _FILES
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,13 +49,18 @@ class Layout:
 
     @cached_property
     def incomplete(self) -> list[int]:
-        """Positions of the subsets in which a modality is missing."""
+        """Positions of the subsets in which a modality is missing; none where there are no others.
+
+        Their mean would be the average a second time, and count as a test of its own.
+        """
         whole = "+".join(self.modalities)
-        return [position for position, subset in enumerate(self.subsets) if subset != whole]
+        return (
+            [n for n, subset in enumerate(self.subsets) if subset != whole] if whole in self.subsets else []
+        )
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """What :meth:`with_summaries` makes of the subsets; no ``incomplete`` where none is."""
+        """What :meth:`with_summaries` makes of the subsets; no ``incomplete`` where that is all or none."""
         return (AVERAGE, *((INCOMPLETE,) if self.incomplete else ()), *self.subsets)
 
     def with_summaries(self, values: np.ndarray) -> np.ndarray:
@@ -181,12 +187,18 @@ def run_values(run: ComparedRun, layout: Layout) -> RunValues:
         stacked = np.stack([values for _, values, _ in read])
         parts.append(known_mean(stacked, axis=0))
         volumes.append(read[0][2])
-        variances.append(_seed_variance(stacked, cases, layout) * len(cases) ** 2)
+        variances.append(_seed_variance(stacked, cases, layout) * _weight(cases, layout) ** 2)
         counts.append(len(group))
     order = np.argsort(names, kind="stable")
     # Folds are trained independently: the variance of their weighted mean is the weighted sum.
-    seed_std = np.sqrt(np.sum(variances, axis=0)) / len(names)
+    seed_std = np.sqrt(np.sum(variances, axis=0)) / len(layout.patient_names)
     return RunValues(np.concatenate(parts)[order], np.concatenate(volumes)[order], min(counts), seed_std)
+
+
+def _weight(cases: Sequence[str], layout: Layout) -> float:
+    """Patients that these cases are, one of whom only some cases are here counted by their share."""
+    counts = Counter(layout.patients.values())
+    return sum(1 / counts[layout.patients[case]] for case in cases)
 
 
 def _seed_variance(stacked: np.ndarray, cases: Sequence[str], layout: Layout) -> np.ndarray:

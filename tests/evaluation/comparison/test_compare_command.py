@@ -140,6 +140,13 @@ class TestRefuses:
         with pytest.raises(MSTKDError, match=r"holds means\.csv"):
             call(*folders, "-o", out)
 
+    def test_nothing_that_a_look_at_the_folder_left(self, folders, out):
+        call(*folders, "-o", out)
+        (out / ".DS_Store").write_bytes(b"Bud1")
+        (out / "figures" / "Thumbs.db").write_bytes(b"")
+        call(*folders, "-o", out)
+        assert (out / "means.csv").is_file()
+
     def test_figures_that_are_not_ours(self, folders, out):
         call(*folders, "-o", out)
         (out / "figures" / "slides.pptx").write_text("mine")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comparison_helpers import change_record, only, set_model
+from comparison_helpers import change_record, join_patients, only, set_model
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.loading import find_run, load_runs
@@ -116,6 +116,33 @@ class TestFoldsAndSeeds:
         row = only(joined.means, **where)
         assert (row["seeds"], row["n"]) == (3, 6)
         assert row["seed_std"] == pytest.approx(np.std(each, ddof=1))
+
+    def test_seeds_of_folds_count_by_patients(self, evaluation, compare):
+        """One fold has three cases of one patient, the other three patients."""
+        folders = [
+            evaluation(f"f{fold}s{seed}", patients=3, first_patient=3 * fold, seed=10 * fold + seed)
+            for fold in (0, 1)
+            for seed in (0, 1)
+        ]
+        for folder in folders[:2]:
+            join_patients(folder, [f"P-{n:03d}-000" for n in range(3)], "P-000")
+        joined = compare(",".join(map(str, folders)))
+        where = {"subset": "Avg.", "region": "WT", "metric": "dice"}
+        each = [only(compare(folder).means, **where)["mean"] for folder in folders]
+        variances = [np.var(each[:2], ddof=1), np.var(each[2:], ddof=1)]
+        expected = np.sqrt(variances[0] * 1 + variances[1] * 9) / 4
+        assert only(joined.means, **where)["seed_std"] == pytest.approx(expected)
+
+    def test_one_model_twice_is_no_second_seed(self, evaluation, compare):
+        folders = [evaluation("a"), evaluation("b")]
+        with pytest.raises(MSTKDError, match=r"a and .*b of run '.*' are of one model, evaluated twice"):
+            compare(",".join(map(str, folders)))
+
+    def test_a_list_longer_than_a_name_can_be(self, evaluation, compare, monkeypatch, tmp_path):
+        folders = [evaluation(f"{'fold' * 20}{n}", patients=2, first_patient=2 * n, seed=n) for n in range(4)]
+        monkeypatch.chdir(folders[0].parent)
+        joined = compare(",".join(folder.name for folder in folders))
+        assert joined.scores["case"].nunique() == 8
 
     def test_seeds_of_folds(self, evaluation, compare):
         folders = [

@@ -1,10 +1,11 @@
 """The statistics against scipy, hand-computed values and known coverage."""
 
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, norm, wilcoxon
+from scipy.stats import bootstrap, norm, rankdata, wilcoxon
 
 from nnunetv2_mstkd.evaluation.comparison.statistics import (
     Bootstrap,
@@ -46,6 +47,20 @@ class TestSignedRank:
     def test_equals_scipy(self, count):
         differences = np.random.default_rng(count).normal(0.3, 1, count)
         assert signed_rank_p(differences) == pytest.approx(wilcoxon(differences).pvalue, rel=1e-12)
+
+    @pytest.mark.parametrize("count", [5, 9, 12])
+    def test_equals_all_signs_with_ties(self, count):
+        """Scipy goes through all signs only where there are few patients, and slowly."""
+        differences = np.random.default_rng(count).integers(-2, 4, count).astype(float)
+        ranks = rankdata(np.abs(differences[differences != 0]))
+        signs = np.array(list(product((0, 1), repeat=len(ranks))))
+        sums, observed = signs @ ranks, ranks[differences[differences != 0] > 0].sum()
+        tail = min((sums <= observed).mean(), (sums >= observed).mean())
+        assert signed_rank_p(differences) == pytest.approx(min(1, 2 * tail), rel=1e-12)
+
+    @pytest.mark.parametrize("count", [14, 50])
+    def test_is_exact_where_all_are_equal(self, count):
+        assert signed_rank_p(np.full(count, 0.5)) == pytest.approx(2 / 2**count)
 
     @pytest.mark.parametrize(("count", "smallest"), [(2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)])
     def test_few_patients_cannot_be_significant(self, count, smallest):

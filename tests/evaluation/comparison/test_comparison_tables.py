@@ -152,6 +152,19 @@ class TestLayout:
         change_metrics(a, lambda table: table[table["subset"] == "t1n+t1c+t2w+t2f"])
         assert compare(a).means["subset"].unique().tolist() == ["Avg.", "t1n+t1c+t2w+t2f"]
 
+    def test_no_incomplete_rows_where_they_are_all(self, evaluation, compare):
+        """They would be the average a second time, and a second test for Holm's correction."""
+        a = evaluation("a")
+        change_record(a, subsets=["t1c", "t1c+t2f"])
+        change_metrics(a, lambda table: table[table["subset"].isin(["t1c", "t1c+t2f"])])
+        assert compare(a).means["subset"].unique().tolist() == ["Avg.", "t1c", "t1c+t2f"]
+
+    def test_ablations_that_would_be_called_alike_keep_their_names(self, evaluation, compare):
+        folders = [evaluation(name, seed=n) for n, name in enumerate("abc")]
+        names = ["MSTKD", "small/MSTKD_woGSME", "large/MSTKD_woGSME"]
+        table = compare(*folders, names=names, reference="MSTKD", ablation=True).ablation
+        assert table["method"].tolist() == [*names[1:], "MSTKD"]
+
     def test_lesion_scores_where_they_are(self, evaluation, compare):
         a = evaluation("a")
         change_record(a, lesionwise="brats2023")
