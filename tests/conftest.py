@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sysconfig
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: groups[item] not in slow)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Say so if a release of pytest or xdist loses the groups: every fixture is then made in each worker."""
+    if session.config.getoption("loadgroup", False) and any("@" not in i.nodeid for i in session.items):
+        warnings.warn("pytest-xdist did not take over the groups of tests/conftest.py", stacklevel=1)
 
 
 def _group(path: Path) -> str:

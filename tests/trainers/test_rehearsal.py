@@ -32,11 +32,10 @@ def steps_of(trainer) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("trainer_class", "change"),
-    [(nnUNetTrainerMSTKD, None), (nnUNetTrainerMSTKDUNet, batch_norms)],
-    ids=["instance norms", "batch norms"],
+    ("trainer_class", "change", "regions"),
+    [(nnUNetTrainerMSTKD, None, True), (nnUNetTrainerMSTKDUNet, batch_norms, False)],
+    ids=["instance norms, regions", "batch norms, labels"],
 )
-@pytest.mark.parametrize("regions", [True, False])
 def test_the_training_is_the_one_without_it(make_trainer, monkeypatch, trainer_class, change, regions):
     settings = {"gradient_shares_every": 1}
     tried = make_trainer(trainer_class, results="a", regions=regions, settings=settings, change=change)
