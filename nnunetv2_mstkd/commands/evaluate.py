@@ -156,11 +156,15 @@ def _named(case: str, subsets: Sequence[str]) -> str:
 def _finish(arguments: argparse.Namespace, evaluated: Evaluated) -> int:
     """Write the tables of all that is scored, by this run or others, and say how much is missing."""
     from nnunetv2_mstkd.evaluation.collecting import collect
+    from nnunetv2_mstkd.evaluation.store import ScoreStore
 
     evaluation, missing = collect(evaluated.record, arguments.o, evaluated.session)
     record = evaluation.record
-    count = sum(len(record.subsets_of(case)) for case in record.cases)
-    print(f"{arguments.o}: {count - missing} of {count} scores (cases by subsets)", end="")
+    wanted = [(case, subset) for case in record.cases for subset in record.subsets_of(case)]
+    scored = ScoreStore(arguments.o).count(wanted)
+    impossible = len(wanted) - missing - scored
+    print(f"{arguments.o}: {scored} of {scored + missing} scores (cases by subsets)", end="")
+    print(f"; {impossible} are not possible: their cases lack modalities" if impossible else "", end="")
     print(f"; {missing} are missing, the tables are without them" if missing else "")
     print((arguments.o / "table.md").read_text(encoding="utf-8").rstrip())
     return report_problems(evaluated.problems)
