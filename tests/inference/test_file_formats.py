@@ -16,6 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mstkd import MSTKDError, Segmenter
 from nnunetv2_mstkd.cli import main
+from nnunetv2_mstkd.evaluation.results import read_evaluation
 
 NAMES = ("red", "blue")
 SIZE = (40, 44)
@@ -173,3 +174,26 @@ def test_the_spacing_beside_a_tif_is_prepared_too(model_of, files, tmp_path, cap
     assert main(["prepare", "-i", str(tmp_path / "in"), "-o", str(complete), "-m", str(model)]) == 0
     assert json.loads((complete / "case.json").read_text()) == {"spacing": [1.2, 1.0, 0.9]}
     assert len(list(complete.glob("case_000?.tif"))) == 4
+
+
+def test_2d_images_can_be_evaluated_and_compared(planned_2d, tmp_path, capsys):
+    """All subsets, scored as mm² and mm of one pixel, with figures and report."""
+    write_2d(tmp_path / "in", "whole", 0, 1)
+    write_2d(tmp_path / "in", "part", 1, seed=1)
+    for seed, case in enumerate(("whole", "part")):
+        labels = np.zeros(SIZE, dtype=np.uint8)
+        labels[8 : 20 + seed, 10:30] = 1 + np.arange(20) % 3
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "labels" / f"{case}.png"))
+    for name, flags in (("a", ["--disable_tta"]), ("b", [])):
+        given = ["-m", planned_2d, "-f", "0", "-device", "cpu", "--cases", tmp_path / "in", *flags]
+        given += ["--labels", tmp_path / "labels", "-o", tmp_path / name, "--disable_progress_bar"]
+        assert main(["evaluate", *map(str, given)]) == 0
+    table = read_evaluation(tmp_path / "a").metrics.set_index(["case", "subset", "region"])
+    assert len(table) == (3 + 1) * 3
+    assert table.loc[("whole", "red+blue", "NCR"), "volume_reference"] == 12 * 7
+    out = tmp_path / "comparison"
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["compare", *runs, "--names", "one", "two", "-o", str(out), "--resamples", "100"]) == 0
+    assert {"report.html", "figures", "means.csv"} <= {path.name for path in out.iterdir()}
+    assert (out / "figures" / "qualitative.png").is_file()
