@@ -46,7 +46,8 @@ def check_training(theirs: Sequence[str]) -> None:
         raise MSTKDError(f"'{given.fold}' is no fold; give a number or 'all'")
     trainer = _trainer(given.tr)
     dataset_json = read_dataset_json(folder / "dataset.json")
-    _check_batch(given, plans)
+    if given.num_gpus > 1:
+        _check_batch(given, plans)
     model = f"{trainer.__name__}__{plans.get('plans_name', given.p)}__{given.configuration}"
     _check_flags(given, nnunet_folder("nnUNet_results") / folder.name / model)
     if given.pretrained_weights is not None:
