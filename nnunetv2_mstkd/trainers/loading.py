@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -14,6 +13,7 @@ from nnunetv2_mstkd.datasets.availability import Availability
 from nnunetv2_mstkd.datasets.availability_report import describe
 from nnunetv2_mstkd.trainers.availability import case_availability
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
+from nnunetv2_mstkd.trainers.workers import WatchedAugmenter
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _generator(
         # in which workers deliver stays free.
         first = trainer.seed + 1000003 * (2 * trainer.local_rank + stream) + 7919 * trainer.current_epoch
         seeds = [(first + worker) % 2**32 for worker in range(processes)]
-    return NonDetMultiThreadedAugmenter(
+    return WatchedAugmenter(
         data_loader=loader,
         transform=None,
         num_processes=processes,

@@ -7,12 +7,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 import torch
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -135,16 +135,10 @@ def test_a_killed_training_continues_to_the_losses_of_an_uninterrupted_one(work,
     process = work.start(train)
     latest = fold / "checkpoint_latest.pth"
     # The third epoch's checkpoint: distillation has begun, its teacher is in it.
-    wait_until(lambda: latest.exists() and torch.load(latest, weights_only=False)["current_epoch"] >= 3)
+    wait_until(
+        lambda: latest.exists() and torch.load(latest, weights_only=False)["current_epoch"] >= 3, process
+    )
     process.kill()
     process.wait()
     work.run(f"{train} --c")
     assert final_losses() == whole
-
-
-def wait_until(condition, seconds: int = 240) -> None:
-    for _ in range(10 * seconds):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it did not happen")

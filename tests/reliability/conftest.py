@@ -8,25 +8,15 @@ import resource
 import shutil
 import subprocess
 import sysconfig
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_dataset import DATASET, dataset_json, plans, write_dataset
 from tiny_model import brats, files, models, predict  # noqa: F401  fixtures
+from waiting import wait_until
 
 FAULTY_TRAINERS = Path(__file__).parent / "faulty_trainers"
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 240) -> None:
-    """Wait for something that another process does."""
-    for _ in range(int(20 * seconds)):
-        if condition():
-            return
-        assert process.poll() is None, f"the process ended too early: {process.stdout.read()[-3000:]}"
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 class FaultyTraining:

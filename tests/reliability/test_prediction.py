@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tiny_model import MODALITIES, volume, write_case, write_volume
+from waiting import wait_until
 
 CASES = tuple(f"case_{index:02d}" for index in range(5))
 COMMAND = (sys.executable, "-m", "nnunetv2_mstkd.cli", "predict")
@@ -48,13 +49,13 @@ def expected(source, models, tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_killed_and_continued(source, models, expected, tmp_path):
-    output = tmp_path / "out"
+    output, marker = tmp_path / "out", tmp_path / "half"
     script = Path(__file__).with_name("hanging_predict.py")
     call = arguments(source, output, models.labels)
     with subprocess.Popen(
-        [sys.executable, script, CASES[2], *call], stdout=subprocess.PIPE, text=True
+        [sys.executable, script, CASES[2], marker, *call], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert "half\n" in process.stdout  # reads until it is there
+        wait_until(marker.exists, process)
         process.kill()
     assert sorted(segmentations(output)) == [f"{name}.nii.gz" for name in CASES[:2]]
     assert len(hidden(output)) == 1, "the half file is under a name of its own"
