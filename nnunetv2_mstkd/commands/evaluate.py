@@ -156,15 +156,15 @@ def _named(case: str, subsets: Sequence[str]) -> str:
 def _finish(arguments: argparse.Namespace, evaluated: Evaluated) -> int:
     """Write the tables of all that is scored, by this run or others, and say how much is missing."""
     from nnunetv2_mstkd.evaluation.collecting import collect
-    from nnunetv2_mstkd.evaluation.store import ScoreStore
 
-    evaluation, missing = collect(evaluated.record, arguments.o, evaluated.session)
-    record = evaluation.record
-    wanted = [(case, subset) for case in record.cases for subset in record.subsets_of(case)]
-    scored = ScoreStore(arguments.o).count(wanted)
-    impossible = len(wanted) - missing - scored
-    print(f"{arguments.o}: {scored} of {scored + missing} scores (cases by subsets)", end="")
-    print(f"; {impossible} are not possible: their cases lack modalities" if impossible else "", end="")
-    print(f"; {missing} are missing, the tables are without them" if missing else "")
+    found = collect(evaluated.record, arguments.o, evaluated.session)
+    print(
+        f"{arguments.o}: {found.scored} of {found.scored + found.missing} scores (cases by subsets)", end=""
+    )
+    print(
+        f"; {found.impossible} are not possible: their cases lack modalities" if found.impossible else "",
+        end="",
+    )
+    print(f"; {found.missing} are missing, the tables are without them" if found.missing else "")
     print((arguments.o / "table.md").read_text(encoding="utf-8").rstrip())
     return report_problems(evaluated.problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -28,33 +28,48 @@ from nnunetv2_mstkd.evaluation.tables import write_tables
 from nnunetv2_mstkd.files import atomic_path, locked_folder
 
 
-def collect(record: EvaluationRecord, folder: Path, session: Session | None = None) -> tuple[Evaluation, int]:
+class Collected(NamedTuple):
+    """What was collected, and how many cases under subsets stand how.
+
+    Attributes:
+        evaluation: the folder and its record.
+        scored: have scores.
+        impossible: can have none: their cases lack modalities.
+        missing: are still to be scored.
+    """
+
+    evaluation: Evaluation
+    scored: int
+    impossible: int
+    missing: int
+
+
+def collect(record: EvaluationRecord, folder: Path, session: Session | None = None) -> Collected:
     """Write the record and every table of what is scored so far.
 
     One run at a time: of several that share the work, the last to come has read every score.
 
     Args:
         session: the call that ends now, for the record.
-
-    Returns:
-        The evaluation, and how many scores of cases under subsets are still missing.
     """
     with locked_folder(folder):
         return _collect(with_session(with_earlier_scores(record, folder), session, folder), folder)
 
 
-def _collect(record: EvaluationRecord, folder: Path) -> tuple[Evaluation, int]:
+def _collect(record: EvaluationRecord, folder: Path) -> Collected:
     store = ScoreStore(folder)
     stored = {case: store.read(case) for case in record.cases}
     record = _without_what_cases_lack(record, stored)
-    missing = sum(not stored[case].settled(s) for case in record.cases for s in record.subsets_of(case))
     table = metrics_table(record, stored)
     with atomic_path(folder / METRICS_FILE) as temporary:
         table.to_csv(temporary, index=False)
     write_summaries(record, stored, folder)
     write_tables(record, table, folder)
     write_record(record, folder)
-    return Evaluation(folder, record), missing
+    wanted = [(stored[case], subset) for case in record.cases for subset in record.subsets_of(case)]
+    scored = sum(subset in scores.subsets for scores, subset in wanted)
+    missing = sum(not scores.settled(subset) for scores, subset in wanted)
+    return Collected(Evaluation(folder, record), scored, len(wanted) - scored - missing, missing)
 
 
 def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> EvaluationRecord:

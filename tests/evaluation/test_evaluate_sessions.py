@@ -77,7 +77,7 @@ def test_models_of_one_name_are_told_apart(tmp_path):
     for digest in ("a" * 64, "b" * 64):
         folder = tmp_path / digest
         score(folder, CASES[0])
-        evaluation, _ = collect(record(model={"id": digest, "name": "a_model"}), folder)
+        evaluation = collect(record(model={"id": digest, "name": "a_model"}), folder).evaluation
         names |= set(evaluation.metrics["model"])
     assert names == {"a_model@aaaaaaaaaaaa", "a_model@bbbbbbbbbbbb"}
 
@@ -124,7 +124,7 @@ def test_a_session_that_was_stopped_is_known(tmp_path):
     note_session(record(), last, tmp_path)
     score(tmp_path, CASES[0])
     ended = Session("2", "evaluate", {}, "b", scored=2)
-    evaluation, _ = collect(record(), tmp_path, ended)
+    evaluation = collect(record(), tmp_path, ended).evaluation
     assert evaluation.record.sessions == (stopped, ended)
     assert read_evaluation(tmp_path).record == evaluation.record
 
