@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _scalar(kind: _ScalarType, raw: bytes) -> np.generic:
 
 
 # What nnU-Net stores beyond torch's own list, under the names that numpy 1 and numpy 2 write.
-_NNUNET_STORES = [
+_NNUNET_STORES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_ScalarType, "numpy.dtype"),
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),

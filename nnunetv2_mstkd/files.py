@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 
 logger = logging.getLogger(__name__)
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:
@@ -183,6 +185,7 @@ def _warn_of_no_lock(folder: Path) -> None:
 
 
 def _lock(path: Path) -> int:
+    assert fcntl is not None, "asked for where there is none"
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

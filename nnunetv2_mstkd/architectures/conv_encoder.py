@@ -41,6 +41,11 @@ class EncoderStage(nn.Module):
         self.conv = layers.conv(in_channels, channels, kernel_size, stride)
         self.blocks = residual_blocks(layers, n_blocks, channels, kernel_size)
 
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of the convolution, and of the blocks behind it."""
+        encoded = in_fastest_layout(self.conv(x))
+        return encoded, self.blocks(encoded)
+
 
 class Encoder(nn.Module):
     """Encoder of MST-KDNet (``conv1a`` to ``ds3`` in its released code).
@@ -68,6 +73,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_op = layers.conv_op
+        self.input_channels = input_channels
         self.output_channels = list(features)
         self.kernel_sizes = [list(k) for k in kernel_sizes]
         self.strides = [list(s) for s in strides]
@@ -82,7 +88,7 @@ class Encoder(nn.Module):
         encoded = x
         for stage in self.stages:
             # Where the input was too small for it, the first maps may not be.
-            second_last, encoded = encoded, in_fastest_layout(stage.conv(x))
-            x = stage.blocks(encoded)
+            second_last = encoded
+            encoded, x = stage(x)
             skips.append(x)
         return EncoderFeatures(skips[:-1], second_last, encoded)

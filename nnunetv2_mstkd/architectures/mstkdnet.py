@@ -213,7 +213,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             counts.append(output.numel())
 
         counted = [m for m in self.modules() if isinstance(m, (_ConvNd, nn.Linear))]
-        run_on_meta(self, (1, self.encoder.stages[0].conv.in_channels, *input_size), count, counted)
+        run_on_meta(self, (1, self.encoder.input_channels, *input_size), count, counted)
         return sum(counts) + self._attention_size(input_size)
 
     def _attention_size(self, input_size: Sequence[int]) -> int:

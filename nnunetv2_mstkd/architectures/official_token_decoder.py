@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from dynamic_network_architectures.building_blocks.helper import get_matching_batchnorm
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nnunetv2_mstkd.architectures.blocks import Layers
 from nnunetv2_mstkd.architectures.merged_convolutions import MergedUpsampling
@@ -34,6 +35,8 @@ class LiftUnit(ConvUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         up, conv, norm, nonlin = self
+        assert isinstance(up, _ConvTransposeNd)
+        assert isinstance(conv, _ConvNd)
         return nonlin(norm(self._upsample(up, conv, x)))
 
     def train(self, mode: bool = True) -> LiftUnit:

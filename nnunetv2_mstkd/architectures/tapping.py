@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, ResidualUNet
 from torch import Tensor, nn
@@ -30,15 +31,25 @@ def with_taps(network: nn.Module) -> nn.Module:
         return network
     # Whoever changed the forward of a U-Net may do more than the two steps that _TappedUNet repeats.
     is_unet = any(isinstance(network, unet) and type(network).forward is unet.forward for unet in _UNETS)
-    network.__class__ = _subclass(_TappedUNet if is_unet else _TappedLogits, type(network))
+    tapped: type[_Tapped] = _TappedUNet if is_unet else _TappedLogits
+    network.__class__ = _subclass(tapped, type(network))  # type: ignore[arg-type]  # hashable they are
     return network
 
 
-class _Tapped:
+if TYPE_CHECKING:
+    _Mixed = nn.Module
+else:
+    _Mixed = object
+
+
+class _Tapped(_Mixed):
     """Marks a network that this module has changed."""
 
 
 class _TappedUNet(_Tapped):
+    encoder: nn.Module
+    decoder: nn.Module
+
     def forward(
         self, x: Tensor, return_taps: bool = False, attention: bool = True
     ) -> Tensor | list[Tensor] | NetworkTaps:
@@ -56,5 +67,5 @@ class _TappedLogits(_Tapped):
 
 
 @cache
-def _subclass(tapped: type, network_class: type[nn.Module]) -> type[nn.Module]:
+def _subclass(tapped: type[_Tapped], network_class: type[nn.Module]) -> type[nn.Module]:
     return type(f"{network_class.__name__}WithTaps", (tapped, network_class), {})

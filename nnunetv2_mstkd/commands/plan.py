@@ -145,6 +145,6 @@ def run(argv: Sequence[str]) -> int:
             if len(args.d) == 1:
                 raise
             failures[dataset] = error
-    for dataset, error in failures.items():
-        print(f"nnUNetv2_mstkd plan: data set {dataset}: error: {error}", file=sys.stderr)
+    for dataset, failure in failures.items():
+        print(f"nnUNetv2_mstkd plan: data set {dataset}: error: {failure}", file=sys.stderr)
     return 2 if failures else 0

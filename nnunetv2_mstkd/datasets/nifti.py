@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def count_non_finite(path: Path) -> int:
     return broken
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
     try:
         return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
     except OSError as error:

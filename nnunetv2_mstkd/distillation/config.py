@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
+from typing import Any
 
 from nnunetv2_mstkd.distillation.logits import LABEL_TEMPERATURE, OFFICIAL_TEMPERATURE, REGION_TEMPERATURE
 from nnunetv2_mstkd.distillation.schedules import sigmoid_rampup
@@ -133,7 +134,8 @@ class ObjectiveConfig:
             if not isfinite(weight) or weight < 0:
                 raise MSTKDError(f"weight of term '{name}' is {weight!r}; it must be finite and at least 0")
         factor = 1.0 if "kl" in weights else self.label_kl_factor
-        return replace(self, label_kl_factor=factor, **{name: float(w) for name, w in weights.items()})
+        changed: dict[str, Any] = {name: float(weight) for name, weight in weights.items()}
+        return replace(self, label_kl_factor=factor, **changed)
 
     def weight(self, term: str, epoch: float, num_epochs: int, raw_logits: bool = True) -> float:
         """Weight of a term in force at ``epoch`` of ``num_epochs`` distillation epochs, ramp included.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from nnunetv2_mstkd.distillation.style import (
 )
 from nnunetv2_mstkd.distillation.taps import (
     Taps,
+    bottleneck_maps,
     compared,
     looks_inside,
     misfit,
@@ -57,8 +60,20 @@ class _Step:
     teacher: Taps | None
     target: Target
     style_discriminator: nn.Module | None
-    compared_student: Taps
-    compared_teacher: Taps | None
+    samples: Tensor | None
+
+    @property
+    def taught(self) -> Taps:
+        """The teacher, where a term needs one."""
+        assert self.teacher is not None, "no term that needs a teacher is active without one"
+        return self.teacher
+
+    @cached_property
+    def pair(self) -> tuple[Taps, Taps]:
+        """Student and teacher in the samples that are compared."""
+        if self.samples is None:
+            return self.student, self.taught
+        return of_samples(self.student, self.samples), of_samples(self.taught, self.samples)
 
 
 class MSTKDObjective:
@@ -148,10 +163,7 @@ class MSTKDObjective:
         Raises:
             MSTKDError: an active term lacks a tap or the discriminator.
         """
-        compared_taps = (student, teacher)
-        if samples is not None and teacher is not None:
-            compared_taps = of_samples(student, samples), of_samples(teacher, samples)
-        step = _Step(student, teacher, target, style_discriminator, *compared_taps)
+        step = _Step(student, teacher, target, style_discriminator, samples)
         distil = samples is None or len(samples) > 0
         active = self._active(teacher, train_teacher, distil)
         terms = {name: self._compute(name, step) for name in active}
@@ -166,8 +178,8 @@ class MSTKDObjective:
     def discriminator_loss(self, *, student: Taps, teacher: Taps, style_discriminator: nn.Module) -> Tensor:
         """What the discriminator minimises (teacher's style is 0, student's 1); the networks are detached."""
         return discriminator_loss_on_styles(
-            student=student.style,
-            teacher=teacher.style,
+            student=style_features(student),
+            teacher=style_features(teacher),
             style_discriminator=style_discriminator,
             variant=self.variant,
         )
@@ -189,7 +201,7 @@ class MSTKDObjective:
 
     def _segmentation(self, step: _Step) -> Tensor:
         if not self.official:
-            return self.segmentation_loss(step.student.logits, step.target)
+            return self._loss_of_nnunet(step.student, step)
         losses = self._dice(step.student, step)
         if self.background_channel is None or step.teacher is None:
             return losses.sum()
@@ -197,16 +209,21 @@ class MSTKDObjective:
 
     def _teacher_segmentation(self, step: _Step) -> Tensor:
         if not self.official:
-            return self.segmentation_loss(step.teacher.logits, step.target)
-        return self._dice(step.teacher, step).sum()
+            return self._loss_of_nnunet(step.taught, step)
+        return self._dice(step.taught, step).sum()
+
+    def _loss_of_nnunet(self, taps: Taps, step: _Step) -> Tensor:
+        assert self.segmentation_loss is not None, "__init__ has asked for it"
+        return self.segmentation_loss(taps.logits, step.target)
 
     def _dice(self, taps: Taps, step: _Step) -> Tensor:
         return head_dice_losses(logits=_finest(taps), target=step.target, regions=self.regions)
 
     def _consistency(self, step: _Step) -> Tensor:
+        student, teacher = map(_finest, step.pair)
         loss = consistency_loss(
-            student=_finest(step.compared_student),
-            teacher=_finest(step.compared_teacher),
+            student=student,
+            teacher=teacher,
             variant=self.variant,
             regions=self.regions,
             background_channel=self.background_channel,
@@ -214,12 +231,13 @@ class MSTKDObjective:
         if not self.official or self.background_channel is None:
             return loss
         # Released under the name of a background MSE (docs/fidelity.md).
-        return loss + self._dice(step.teacher, step)[self.background_channel]
+        return loss + self._dice(step.taught, step)[self.background_channel]
 
     def _kl(self, step: _Step) -> Tensor:
+        student, teacher = map(_finest, step.pair)
         return standardised_kl_loss(
-            student=_finest(step.compared_student),
-            teacher=_finest(step.compared_teacher),
+            student=student,
+            teacher=teacher,
             variant=self.variant,
             regions=self.regions,
             temperature=self.config.temperature if self.regions else self.config.label_temperature,
@@ -236,15 +254,13 @@ class MSTKDObjective:
 
     def _gram(self, step: _Step) -> Tensor:
         # The released code's "Global_style": bottleneck features, style, content, in this order.
-        student, teacher = (
-            list(compared("gram", taps).values()) for taps in (step.compared_student, step.compared_teacher)
-        )
+        student, teacher = (list(bottleneck_maps(taps)) for taps in step.pair)
         return gram_matching_loss(student=student, teacher=teacher, variant=self.variant)
 
     def _adversarial(self, step: _Step) -> Tensor:
         if step.style_discriminator is None:
             raise MSTKDError("objective term 'adversarial' needs a style discriminator; set its weight to 0")
-        style = style_features(step.compared_student).float()
+        style = style_features(step.pair[0]).float()
         # Detached parameters, so that the student's backward leaves no gradient on the discriminator.
         parameters = {name: p.detach() for name, p in step.style_discriminator.named_parameters()}
         with torch.autocast(style.device.type, enabled=False):
@@ -257,8 +273,7 @@ def _finest(taps: Taps) -> Tensor:
     return taps.logits if isinstance(taps.logits, Tensor) else taps.logits[0]
 
 
-def _features(term: str, step: _Step) -> dict[str, Tensor | Sequence[Tensor]]:
+def _features(term: str, step: _Step) -> dict[str, Any]:
     """The one tap that a term compares, of student and teacher."""
-    pair = (compared(term, taps) for taps in (step.compared_student, step.compared_teacher))
-    student, teacher = (next(iter(found.values())) for found in pair)
+    student, teacher = (next(iter(compared(term, taps).values())) for taps in step.pair)
     return {"student": student, "teacher": teacher}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -31,12 +31,18 @@ class Taps(Protocol):
         encoded, style, content: (B, C, *bottleneck).
     """
 
-    logits: Tensor | list[Tensor]
-    attention: Sequence[Tensor] | None
-    token_features: Sequence[Tensor] | None
-    encoded: Tensor | None
-    style: Tensor | None
-    content: Tensor | None
+    @property
+    def logits(self) -> Tensor | list[Tensor]: ...
+    @property
+    def attention(self) -> Sequence[Tensor] | None: ...
+    @property
+    def token_features(self) -> Sequence[Tensor] | None: ...
+    @property
+    def encoded(self) -> Tensor | None: ...
+    @property
+    def style(self) -> Tensor | None: ...
+    @property
+    def content(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ def of_samples(taps: Taps, samples: Tensor) -> SampleTaps:
         samples: their indices (n,).
     """
 
-    def pick(value: Tensor | Sequence[Tensor] | None) -> Tensor | list[Tensor] | None:
+    def pick(value: Any) -> Any:
         if value is None or isinstance(value, Tensor):
             return None if value is None else value[samples]
         return [level[samples] for level in value]
 
-    return SampleTaps(**{name: pick(getattr(taps, name)) for name in SampleTaps.__dataclass_fields__})
+    return SampleTaps(**{field.name: pick(getattr(taps, field.name)) for field in fields(SampleTaps)})
 
 
 def looks_inside(term: str) -> bool:
@@ -88,9 +94,19 @@ def compared(term: str, taps: Taps) -> dict[str, Tensor | Sequence[Tensor]]:
     return found
 
 
-def style_features(taps: Taps) -> Tensor | None:
-    """What the style discriminator judges (B, C, *bottleneck)."""
-    return next(iter(compared("adversarial", taps).values()), None)
+def style_features(taps: Taps) -> Tensor:
+    """What the style discriminator judges (B, C, *bottleneck); of a network that shows it."""
+    (style,) = _maps("adversarial", taps)
+    return style
+
+
+def bottleneck_maps(taps: Taps) -> tuple[Tensor, ...]:
+    """What the Gram matrices are taken of, each (B, C, *bottleneck): encoded, style, content."""
+    return _maps("gram", taps)
+
+
+def _maps(term: str, taps: Taps) -> tuple[Tensor, ...]:
+    return tuple(value for value in compared(term, taps).values() if isinstance(value, Tensor))
 
 
 def misfit(term: str, student: Taps, teacher: Taps) -> str | None:

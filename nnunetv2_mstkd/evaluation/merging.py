@@ -49,8 +49,11 @@ def table_order(modalities: Sequence[str], subsets: Collection[str]) -> tuple[st
 
 def _joined(old: EvaluatedCase | None, new: EvaluatedCase | None) -> EvaluatedCase:
     """The case as it is now, with the digests of segmentations that an earlier call scored."""
-    if old is None or new is None:
-        return new or old
+    if new is None:
+        assert old is not None, "a case is asked for by one of the two"
+        return old
+    if old is None:
+        return new
     earlier = {role: digest for role, digest in old.files.items() if role.startswith(SEGMENTATION_ROLE)}
     return replace(new, files={**earlier, **new.files})
 

@@ -35,7 +35,7 @@ def write_summaries(record: EvaluationRecord, stored: Mapping[str, CaseScores], 
 
 def _summary(record: EvaluationRecord, scores: Mapping[str, SubsetScores], folder: Path) -> dict[str, Any]:
     keys = {region: _key(labels) for region, labels in record.regions.items()} | dict(record.region_keys)
-    cases = [
+    cases: list[dict[str, Any]] = [
         {
             "metrics": {
                 keys[region]: _metrics(score, of_case.voxels) for region, score in of_case.regions.items()
@@ -45,10 +45,10 @@ def _summary(record: EvaluationRecord, scores: Mapping[str, SubsetScores], folde
         }
         for case, of_case in scores.items()
     ]
-    first = cases[0]["metrics"]
+    metrics = [case["metrics"] for case in cases]
     mean = {
-        key: {name: _mean([case["metrics"][key][name] for case in cases]) for name in values}
-        for key, values in first.items()
+        key: {name: _mean([of_case[key][name] for of_case in metrics]) for name in values}
+        for key, values in metrics[0].items()
     }
     names = next(iter(mean.values()))
     foreground = {name: float(np.mean([values[name] for values in mean.values()])) for name in names}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def normalisation_of_model(model: ModelFolder) -> tuple[Normalisation, ...]:
         MSTKDError: plans.json does not fit dataset.json.
     """
     configurations = model.plans["configurations"].values()
-    configuration = next((c for c in configurations if "normalization_schemes" in c), {})
+    configuration: Mapping[str, Any] = next((c for c in configurations if "normalization_schemes" in c), {})
     schemes = configuration.get("normalization_schemes", ())
     within = configuration.get("use_mask_for_norm", ())
     if not len(schemes) == len(within) == len(model.modalities):

@@ -67,6 +67,7 @@ def write_segmentation(
     if output.source_labels:
         result = replace(result, array=to_source_labels(result.array, model.dataset_json))
     if output.probabilities:
+        assert result.probabilities is not None, "the predictor keeps what the output asks for"
         with atomic_path(output.folder / f"{result.name}.npz") as temporary:
             np.savez_compressed(temporary, probabilities=result.probabilities)
         with atomic_path(output.folder / f"{result.name}.pkl") as temporary:

@@ -62,10 +62,10 @@ def resolve(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
 
 def same_data(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Whether two resolved configurations of equal plans-wide entries preprocess alike."""
-    spacings = [np.asarray(c.get("spacing", ()), dtype=float) for c in (ours, theirs)]
+    our_spacing, their_spacing = (np.asarray(c.get("spacing", ()), dtype=float) for c in (ours, theirs))
     return (
-        spacings[0].shape == spacings[1].shape
-        and bool(np.allclose(*spacings, rtol=1e-6, atol=0))
+        our_spacing.shape == their_spacing.shape
+        and bool(np.allclose(our_spacing, their_spacing, rtol=1e-6, atol=0))
         and all(ours.get(key) == theirs.get(key) for key in _DETERMINES_DATA)
     )
 

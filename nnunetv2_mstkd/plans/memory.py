@@ -138,7 +138,7 @@ class _Counts(NamedTuple):
 @lru_cache(maxsize=256)
 def _count(architecture: str, patch_size: tuple[int, ...], channels: int, outputs: int) -> _Counts:
     """Weights, feature-map elements and tapped attention elements of a network given as JSON."""
-    network = build_on_meta(json.loads(architecture), channels, outputs)
+    network: Any = build_on_meta(json.loads(architecture), channels, outputs)
     attention = 0
     if isinstance(network, MSTKDNet):
         attention = network.attention_matrices * prod(network.token_grid) ** 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -30,10 +30,17 @@ from nnunetv2_mstkd.plans.saving import PLANNER_NAME, Saved, save
 from nnunetv2_mstkd.plans.teacher import check_planned
 from nnunetv2_mstkd.plans.topology import check_patch, round_up, truncate, with_topology
 
+if TYPE_CHECKING:
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner as _Mixed,
+    )
+else:
+    _Mixed = object
+
 _UNLIMITED = 999999  # nnU-Net's own value for "as many poolings as the patch allows"
 
 
-class MSTKDPlannerMixin:
+class MSTKDPlannerMixin(_Mixed):
     """Overrides of nnU-Net's planner; :func:`planner_class` puts it before a planner class.
 
     Attributes:
@@ -43,6 +50,10 @@ class MSTKDPlannerMixin:
     """
 
     options: ClassVar[PlanOptions] = PlanOptions()
+    UNet_base_num_features: int
+    UNet_max_features_2d: int
+    UNet_max_features_3d: int
+    UNet_min_batch_size: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -203,8 +214,8 @@ class MSTKDPlannerMixin:
         if self._template is not None:
             used = strides = self._template.architecture["arch_kwargs"]["strides"]
         # nnU-Net pads to what all its stages need; a patch that it could choose is allowed here too.
-        largest = round_up(self._largest_image(spacing), strides)
-        check_patch(patch_size, used, largest, name)
+        largest = round_up(self._largest_image(spacing).tolist(), strides)
+        check_patch(patch_size, used, largest.tolist(), name)
         return {**architecture, "arch_kwargs": kwargs}
 
     def _largest_image(self, spacing: np.ndarray) -> np.ndarray:

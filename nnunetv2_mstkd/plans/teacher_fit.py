@@ -95,7 +95,9 @@ def _differences(teacher: Described, student: Described) -> Iterator[tuple[str, 
     for key in ("labels", "regions_class_order"):
         theirs, ours = teacher.dataset_json.get(key), student.dataset_json.get(key)
         # Heads are in the order in which dataset.json lists the labels, not only of the same names.
-        if theirs != ours or (isinstance(theirs, Mapping) and list(theirs) != list(ours)):
+        if theirs != ours or (
+            isinstance(theirs, Mapping) and ours is not None and list(theirs) != list(ours)
+        ):
             yield f"{key} are", theirs, ours
     for what, of in _GEOMETRY.items():
         theirs, ours = of(teacher), of(student)

@@ -164,7 +164,7 @@ def absent_channels_at_zero(trainer: nnUNetTrainerMissingModality) -> Iterator[N
     """
     _, cases = trainer.do_split()
     availability = case_availability(trainer, cases)
-    original = trainer.dataset_class
+    original: Any = trainer.dataset_class
 
     class _AbsentAtZero(original):
         def load_case(self, identifier: str) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,11 +13,16 @@ from nnunetv2_mstkd.checkpoint_files import safe_load
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, sweep_leftovers
 
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Mixed
+else:
+    _Mixed = object
+
 EXTRA_KEY = "mstkd"
 FINAL_NAME = "checkpoint_final.pth"
 
 
-class SafeCheckpoints:
+class SafeCheckpoints(_Mixed):
     """Mixin for nnU-Net trainers: checkpoints appear in one step, and reading one runs nothing that is in it.
 
     nnU-Net itself writes over the earlier file, and reads whatever a pickle may hold.

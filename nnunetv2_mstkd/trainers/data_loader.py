@@ -59,11 +59,12 @@ class MaskedPatchLoader(nnUNetDataLoader):
 
     def __init__(self, *args: Any, available: Mapping[str, tuple[bool, ...]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.transforms = _RecordingPipeline(self.transforms, available)
+        self._recording = _RecordingPipeline(self.transforms, available)
+        self.transforms: Any = self._recording
 
     def get_indices(self) -> list[str]:
         keys = super().get_indices()
-        self.transforms.start_batch(list(keys))
+        self._recording.start_batch(list(keys))
         return keys
 
     def generate_train_batch(self) -> dict[str, Any]:

@@ -158,8 +158,8 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
         self._student_shapes: NetworkTaps = run_on_meta(unwrap(self.network), shape, return_taps=True)
         teacher = self.teaching.shapes(self._student_shapes)
         active = [name for name in TERM_NAMES if getattr(config, name) > 0]
-        off = {name: misfit(name, self._student_shapes, teacher) for name in active}
-        off = {name: reason for name, reason in off.items() if reason}
+        found = {name: misfit(name, self._student_shapes, teacher) for name in active}
+        off = {name: reason for name, reason in found.items() if reason}
         if not off:
             return config
         for name, reason in off.items():
@@ -235,11 +235,11 @@ class nnUNetTrainerDistilling(nnUNetTrainerMissingModality):
         """For the discriminator's turn, which comes after the student's step."""
         if self.adversary is None or (samples is not None and not len(samples)):
             return
-        styles = [style_features(taps).detach() for taps in (student, teacher)]
-        self._styles = tuple(styles if samples is None else [style[samples] for style in styles])
+        which = slice(None) if samples is None else samples
+        self._styles = style_features(student).detach()[which], style_features(teacher).detach()[which]
 
     def after_step(self) -> dict[str, Tensor]:
-        if self._styles is None:
+        if self.adversary is None or self._styles is None:
             return {}
         student_style, teacher_style = self._styles
         self._styles = None

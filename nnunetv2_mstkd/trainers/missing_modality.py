@@ -58,6 +58,7 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
     seed: int | None = None
     optimizer_name: str = "sgd"
     gradient_clip: float | None = 12  # nnU-Net's
+    _best_ema: float | None
 
     def __init__(
         self,

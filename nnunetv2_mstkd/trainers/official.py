@@ -43,8 +43,8 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
         self.enable_deep_supervision = False
 
     def objective_config(self) -> ObjectiveConfig:
-        num_tokens = prod(unwrap(self.network).token_grid)
-        return ObjectiveConfig.official(num_tokens).with_weights(self.term_weights or {})
+        network: Any = unwrap(self.network)
+        return ObjectiveConfig.official(prod(network.token_grid)).with_weights(self.term_weights or {})
 
     def configure_optimizers(self) -> tuple[Any, PhasedPolyLRScheduler]:
         stock = super().configure_optimizers()

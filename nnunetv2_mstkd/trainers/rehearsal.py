@@ -85,7 +85,7 @@ def _left_as_it_was(trainer: nnUNetTrainerDistilling) -> Iterator[None]:
             yield
     finally:
         del trainer.print_to_log_file
-        vars(trainer).update(kept)
+        trainer.__dict__.update(kept)
         vars(trainer.teaching).clear()
         vars(trainer.teaching).update(teaching)
         trainer.optimizer.zero_grad(set_to_none=True)

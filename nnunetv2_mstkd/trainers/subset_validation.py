@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,13 @@ from nnunetv2_mstkd.trainers.phases import Phases
 from nnunetv2_mstkd.transforms import mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Mixed
+else:
+    _Mixed = object
 
-class SubsetValidation:
+
+class SubsetValidation(_Mixed):
     """Each validation batch shows one subset; the mean over subsets is nnU-Net's ``mean_fg_dice``.
 
     A case that lacks some of the subset shows the rest, and all that it has if nothing is left; its counts
@@ -27,6 +32,7 @@ class SubsetValidation:
     modalities and the Dice of every subset are in the training log; the first two are in the history as well.
     """
 
+    network: nn.Module
     modalities: tuple[str, ...]
     rotation: SubsetRotation
     history: TermHistory
@@ -66,7 +72,8 @@ class SubsetValidation:
 
         A Dice over the batch gathers from all of them, and DDP sends them its buffers.
         """
-        network, gathering = self.network, [m for m in self.loss.modules() if getattr(m, "ddp", False)]
+        network = self.network
+        gathering = [m for m in self.loss.modules() if getattr(m, "ddp", False)]
         if isinstance(network, nn.parallel.DistributedDataParallel):
             self.network = network.module
         for loss in gathering:

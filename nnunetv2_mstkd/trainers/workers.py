@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from multiprocessing import Process
 from queue import Empty
 from typing import Any
 
@@ -18,6 +19,8 @@ class WatchedAugmenter(NonDetMultiThreadedAugmenter):
     killed (the system is out of memory) while it holds the event's lock, or with half a batch in the pipe,
     leaves the training waiting for ever. Here the waiting side asks only for the processes themselves.
     """
+
+    _processes: list[Process]
 
     def __next__(self) -> Any:
         """The next batch.

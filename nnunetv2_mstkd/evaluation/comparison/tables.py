@@ -132,8 +132,8 @@ def _overall(comparison: Comparison) -> str:
         )
         cells = (row["run"], row["region"], _head(metric), row["subset"], mean, f"[{low}, {high}]", std)
         rows.append((*cells, str(row["n"]), *((str(row["seeds"]), seed_std) if several else ())))
-    headers = ("run", "region", "metric", "subsets", "mean", "95 %", "SD of patients", "patients")
-    headers += ("seeds", "SD of seeds") if several else ()
+    headers = ["run", "region", "metric", "subsets", "mean", "95 %", "SD of patients", "patients"]
+    headers += ["seeds", "SD of seeds"] if several else []
     return "### Over all and over the incomplete subsets\n\n" + markdown_table(headers, rows, words=4)
 
 

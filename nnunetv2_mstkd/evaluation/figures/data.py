@@ -104,8 +104,8 @@ def mean_and_interval(
     bootstrap = Bootstrap(flat.shape[1], seed=comparison.seed, resamples=comparison.resamples)
     low, high = interval(bootstrap.means(flat.T))
     enough = (~np.isnan(flat)).sum(axis=1) > 1
-    ends = (np.where(enough, end, np.nan).reshape(values.shape[:-1]) for end in (low, high))
-    return known_mean(values, axis=-1), *ends
+    low, high = (np.where(enough, end, np.nan).reshape(values.shape[:-1]) for end in (low, high))
+    return known_mean(values, axis=-1), low, high
 
 
 def patients_text(comparison: Comparison) -> str:

@@ -46,7 +46,7 @@ def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits:
         axes.text((len(columns.labels) - 1) / 2, 0.55, "number of available sequences", ha="center", va="top")
         return
     available = np.array([[m in present for present in columns.modalities] for m in modalities])
-    rows, positions = np.indices(available.shape)
+    rows, positions = np.meshgrid(*map(np.arange, available.shape), indexing="ij")
     for filled in (True, False):
         where = available == filled
         face = "#333333" if filled else "white"

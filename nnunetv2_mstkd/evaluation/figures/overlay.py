@@ -82,10 +82,11 @@ def window(target: np.ndarray, body: np.ndarray, spacing: tuple[float, float]) -
     around = boxes[0] or boxes[1] or [(0, size) for size in target.shape]
     extents = [max((b - a) * mm for (a, b), mm in zip(box, spacing, strict=True)) for box in boxes if box]
     side = max([extents[0] / _FILLED, _LEAST_OF_BODY * extents[-1]]) if extents else np.inf
-    return tuple(
+    rows, columns = (
         _span((a + b) / 2, side / mm, size)
         for (a, b), mm, size in zip(around, spacing, target.shape, strict=True)
     )
+    return rows, columns
 
 
 def _box(mask: np.ndarray) -> Sequence[tuple[int, int]] | None:

@@ -192,7 +192,7 @@ def _add_regions(
     mask = _any_region(slices.reference, regions)
     below = slices.backgrounds[slices.shown[0]][mask]
     grey_level = float(np.median(below)) if mask.any() else 0.5
-    handles = [Patch(facecolor=blended(colors[name], grey_level), label=name) for name in regions]
+    handles = [Patch(facecolor=tuple(blended(colors[name], grey_level)), label=name) for name in regions]
     figure.legend(
         handles=handles,
         loc="lower center",
@@ -214,6 +214,6 @@ def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:
 
 
 def _note(axes: Axes, words: str) -> None:
-    place = {"va": "bottom", "transform": axes.transAxes}
-    text = axes.text(0.03, 0.03, words, color="white", fontsize=SMALL, **place)
+    where = axes.transAxes
+    text = axes.text(0.03, 0.03, words, color="white", fontsize=SMALL, va="bottom", transform=where)
     text.set_path_effects([withStroke(linewidth=1.6, foreground="black")])

@@ -56,8 +56,8 @@ def overview(comparison: Comparison) -> Table:
     for run in comparison.runs:
         for evaluation in run.evaluations:
             record = evaluation.record
-            words = (run.name, record.model.get("name", NONE), str(record.model.get("id", NONE))[:SHORT_ID])
-            words += (_folds(record) or NONE, _settings(record).get("seed", NONE))
+            words = [run.name, record.model.get("name", NONE), str(record.model.get("id", NONE))[:SHORT_ID]]
+            words += [_folds(record) or NONE, _settings(record).get("seed", NONE)]
             commits = ", ".join(map(_short_commit, record.commits))
             rows.append([*map(text_cell, words), count_cell(len(record.cases)), Cell(commits)])
     columns = [Column(title, numeric=title == "Cases") for title in titles]

@@ -70,8 +70,8 @@ def _summary(comparison: Comparison, metric: str) -> Table:
 def _summary_cells(mean: Mapping, difference: Mapping | None, metric: str, paired: bool) -> list[Cell]:
     cells = [interval_cell(mean["mean"], mean["low"], mean["high"], metric)]
     if difference is not None:
-        values = (difference[name] for name in ("difference", "low", "high"))
-        cells += [interval_cell(*values, metric, signed=True), p_cell(difference["p_holm"])]
+        value, low, high = (difference[name] for name in ("difference", "low", "high"))
+        cells += [interval_cell(value, low, high, metric, signed=True), p_cell(difference["p_holm"])]
     elif paired:
         cells += [Cell(""), Cell("")]
     return cells

@@ -21,8 +21,9 @@ class FrozenTeacher:
 
     def __init__(self, network: nn.Module, compiled: bool = False) -> None:
         self.network = network.requires_grad_(False).eval()
-        if hasattr(self.network, "decoder"):
-            self.network.decoder.deep_supervision = False
+        decoder: Any = getattr(self.network, "decoder", None)
+        if decoder is not None:
+            decoder.deep_supervision = False
         self._forward = torch.compile(self.network) if compiled else self.network
 
     @classmethod

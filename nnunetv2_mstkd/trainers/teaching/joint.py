@@ -23,7 +23,8 @@ class Joint(Teaching):
     def build(self) -> None:
         self.network = self.trainer.new_network()
         if self.trainer._do_i_compile():
-            self.network = torch.compile(self.network)
+            compiled: Any = torch.compile(self.network)  # a module again, whatever torch's signature says
+            self.network = compiled
 
     def distribute(self) -> None:
         if self.trainer.is_ddp:

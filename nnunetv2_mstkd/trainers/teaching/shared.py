@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mstkd.architectures import NetworkTaps
 from nnunetv2_mstkd.errors import MSTKDError
@@ -28,18 +30,17 @@ class Shared(Teaching):
             )
 
     def passes(self, batch: MaskedBatch) -> Passes:
-        trainer = self.trainer
-        parallel = isinstance(trainer.network, nn.parallel.DistributedDataParallel)
-        with trainer.network.no_sync() if parallel else nullcontext():
-            teacher = trainer.network(batch.data, **trainer.tap_request)
+        trainer, network = self.trainer, self.trainer.network
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext():
+            teacher = network(batch.data, **trainer.tap_request)
             segmentation = trainer.loss(teacher.logits, batch.target)
             trainer.backward(trainer.config.teacher_segmentation * segmentation)
-        student = trainer.network(batch.masked, **trainer.tap_request)
+        student = network(batch.masked, **trainer.tap_request)
         return Passes(student, _detached(teacher), {"teacher_segmentation": segmentation.detach()})
 
 
 def _detached(taps: NetworkTaps) -> NetworkTaps:
-    def detach(value: Tensor | list[Tensor] | None) -> Tensor | list[Tensor] | None:
+    def detach(value: Any) -> Any:
         if value is None:
             return None
         return value.detach() if isinstance(value, Tensor) else [level.detach() for level in value]

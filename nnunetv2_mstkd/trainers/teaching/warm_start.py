@@ -41,6 +41,7 @@ class WarmStart(Teaching):
         return FrozenTeacher.copy_of(unwrap(self.trainer.network), compiled=self.trainer._do_i_compile())
 
     def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
+        assert self.frozen is not None, "start_epoch has made it"
         return self.frozen.taps(batch.data, **self.trainer.tap_request)
 
     def state_dict(self) -> dict[str, Any] | None:
