@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     _add_what(parser.add_argument_group("what is evaluated"))
     group = parser.add_argument_group("as in nnUNetv2_predict")
-    add_window_arguments(group)
+    add_window_arguments(
+        group, folds="--cases val needs exactly one; else the default is 0 1 2 3 4, with -m those there are"
+    )
     add_thread_arguments(group)
     add_sharing_arguments(group)
     add_device_arguments(group)
@@ -58,7 +60,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         metavar="WHICH",
         help="val (of the fold, default), all (training cases), or a folder with cases",
     )
-    add("--labels", type=Path, metavar="FOLDER", help="references of a folder's cases (default: beside them)")
+    labels = "references of a folder's cases (default: beside them); needed with --predictions"
+    add("--labels", type=Path, metavar="FOLDER", help=labels)
     add("--source_labels", action="store_true", help="--labels has the label values of the data set's source")
     add(
         "--subsets",

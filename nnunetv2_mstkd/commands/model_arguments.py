@@ -14,16 +14,23 @@ DEFAULT_TRAINER = "nnUNetTrainerMSTKD"
 DEFAULT_PLANS = "nnUNetMSTKDPlans"
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add -d with -tr, -p and -c as nnUNetv2_predict has them, or -m for a folder."""
-    group = parser.add_argument_group("model (-d with -c, or -m)")
+def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: bool = False) -> None:
+    """Add -d with -tr, -p and -c as nnUNetv2_predict has them, or -m for a folder.
+
+    Args:
+        any_configuration: -c may be left out.
+    """
+    group = parser.add_argument_group(
+        "model (-d, or -m)" if any_configuration else "model (-d with -c, or -m)"
+    )
+    which = "default: the first there is" if any_configuration else "e.g. 3d_fullres"
     group.add_argument(
         "-d", metavar="DATASET", help="data set of the model, id or name; needs nnUNet_results"
     )
     # The defaults are filled in later: with -m these flags must not be given.
     group.add_argument("-tr", metavar="TRAINER", help=f"trainer of the model (default {DEFAULT_TRAINER})")
     group.add_argument("-p", metavar="PLANS", help=f"plans of the model (default {DEFAULT_PLANS})")
-    group.add_argument("-c", metavar="CONFIGURATION", help="configuration of the model, e.g. 3d_fullres")
+    group.add_argument("-c", metavar="CONFIGURATION", help=f"configuration of the model ({which})")
     group.add_argument(
         "-m", metavar="MODEL_FOLDER", type=Path, help="the model's TRAINER__PLANS__CONFIGURATION folder"
     )

@@ -13,14 +13,20 @@ from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold
 Parser = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
-def add_window_arguments(parser: Parser) -> None:
-    """Which checkpoints, and how the window slides."""
+def add_window_arguments(
+    parser: Parser, *, folds: str = "default 0 1 2 3 4; with -m those there are"
+) -> None:
+    """Which checkpoints, and how the window slides.
+
+    Args:
+        folds: what -f means where it is left out.
+    """
     add, switch = parser.add_argument, "store_true"
     add(
         "-f",
         nargs="+",
         metavar="FOLD",
-        help="folds, or all (default 0 1 2 3 4; with -m those there are)",
+        help=f"folds, or all ({folds})",
     )
     add("-chk", default=FINAL_CHECKPOINT, help=f"checkpoint file (default {FINAL_CHECKPOINT})")
     add("-step_size", type=float, default=0.5, help="step of the sliding window, in patches (default 0.5)")

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-i", metavar="SRC", type=Path, required=True, help="folder with the cases")
     parser.add_argument("-o", metavar="DIR", type=Path, required=True, help="folder for nnUNetv2_predict -i")
-    add_model_arguments(parser)
+    add_model_arguments(parser, any_configuration=True)
     parser.add_argument(
         "--dataset_json", metavar="FILE", type=Path, help="the channels' names and order, instead of a model"
     )

@@ -91,15 +91,7 @@ def score_arrays(
     Raises:
         MSTKDError: the shapes differ, or the spacing has another number of axes.
     """
-    if prediction.shape != reference.shape:
-        raise MSTKDError(
-            f"the prediction has shape {prediction.shape}, the reference {reference.shape}; both must be in"
-            " the geometry of the images"
-        )
-    if len(spacing) != prediction.ndim:
-        raise MSTKDError(
-            f"spacing {tuple(spacing)} for {prediction.ndim} axes; give one value in mm per axis"
-        )
+    _check_geometry(prediction.shape, reference.shape, spacing)
     voxel_volume = float(np.prod(spacing))
     labelled = (prediction != 0) | (reference != 0)
     box = None if any(0 in labels for labels in regions.values()) else bounding_box(labelled)
@@ -119,3 +111,17 @@ def score_arrays(
             lesions=None if lesion_rules is None else score_lesions(predicted, wanted, spacing, lesion_rules),
         )
     return scores
+
+
+def _check_geometry(
+    prediction: tuple[int, ...], reference: tuple[int, ...], spacing: Sequence[float]
+) -> None:
+    if prediction != reference:
+        raise MSTKDError(
+            f"the prediction has shape {prediction}, the reference {reference}; both must be in the geometry"
+            " of the images"
+        )
+    if len(spacing) != len(prediction):
+        raise MSTKDError(
+            f"spacing {tuple(spacing)} for {len(prediction)} axes; give one value in mm per axis"
+        )

@@ -40,11 +40,8 @@ def with_teacher(
     model = open_model_folder(folder)
     remedy = "choose with --teacher-fold and --teacher-checkpoint"
     model.folds(None if fold is None else (fold,), checkpoint or FINAL_CHECKPOINT, remedy)
-    settings: dict[str, Any] = {"teacher": str(folder.resolve())}
-    if fold is not None:
-        settings["teacher_fold"] = fold
-    if checkpoint is not None:
-        settings["teacher_checkpoint"] = checkpoint
+    named = {"teacher": str(folder.resolve()), "teacher_fold": fold, "teacher_checkpoint": checkpoint}
+    settings: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     twice = [key for key in settings if key in options.settings]
     if twice:
         raise MSTKDError(f"--teacher and --set {twice[0]}=... both name a teacher; leave one out")

@@ -97,9 +97,10 @@ def test_checkpoints_hold_the_student_as_network_weights(make_trainer, trainer_c
     assert not {"teacher", "adversary"} & set(final[EXTRA_KEY])
 
 
-def test_going_on_from_a_finished_training_says_why_it_cannot(make_trainer):
-    train(make_trainer(nnUNetTrainerMSTKD))
-    longer = make_trainer(nnUNetTrainerMSTKD, settings={"num_epochs": 6})
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint])
+def test_going_on_from_a_finished_training_says_why_it_cannot(make_trainer, trainer_class):
+    train(make_trainer(trainer_class))
+    longer = make_trainer(trainer_class, settings={"num_epochs": 6})
     longer.load_checkpoint(f"{longer.output_folder}/checkpoint_final.pth")
     with pytest.raises(MSTKDError, match="no teacher"):
         train(longer)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures import NetworkTaps
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 
 if TYPE_CHECKING:
@@ -61,6 +62,18 @@ class Teaching:
 
     def start_epoch(self) -> None:
         """Get ready for an epoch of the masking phase."""
+
+    def refuse_a_late_beginning(self) -> None:
+        """A teacher that learns here can only begin where the masking phase does; later, it must be stored.
+
+        Raises:
+            MSTKDError: the phase has begun, with a teacher that the checkpoint does not hold.
+        """
+        if self.trainer.current_epoch != self.trainer.phases.full_epochs:
+            raise MSTKDError(
+                "this checkpoint holds no teacher (checkpoint_final keeps the student only), so its "
+                "distillation cannot go on; continue from checkpoint_latest.pth or checkpoint_best.pth"
+            )
 
     def passes(self, batch: MaskedBatch) -> Passes:
         """Run both, the teacher first: a frozen one's feature maps are gone when the student's come."""

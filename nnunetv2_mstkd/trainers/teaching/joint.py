@@ -19,6 +19,7 @@ class Joint(Teaching):
 
     learns = True
     network: nn.Module
+    begun = False
 
     def build(self) -> None:
         self.network = self.trainer.new_network()
@@ -34,6 +35,9 @@ class Joint(Teaching):
         return [p for p in self.network.parameters() if p.requires_grad]
 
     def start_epoch(self) -> None:
+        if not self.begun:
+            self.refuse_a_late_beginning()
+        self.begun = True
         self.network.train()
 
     def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
@@ -44,3 +48,4 @@ class Joint(Teaching):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         unwrap(self.network).load_state_dict(state)
+        self.begun = True

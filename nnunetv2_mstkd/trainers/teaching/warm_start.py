@@ -29,11 +29,7 @@ class WarmStart(Teaching):
     def start_epoch(self) -> None:
         if self.frozen is not None:
             return
-        if self.trainer.current_epoch != self.trainer.phases.full_epochs:
-            raise MSTKDError(
-                "this checkpoint holds no teacher (checkpoint_final keeps the student only), so its "
-                "distillation cannot go on; continue from checkpoint_latest.pth or checkpoint_best.pth"
-            )
+        self.refuse_a_late_beginning()
         self.trainer.print_to_log_file("A frozen copy of the network becomes the teacher.")
         self.frozen = self._copy()
 
