@@ -1,4 +1,4 @@
-"""The blocks of docs/recipes.md, run by a shell in their order; only paths, size, length and device are put in."""
+"""The blocks of docs/recipes.md, run by a shell in their order; paths, size, length and device are put in."""
 
 from __future__ import annotations
 
