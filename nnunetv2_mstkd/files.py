@@ -39,6 +39,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # One lock per folder for the threads of this process.
 _THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# What file managers leave anywhere.
+DESKTOP_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 _REMOVED = (errno.ENOENT, errno.ESTALE)
 LOCK_FILE = ".mstkd-lock"
 _count = itertools.count()
@@ -215,7 +217,7 @@ def read_json(path: Path) -> Any:
         MSTKDError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows programs begin with a mark
     except FileNotFoundError:
         raise MSTKDError(f"file not found: {path}") from None
     except (OSError, ValueError) as error:

@@ -71,9 +71,18 @@ def modalities_of(channel_names: Mapping[str, str] | Sequence[str]) -> tuple[str
 
     Two channels whose names mean the same (``T1`` and ``t1n``) keep their own spellings; channels with
     literally the same name get nnU-Net's channel suffix (``MRI_0000``, ``MRI_0001``).
+
+    Raises:
+        MSTKDError: there are none, or the keys are no numbers.
     """
     if isinstance(channel_names, Mapping):
-        raw = [str(channel_names[key]).strip() for key in sorted(channel_names, key=int)]
+        try:
+            raw = [str(channel_names[key]).strip() for key in sorted(channel_names, key=int)]
+        except ValueError:
+            names = ", ".join(map(str, channel_names))
+            raise MSTKDError(
+                f'channels are numbered in dataset.json, as in {{"0": "T1"}}; here the keys are {names}'
+            ) from None
     else:
         raw = [str(name).strip() for name in channel_names]
     if not raw:

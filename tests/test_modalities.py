@@ -44,6 +44,11 @@ def test_channel_names_are_read_in_channel_order_not_in_file_order():
     assert modalities_of({str(i): f"c{i}" for i in range(11)})[10] == "c10"
 
 
+def test_channels_listed_the_other_way_round_are_refused():
+    with pytest.raises(MSTKDError, match=r"numbered in dataset\.json.*here the keys are FLAIR, T1w"):
+        modalities_of({"FLAIR": "0", "T1w": "1"})
+
+
 def test_channels_of_any_names_are_modalities_and_stay_distinct():
     assert modalities_of(["ADC", "DWI", "T2"]) == ("ADC", "DWI", "t2w")
     assert modalities_of(["T1", "t1n"]) == ("T1", "t1n")

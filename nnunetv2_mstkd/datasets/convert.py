@@ -16,8 +16,9 @@ from nnunetv2_mstkd.datasets.inspection import Inspection, inspect_case
 from nnunetv2_mstkd.datasets.labels import check_label_values
 from nnunetv2_mstkd.datasets.parallel import run_all
 from nnunetv2_mstkd.datasets.raw_dataset import CaseJob, choose_ending, dataset_json, write_case
-from nnunetv2_mstkd.datasets.sources import SourceCase, find_sources
-from nnunetv2_mstkd.datasets.splits import patient_splits
+from nnunetv2_mstkd.datasets.replacing import CONVERTED_PARTS, check_replaceable
+from nnunetv2_mstkd.datasets.sources import SourceCase, Sources, find_sources
+from nnunetv2_mstkd.datasets.splits import check_split, patient_splits
 from nnunetv2_mstkd.environment import nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder, write_json
@@ -94,7 +95,10 @@ def convert(
     raw_folder, preprocessed_folder = target_folders(dataset_id, name, overwrite=overwrite)
     if source_format != AUTO and source_format not in FORMATS:
         raise MSTKDError(f"unknown format '{source_format}'; known are {', '.join(FORMATS)} and {AUTO}")
-    inspections = _inspected(source, num_processes)
+    check_split(folds, seed)
+    sources = find_sources(source)
+    check_replaceable(raw_folder, source, sources.files)
+    inspections = _inspected(source, sources, num_processes)
     fmt = _checked_format(source_format, inspections)
     usable = [i for i in inspections if i.case.segmentation is not None]
     content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
@@ -115,7 +119,7 @@ def _write_raw(
     """Images, segmentations and ``dataset.json``, all or nothing."""
     ending, format_name = content["file_ending"], content["mstkd"]["format"]
     with replacing_folder(target) as folder:
-        for part in ("imagesTr", "labelsTr"):
+        for part in CONVERTED_PARTS:
             (folder / part).mkdir()
         jobs = [CaseJob(inspection, folder, ending, format_name, copy) for inspection in usable]
         run_all(write_case, jobs, num_processes=num_processes, title="writing")
@@ -148,9 +152,8 @@ def target_folders(dataset_id: int, name: str, *, overwrite: bool) -> tuple[Path
     return raw, preprocessed
 
 
-def _inspected(source: Path, num_processes: int) -> list[Inspection]:
+def _inspected(source: Path, sources: Sources, num_processes: int) -> list[Inspection]:
     """All cases, read and good."""
-    sources = find_sources(source)
     inspections = run_all(inspect_case, sources.cases, num_processes=num_processes, title="checking")
     problems = {**sources.problems, **{i.case.name: i.problem for i in inspections if i.problem}}
     if problems:

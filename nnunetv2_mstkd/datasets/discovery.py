@@ -204,6 +204,8 @@ def _finish(drafts: Iterable[tuple[str, _Draft]], modalities: Sequence[str]) -> 
         if copies:
             folders = sorted({p.parent.name for d in (draft, *copies) for f in d.files.values() for p in f})
             reasons = [f"duplicate case id, found in the folders {', '.join(folders)}; keep one"]
+        if not name.isprintable():
+            name, reasons = repr(name), ["a line break or the like is in the name; rename the files"]
         if reasons:
             problems[name] = "; ".join(reasons)
             continue

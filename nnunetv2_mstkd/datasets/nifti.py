@@ -22,6 +22,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 NIFTI_ENDINGS: tuple[str, ...] = (".nii.gz", ".nii")
 
 _CHUNK = 1 << 20  # bytes; a multiple of every voxel size
+_MOST_HEADER_BYTES = 1 << 28  # extensions included; what is beyond is no offset
 _FLOAT_CODES = {16: "f4", 64: "f8"}  # NIfTI data type → numpy
 
 
@@ -73,6 +74,10 @@ def read_header(path: Path) -> NiftiHeader:
     (offset,) = struct.unpack_from(f"{order}f", raw, 108)
     shape = _trimmed(sizes[: max(0, min(7, count))])
     float_type = np.dtype(order + _FLOAT_CODES[code]) if code in _FLOAT_CODES else None
+    if not 0 <= offset <= _MOST_HEADER_BYTES:  # nan is neither
+        raise MSTKDError(f"{path} is damaged: its voxels begin at byte {offset}; fetch the file again")
+    if float_type is not None and bits != 8 * float_type.itemsize:
+        raise MSTKDError(f"{path} is damaged: {float_type} voxels of {bits} bits; fetch the file again")
     return NiftiHeader(shape, int(offset), int(offset) + math.prod(shape) * bits // 8, float_type)
 
 

@@ -19,10 +19,10 @@ from nnunetv2_mstkd.datasets.phantom_anatomy import LABELS, Grid, add_tumour, br
 from nnunetv2_mstkd.datasets.phantom_images import acquire
 from nnunetv2_mstkd.datasets.volumes import Geometry, image_on_grid, write_image
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.files import DESKTOP_FILES, sweep_leftovers, writable_folder
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
-SMALLEST_AXIS = 24
+SMALLEST_AXIS, LARGEST_AXIS = 24, 512
 MOST_CASES = 10_000  # the case number has four digits behind the 9 that marks a phantom
 _PHANTOM_NAME = re.compile(r"BraTS-GLI-9\d{4}-000")
 
@@ -110,9 +110,9 @@ def write_phantom(
 def _check(cases: int, shape: Sequence[int], seed: int, missing: float) -> None:
     if not 1 <= cases <= MOST_CASES:
         raise MSTKDError(f"--cases {cases} is out of range; choose 1 to {MOST_CASES}")
-    if len(shape) != 3 or min(shape) < SMALLEST_AXIS:
+    if len(shape) != 3 or not SMALLEST_AXIS <= min(shape) <= max(shape) <= LARGEST_AXIS:
         text = " ".join(map(str, shape))
-        raise MSTKDError(f"--shape {text} is too small; give three sizes of at least {SMALLEST_AXIS} voxels")
+        raise MSTKDError(f"--shape {text}: give three sizes of {SMALLEST_AXIS} to {LARGEST_AXIS} voxels")
     if seed < 0:
         raise MSTKDError(f"--seed {seed} is negative; choose 0 or more")
     if not 0 <= missing < 1:
@@ -123,8 +123,11 @@ def _prepare(output: Path, *, overwrite: bool) -> None:
     """Make the folder, and clear it of an earlier phantom; anything else in it is left alone and refused."""
     if output.exists() and not output.is_dir():
         raise MSTKDError(f"{output} is a file; give a folder")
-    present = sorted(output.iterdir()) if output.is_dir() else []
-    foreign = [p for p in present if not (p.is_dir() and _PHANTOM_NAME.fullmatch(p.name))]
+    if output.is_dir():
+        sweep_leftovers(output)
+    found = sorted(output.iterdir()) if output.is_dir() else []
+    present = [p for p in found if p.name not in DESKTOP_FILES]
+    foreign = [p for p in present if not _PHANTOM_NAME.fullmatch(p.name) or p.is_symlink() or not p.is_dir()]
     if foreign:
         raise MSTKDError(f"{output} is not empty (it holds {foreign[0].name}); choose another folder")
     if present and not overwrite:

@@ -40,6 +40,14 @@ class Sources:
     cases: tuple[SourceCase, ...]
     problems: dict[str, str]
 
+    @property
+    def files(self) -> Iterator[Path]:
+        """Every file that is read."""
+        for case in self.cases:
+            yield from {image.path for image in case.images.values()}
+            if case.segmentation is not None:
+                yield case.segmentation
+
 
 def is_decathlon(source: Path) -> bool:
     """Whether the folder has the Medical Segmentation Decathlon's own layout."""

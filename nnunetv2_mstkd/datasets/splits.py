@@ -10,6 +10,18 @@ from nnunetv2_mstkd.errors import MSTKDError
 Split = dict[str, list[str]]
 
 
+def check_split(folds: int, seed: int) -> None:
+    """See whether there can be such a split.
+
+    Raises:
+        MSTKDError: fewer than two folds, or a seed that numpy does not take.
+    """
+    if folds < 2:
+        raise MSTKDError(f"--folds {folds}: at least 2 are needed; nnUNetv2_train takes fold 'all' for none")
+    if not 0 <= seed < 2**32:
+        raise MSTKDError(f"--seed {seed} is out of range; choose 0 to {2**32 - 1}")
+
+
 def patient_splits(patients: Mapping[str, str], *, folds: int = 5, seed: int = 12345) -> list[Split]:
     """nnU-Net's own seeded k-fold split, drawn over patients instead of cases.
 
@@ -25,10 +37,9 @@ def patient_splits(patients: Mapping[str, str], *, folds: int = 5, seed: int = 1
         its cases on both sides, because nnU-Net cannot train without validation cases.
 
     Raises:
-        MSTKDError: fewer than two folds are asked for, or there are no cases.
+        MSTKDError: there can be no such split, or there are no cases.
     """
-    if folds < 2:
-        raise MSTKDError(f"--folds {folds}: at least 2 are needed; nnUNetv2_train takes fold 'all' for none")
+    check_split(folds, seed)
     cases_of: dict[str, list[str]] = defaultdict(list)
     for case, patient in sorted(patients.items()):
         cases_of[patient].append(case)

@@ -112,14 +112,25 @@ def find_predictions(folder: Path, subsets: Sequence[str] = ()) -> Predictions:
         places, files = [root], _flat(root, ending, modalities, wanted)
     else:
         files = {
-            (parse_subset(place.name, modalities), case): path
-            for place in places
+            (subset, case): path
+            for subset, place in _by_subset(places, modalities).items()
             for case, path in _segmentations(place, ending).items()
         }
     files = {key: path for key, path in files.items() if not wanted or key[0] in wanted}
     if not files:
         raise MSTKDError(f"no segmentations (*{ending}) to score in {root}")
     return Predictions(folder, dataset_json, files, _label_map(files, dataset_json))
+
+
+def _by_subset(places: Sequence[Path], modalities: Sequence[str]) -> dict[Subset, Path]:
+    found: dict[Subset, Path] = {}
+    for place in places:
+        other = found.setdefault(parse_subset(place.name, modalities), place)
+        if other != place:
+            raise MSTKDError(
+                f"{other} and {place} mean the same subset; move one away, or give them in calls of their own"
+            )
+    return found
 
 
 def _label_map(files: Mapping[tuple[Subset, str], Path], dataset_json: Mapping[str, Any]) -> Any:

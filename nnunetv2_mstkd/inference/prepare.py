@@ -24,7 +24,7 @@ from nnunetv2_mstkd.datasets.volumes import (
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, link_or_copy
 from nnunetv2_mstkd.inference.placeholders import Normalisation, fills_the_grid, placeholder_value
-from nnunetv2_mstkd.inference.records import record
+from nnunetv2_mstkd.inference.records import read_records, record
 from nnunetv2_mstkd.inference.selection import ModalityUse, chosen_images, modality_use
 
 
@@ -64,6 +64,7 @@ def prepare_case(case: Case, output: InputFolder, wanted: Collection[str]) -> Mo
         MSTKDError: the case cannot be used, no placeholder is known, or a file cannot be written.
     """
     chosen = chosen_images(case, wanted)
+    _check_targets(case, output)
     check_case(chosen, dimensions=output.image_axes)
     images = {name: read_checked(path, dimensions=output.image_axes) for name, path in chosen.items()}
     constant = {name for name, image in images.items() if is_constant(sitk.GetArrayViewFromImage(image))}
@@ -89,6 +90,20 @@ def prepare_case(case: Case, output: InputFolder, wanted: Collection[str]) -> Mo
             )
         record(output.folder, case.name, use.to_json())
     return use
+
+
+def _check_targets(case: Case, output: InputFolder) -> None:
+    """Refuse to write over images: those that are read, by whatever way, and those that are not ours."""
+    read = {path.resolve() for path in case.images.values()}
+    ours = case.name in read_records(output.folder)
+    for modality in output.modalities:
+        target = output.target(case.name, modality)
+        if target.resolve() in read and not (target.is_symlink() and ours):
+            raise MSTKDError(f"{target} is itself an image that is read; choose another -o")
+        if target.exists() and not ours:
+            raise MSTKDError(
+                f"{target} is there and was not written by nnUNetv2_mstkd prepare; choose another -o"
+            )
 
 
 def _spacing_file(image: Path) -> Path | None:

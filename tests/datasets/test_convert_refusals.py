@@ -148,3 +148,68 @@ def test_a_failure_while_writing_leaves_the_old_data_set(tmp_path, nnunet, files
     with pytest.raises(MSTKDError, match="use --copy"):
         convert(tmp_path / "src", 1, "A", source_format="brats2023", overwrite=True)
     assert leftovers(nnunet) == before
+
+
+class TestNothingOfTheUsersIsReplaced:
+    """``--overwrite`` takes the place of what convert has written, and of nothing else."""
+
+    @pytest.fixture
+    def converted(self, tmp_path, nnunet, files):
+        files.write_case(tmp_path / "src", GLI)
+        convert(tmp_path / "src", 1, "A", source_format="brats2023")
+        return nnunet.raw / "Dataset001_A"
+
+    def refused(self, nnunet, source, message, **flags):
+        before = leftovers(nnunet)
+        with pytest.raises(MSTKDError, match=message):
+            convert(source, 1, "A", source_format="brats2023", overwrite=True, **flags)
+        assert leftovers(nnunet) == before
+
+    @pytest.mark.parametrize("copy", [False, True])
+    def test_the_source_itself(self, tmp_path, nnunet, files, copy):
+        target = nnunet.raw / "Dataset001_A"
+        files.write_case(target, GLI)
+        (tmp_path / "link").symlink_to(target)
+        for source in (target, tmp_path / "link", target / GLI):
+            self.refused(nnunet, source, "would be replaced", copy=copy)
+
+    def test_files_that_the_source_links_to(self, tmp_path, nnunet, converted, files):
+        shutil.rmtree(tmp_path / "src" / GLI)
+        shutil.copytree(converted, tmp_path / "kept", symlinks=True)
+        files.write_case(converted / "hand", GLI)
+        (tmp_path / "links" / GLI).mkdir(parents=True)
+        for path in (converted / "hand" / GLI).iterdir():
+            (tmp_path / "links" / GLI / path.name).symlink_to(path)
+        self.refused(nnunet, tmp_path / "links", "would be replaced")
+
+    def test_a_data_set_of_another_making(self, tmp_path, nnunet, converted):
+        (converted / "dataset.json").write_text("{}")
+        self.refused(nnunet, tmp_path / "src", "was not written by nnUNetv2_mstkd convert")
+
+    def test_test_images_that_somebody_put_there(self, tmp_path, nnunet, converted):
+        (converted / "imagesTs").mkdir()
+        self.refused(nnunet, tmp_path / "src", "also holds imagesTs, which would be lost")
+
+    def test_a_data_set_on_another_disk_is_replaced_there(self, tmp_path, nnunet, converted):
+        converted.rename(tmp_path / "elsewhere")
+        converted.symlink_to(tmp_path / "elsewhere")
+        for _ in range(2):
+            convert(tmp_path / "src", 1, "A", source_format="brats2023", overwrite=True)
+            assert converted.is_symlink()
+            assert (tmp_path / "elsewhere" / "imagesTr" / f"{GLI}_0000.nii.gz").is_file()
+        assert [p.name for p in nnunet.raw.iterdir()] == ["Dataset001_A"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused_before_anything_is_read(tmp_path, nnunet, seed):
+    with pytest.raises(MSTKDError, match=f"--seed {seed} is out of range"):
+        convert(tmp_path / "not there", 1, "A", source_format="brats2023", seed=seed)
+
+
+def test_a_line_break_in_the_name_of_a_case(tmp_path, nnunet, files, capsys):
+    files.write_case(tmp_path / "src", "a\nb")
+    assert (
+        main(["convert", "-i", str(tmp_path / "src"), "-d", "1", "--name", "A", "--format", "brats2023"]) == 2
+    )
+    first, _ = capsys.readouterr().err.splitlines()
+    assert first == r"'a\nb': a line break or the like is in the name; rename the files"

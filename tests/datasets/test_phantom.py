@@ -165,8 +165,8 @@ def test_missing_sequences(tmp_path):
     [
         ({"cases": 0}, "--cases 0 is out of range"),
         ({"cases": 10_001}, "--cases 10001 is out of range"),
-        ({"shape": (32, 23, 32)}, "--shape 32 23 32 is too small"),
-        ({"shape": (32, 32)}, "too small; give three"),
+        ({"shape": (32, 23, 32)}, "--shape 32 23 32: give three sizes of 24 to 512"),
+        ({"shape": (32, 32)}, "give three sizes"),
         ({"seed": -1}, "--seed -1 is negative"),
         ({"missing": 1.0}, r"--missing 1\.0"),
         ({"missing": -0.1}, r"--missing -0\.1"),
@@ -188,6 +188,10 @@ def test_only_a_phantom_is_overwritten_and_only_on_request(tmp_path):
     (target / "BraTS-GLI-00000-000").mkdir()
     with pytest.raises(MSTKDError, match="it holds BraTS-GLI-00000-000"):
         write_phantom(target, cases=1, shape=SHAPE, seed=1, overwrite=True)
+    (target / "BraTS-GLI-00000-000").rmdir()
+    (target / "BraTS-GLI-90000-001").symlink_to(tmp_path)
+    with pytest.raises(MSTKDError, match="it holds BraTS-GLI-90000-001"):
+        write_phantom(target, cases=1, shape=SHAPE, seed=1, overwrite=True)
     (tmp_path / "file").touch()
     with pytest.raises(MSTKDError, match="is a file"):
         write_phantom(tmp_path / "file", cases=1, shape=SHAPE, seed=1)
@@ -207,4 +211,18 @@ def test_the_commands_phantom_and_convert_fit_together(tmp_path, nnunet):
     assert "of 3 cases lack modalities:" in done.stdout
     refused = run("phantom", "-o", tmp_path / "src", "--cases", 1, "--shape", 8, 8, 8)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("nnUNetv2_mstkd phantom: error: --shape 8 8 8 is too small")
+    assert refused.stderr.startswith("nnUNetv2_mstkd phantom: error: --shape 8 8 8: give three sizes")
+
+
+def test_what_file_managers_and_killed_runs_leave_does_not_count(tmp_path):
+    import os
+    import time
+
+    target = tmp_path / "a"
+    left = target / ".mstkd-abcdef12-99999-0.BraTS-GLI-90000-000"
+    left.mkdir(parents=True)
+    long_ago = time.time() - 10 * 24 * 3600
+    os.utime(left, (long_ago, long_ago))
+    (target / ".DS_Store").touch()
+    write_phantom(target, cases=1, shape=SHAPE, seed=1)
+    assert sorted(p.name for p in target.iterdir()) == [".DS_Store", "BraTS-GLI-90000-000"]

@@ -1,4 +1,5 @@
 import gzip
+import struct
 
 import numpy as np
 import pytest
@@ -172,3 +173,22 @@ def test_written_images_keep_the_grid(tmp_path, volume):
 def test_a_folder_that_is_not_there_is_a_user_error(tmp_path, volume):
     with pytest.raises(MSTKDError, match="cannot write"):
         write_image(zero_image(check_header(volume)), tmp_path / "nowhere" / "a.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "value", "message"),
+    [
+        (108, "f", float("nan"), "its voxels begin at byte nan"),
+        (108, "f", float("inf"), "its voxels begin at byte inf"),
+        (108, "f", 1e30, "its voxels begin at byte 1"),
+        (108, "f", -5.0, "its voxels begin at byte -5"),
+        (72, "h", 16, "float32 voxels of 16 bits"),
+    ],
+)
+def test_a_damaged_header_is_one_line(tmp_path, files, at, kind, value, message):
+    path = files.write_volume(tmp_path / "a.nii", np.ones((4, 4, 4), np.float32))
+    content = bytearray(path.read_bytes())
+    struct.pack_into(f"<{kind}", content, at, value)
+    path.write_bytes(content)
+    with pytest.raises(MSTKDError, match=message):
+        read_checked(path)

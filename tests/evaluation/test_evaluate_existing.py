@@ -150,6 +150,12 @@ def test_one_dataset_json_is_enough_for_a_folder_per_subset(theirs, score, tmp_p
     same(read_evaluation(tmp_path / "out").metrics, expected_rows(whole, *pairs))
 
 
+def test_two_folders_that_mean_one_subset_are_refused(theirs, score, tmp_path):
+    theirs("t2f", "two/t2f")
+    theirs("t1c", "two/flair")
+    refused(score(tmp_path / "two"), says="t2f mean the same subset")
+
+
 def test_no_segmentation_is_skipped_silently(theirs, score, tmp_path):
     theirs("t1c", "in/t1c")
     theirs("t1c", "in/backup", described=False)

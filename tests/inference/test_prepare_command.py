@@ -178,3 +178,42 @@ class TestPlaceholderForCT:
         done = prepare(tmp_path / "in", tmp_path / "flat", "--dataset_json", path)
         assert done.code == 2
         assert "no placeholder for CT is known" in done.err
+
+
+class TestImagesOfTheUsers:
+    """``-o`` may be a folder with images: none of them is written over."""
+
+    @pytest.fixture
+    def images(self, tmp_path, files):
+        folder = tmp_path / "ds" / "imagesTr"
+        for channel in (0, 1):
+            files.write_volume(folder / f"a_{channel:04d}.nii.gz", files.volume(channel))
+        return folder
+
+    def refused(self, done, images, before):
+        assert done.code == 2
+        (line,) = done.err.splitlines()[-1:]
+        assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+        return line
+
+    def test_that_are_read_through_links(self, prepare, images, tmp_path):
+        before = {path.name: path.read_bytes() for path in images.iterdir()}
+        view = tmp_path / "view"
+        view.mkdir()
+        for name in before:
+            (view / name).symlink_to(images / name)
+        done = prepare(view, images, "--dataset_json", self.described(tmp_path))
+        assert "a_0000.nii.gz is itself an image that is read" in self.refused(done, images, before)
+
+    def test_of_a_case_of_the_same_name(self, prepare, images, files, tmp_path):
+        before = {path.name: path.read_bytes() for path in images.iterdir()}
+        files.write_volume(tmp_path / "other" / "a_0000.nii.gz", files.volume(5))
+        done = prepare(tmp_path / "other", images, "--dataset_json", self.described(tmp_path))
+        assert "a_0000.nii.gz is there and was not written by" in self.refused(done, images, before)
+
+    @staticmethod
+    def described(folder):
+        names = dict(enumerate(("T1", "T1ce", "T2", "FLAIR")))
+        content = {"channel_names": names, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+        (folder / "dataset.json").write_text(json.dumps(content))
+        return folder / "dataset.json"

@@ -15,7 +15,13 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.comparison.tables import comparison_markdown
 from nnunetv2_mstkd.evaluation.provenance import git_commit, versions
-from nnunetv2_mstkd.files import explained_disk_errors, temporary_beside, writable_folder, write_json
+from nnunetv2_mstkd.files import (
+    DESKTOP_FILES,
+    explained_disk_errors,
+    temporary_beside,
+    writable_folder,
+    write_json,
+)
 
 RECORD_FILE = "comparison.json"
 FIGURES, REPORT = "figures", "report.html"
@@ -28,7 +34,6 @@ _FILES = (
     "published.csv",
     REPORT,
 )
-_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")
 _RECORD_VERSION = 1
 _PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
 
@@ -62,7 +67,7 @@ def check_output(folder: Path, inputs: Sequence[Path]) -> None:
 
 def _is_of_the_desktop(path: Path) -> bool:
     """What looking at a folder leaves behind."""
-    return path.name in _DESKTOP or path.name.startswith("._")
+    return path.name in DESKTOP_FILES or path.name.startswith("._")
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,0 +1,42 @@
+"""What a conversion may replace: only what an earlier one has written, and never what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json
+
+CONVERTED_PARTS = ("imagesTr", "labelsTr")
+_WRITTEN = {*CONVERTED_PARTS, "dataset.json"}
+
+
+def check_replaceable(target: Path, source: Path, files: Iterable[Path]) -> None:
+    """Refuse to replace a data set where somebody's files would be lost.
+
+    Args:
+        target: folder of the data set; nothing is wrong if it does not exist.
+        source: folder that is converted.
+        files: that are read; links count as what they lead to.
+
+    Raises:
+        MSTKDError: the target holds some of the source, or something that ``convert`` has not written.
+    """
+    if not target.exists():
+        return
+    real = target.resolve()
+    for path in (source, *files):
+        if real in (path.resolve(), *path.resolve().parents):
+            raise MSTKDError(
+                f"{path} is in {target}, which would be replaced; move it elsewhere, or choose another -d"
+            )
+    described = real / "dataset.json"
+    content = read_json(described) if described.is_file() else None
+    if not isinstance(content, dict) or "mstkd" not in content:
+        raise MSTKDError(
+            f"{target} was not written by nnUNetv2_mstkd convert; move it away, or choose another -d"
+        )
+    foreign = sorted(p.name for p in real.iterdir() if p.name not in _WRITTEN and p.name[0] != ".")
+    if foreign:
+        raise MSTKDError(f"{target} also holds {foreign[0]}, which would be lost; move that away first")
