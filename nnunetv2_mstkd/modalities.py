@@ -79,9 +79,9 @@ def modalities_of(channel_names: Mapping[str, str] | Sequence[str]) -> tuple[str
         try:
             raw = [str(channel_names[key]).strip() for key in sorted(channel_names, key=int)]
         except ValueError:
-            names = ", ".join(map(str, channel_names))
+            keys = ", ".join(map(str, channel_names))
             raise MSTKDError(
-                f'channels are numbered in dataset.json, as in {{"0": "T1"}}; here the keys are {names}'
+                f'channels are numbered in dataset.json, as in {{"0": "T1"}}; here the keys are {keys}'
             ) from None
     else:
         raw = [str(name).strip() for name in channel_names]
