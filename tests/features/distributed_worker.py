@@ -89,8 +89,9 @@ def one_step(
         settings |= {"teacher": str(root / teacher)}
     trainer = make(name, regions=regions, batch_dice=batch_dice, settings=settings)
     trainer.initialize()
-    trainer.current_epoch = 2  # where a warm start's masking phase begins
+    trainer.current_epoch = trainer.phases.full_epochs  # where the masking phase begins
     trainer.on_train_epoch_start()
+    trainer.current_epoch = 2  # a joint teacher's ramped terms weigh something by now
     joint = getattr(getattr(trainer, "teaching", None), "network", None)
     for network in (trainer.network, joint):
         for module in network.modules() if network is not None else ():

@@ -38,7 +38,7 @@ def test_the_one_hot_channels_reach_the_network_bit_for_bit(make_trainer, traine
     trainer = make_trainer(trainer_class, change=as_second_stage)
     trainer.initialize()
     assert trainer.num_input_channels == CHANNELS + ONE_HOT
-    trainer.current_epoch = 2  # a warm start's masking phase
+    trainer.current_epoch = trainer.phases.full_epochs  # the masking phase begins
     trainer.on_train_epoch_start()
     given, seen = batch(), []
     trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
