@@ -53,8 +53,8 @@ def dataset_folder(parent: Path, dataset: str | int) -> Path:
         MSTKDError: there is none, or an id fits several.
     """
     text = str(dataset)
-    if not text.isdigit():
-        found = [parent / text] if (parent / text).is_dir() else []
+    if not text.isdecimal():
+        found = [parent / text] if text.strip() and (parent / text).is_dir() else []
     else:
         found = sorted(p for p in parent.glob(f"Dataset{int(text):03d}_*") if p.is_dir())
     if len(found) > 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ _Check = tuple[str, Callable[[Any], bool]]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _are_probabilities(values: list[Any]) -> bool:
+    return bool(values) and all(_is_number(p) and 0 < p <= 1 for p in values)
 
 
 def _is_int(value: Any) -> bool:
@@ -44,7 +49,7 @@ def _one_of(names: tuple[str, ...]) -> Any:
 
 def _is_teacher(value: Any) -> bool:
     """One of the names, or what can only be meant as a folder: a mistyped name is neither."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         return False
     return value in TEACHERS or "/" in value or "\\" in value or Path(value).is_dir()
 
@@ -121,7 +126,7 @@ class Settings:
     sampler: str | None = _one_of(SAMPLERS)
     keep_probability: float | Mapping[str, float] | None = _setting(
         "a number above 0 and up to 1, or a dict of modality names to such numbers",
-        lambda v: all(_is_number(p) and 0 < p <= 1 for p in (v.values() if isinstance(v, Mapping) else [v])),
+        lambda v: _are_probabilities(list(v.values()) if isinstance(v, Mapping) else [v]),
     )
     subset_weights: Mapping[str, float] | None = _weights_by_name()
     teacher: str | None = _setting(f"one of {', '.join(TEACHERS)}, or a model folder", _is_teacher)

@@ -109,7 +109,7 @@ def _options(args: argparse.Namespace) -> PlanOptions:
     )
     if args.teacher:
         fold = args.teacher_fold
-        number = int(fold) if fold is not None and fold.isdigit() else fold
+        number = int(fold) if fold is not None and fold.isdecimal() else fold
         any_preset = args.preset is None
         return with_teacher(
             options, Path(args.teacher), number, args.teacher_checkpoint, any_preset=any_preset

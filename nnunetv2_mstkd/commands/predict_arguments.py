@@ -79,7 +79,7 @@ def chosen_folds(arguments: argparse.Namespace) -> Sequence[Fold] | None:
     if arguments.f is None:
         return None if arguments.m is not None else (0, 1, 2, 3, 4)
     for fold in arguments.f:
-        if fold != "all" and not fold.isdigit():
+        if fold != "all" and not fold.isdecimal():
             raise MSTKDError(f"-f {fold} is no fold; give numbers, or all")
     return tuple(fold if fold == "all" else int(fold) for fold in arguments.f)
 

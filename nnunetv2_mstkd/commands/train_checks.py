@@ -42,7 +42,7 @@ def check_training(theirs: Sequence[str]) -> None:
     if given.configuration not in plans["configurations"]:
         known, wanted = ", ".join(plans["configurations"]), given.configuration
         raise MSTKDError(f"no configuration '{wanted}' in {given.p} of {folder.name}; it has {known}")
-    if given.fold != "all" and not given.fold.isdigit():
+    if given.fold != "all" and not given.fold.isdecimal():
         raise MSTKDError(f"'{given.fold}' is no fold; give a number or 'all'")
     trainer = _trainer(given.tr)
     dataset_json = read_dataset_json(folder / "dataset.json")
@@ -86,7 +86,7 @@ def _check_devices(given: argparse.Namespace) -> None:
 
 def _preprocessed(dataset: str) -> Path:
     parent = nnunet_folder("nnUNet_preprocessed")
-    if not dataset.isdigit() and not dataset.startswith("Dataset"):
+    if not dataset.isdecimal() and not dataset.startswith("Dataset"):
         raise MSTKDError(f"'{dataset}' is no data set; give its id or its whole name (DatasetXXX_Name)")
     try:
         return dataset_folder(parent, dataset)

@@ -71,7 +71,7 @@ class ModelFolder:
         """
         found = [p.parent.name.removeprefix("fold_") for p in self.path.glob(f"fold_*/{checkpoint_name}")]
         if wanted is None:
-            numbered: list[Fold] = sorted(int(name) for name in found if name.isdigit())
+            numbered: list[Fold] = sorted(int(name) for name in found if name.isdecimal())
             wanted = numbered or [name for name in found if name == "all"]
         missing = [f"fold_{fold}/{checkpoint_name}" for fold in wanted if str(fold) not in found]
         if missing or not wanted:

@@ -11,7 +11,13 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunetv2_mstkd.architectures.from_plans import CLASS_KWARGS, mstkdnet_kwargs, thrifty_token_patch
+from nnunetv2_mstkd.architectures.from_plans import (
+    CLASS_KWARGS,
+    bottleneck_size,
+    mstkdnet_kwargs,
+    thrifty_token_patch,
+)
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.topology import truncate
 
@@ -78,11 +84,24 @@ def for_network(
     kwargs = mstkdnet_kwargs(plain, patch, preset=options.preset, token_patch=token_patch)
     if token_patch is None and options.preset == "nnunet":
         kwargs["token_patch_size"] = thrifty_token_patch(kwargs["token_patch_size"], patch, kwargs["strides"])
+    if token_patch is not None:
+        _check_tokens(token_patch, patch, kwargs["strides"])
     return {
         "network_class_name": MSTKDNET,
         "arch_kwargs": kwargs,
         "_kw_requires_import": list(CLASS_KWARGS),
     }
+
+
+def _check_tokens(token_patch: Sequence[int], patch: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+    """Refuse tokens so large that one holds the whole bottleneck: there is nothing to attend to then."""
+    bottleneck = bottleneck_size(patch, strides)
+    if all(voxels <= token for voxels, token in zip(bottleneck, token_patch, strict=True)):
+        given, sizes = " ".join(map(str, token_patch)), " x ".join(map(str, bottleneck))
+        raise MSTKDError(
+            f"--token-patch {given} leaves one token of the bottleneck of {sizes} voxels (patch"
+            f" {' x '.join(map(str, patch))}); give smaller ones"
+        )
 
 
 def at_patch(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:

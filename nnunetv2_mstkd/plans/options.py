@@ -87,6 +87,9 @@ class PlanOptions:
             self.max_stages is None or self.max_stages >= 2,
             f"--max-stages {self.max_stages} is not possible; a network needs at least 2",
         )
+        if self.batch_size is not None and self.min_batch_size is not None:
+            text = f"--batch-size {self.batch_size} is below --min-batch-size {self.min_batch_size}"
+            _require(self.batch_size >= self.min_batch_size, f"{text}; leave one of them out")
         if self.token_patch is not None:
             self._check_token_patch(self.token_patch)
         if self.preset == "official":
@@ -100,6 +103,11 @@ class PlanOptions:
         _require(
             len(given) in (1, 2, 3) and set(given).issubset(TOKEN_PATCH_SIZES),
             f"{text} is not possible; give 1, 2, 4 or 8, once or once per axis",
+        )
+        axes = {2 if name == "2d" else 3 for name in self.configurations} or {2, 3}
+        chosen = ", ".join(self.configurations)
+        _require(
+            len(given) in {1, *axes}, f"{text} does not fit -c {chosen}; give one number, or one per axis"
         )
 
     def _check_official(self) -> None:
@@ -165,14 +173,17 @@ def plans_name(network: str, name: str | None) -> str:
         f"-overwrite_plans_name {NNUNET_PLANS} would overwrite nnU-Net's own plans; choose another name",
     )
     _require(
-        re.fullmatch(r"[A-Za-z0-9_.\-]+", name) is not None and "__" not in name,
-        f"-overwrite_plans_name '{name}' is not possible; use letters, digits, '.', '-' and single '_'",
+        re.fullmatch(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*", name) is not None and "__" not in name,
+        f"-overwrite_plans_name '{name}' is not possible; use letters, digits, '-', single '_'"
+        " and, but for the beginning, '.'",
     )
     return name
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """Parse ``["num_epochs=250", "teacher=joint"]``; values are JSON where they can be, else text.
+
+    Of a key that comes twice the last counts, so that a script can add to a line of its own.
 
     Raises:
         MSTKDError: an entry has no ``=`` or no key.

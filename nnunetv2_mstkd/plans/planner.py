@@ -109,8 +109,7 @@ class MSTKDPlannerMixin(_Mixed):
         if not self._searching:
             return 1.0
         if arch_kwargs["n_stages"] < 2:  # the patch has shrunk to a few voxels
-            target = f"-gpu_memory_target {self.UNet_vram_target_GB:g}"
-            raise MSTKDError(f"{target} is too small for any patch of this network; raise it")
+            raise MSTKDError(_no_patch_fits(self.UNet_vram_target_GB, self.options))
         architecture = {
             "network_class_name": arch_class_name,
             "arch_kwargs": arch_kwargs,
@@ -206,6 +205,9 @@ class MSTKDPlannerMixin(_Mixed):
         _, strides, kernels, _, _ = get_pool_and_conv_props(
             spacing, patch_size, self.UNet_featuremap_min_edge_length, _UNLIMITED
         )
+        if len(strides) < 2:
+            text = f"--patch-size {' '.join(map(str, patch_size))} leaves the network one resolution"
+            raise MSTKDError(f"{text}; give a larger patch")
         most = self.UNet_max_features_2d if len(spacing) == 2 else self.UNet_max_features_3d
         features = [min(most, self.UNet_base_num_features * 2**i) for i in range(len(strides))]
         blocks = self.UNet_blocks_per_stage_encoder, self.UNet_blocks_per_stage_decoder
@@ -261,6 +263,13 @@ def _weights_do_not_fit(memory: Memory, target_gb: float) -> str:
         f"-gpu_memory_target {target_gb:g} is too small for any patch: the networks' weights and the"
         f" optimizer take about {needed:.1f} GB"
     )
+
+
+def _no_patch_fits(target_gb: float, options: PlanOptions) -> str:
+    target = f"-gpu_memory_target {target_gb:g} is too small for any patch of this network"
+    given = {"--batch-size": options.batch_size, "--min-batch-size": options.min_batch_size}
+    asked = [f"{flag} {value}" for flag, value in given.items() if value is not None]
+    return f"{target} with {asked[0]}; lower that, or raise the target" if asked else f"{target}; raise it"
 
 
 def _does_not_fit(patch_size: Sequence[int], batch_size: int, memory: Memory, target_gb: float) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunetv2_mstkd.datasets.availability import Availability, store_availability
+from nnunetv2_mstkd.distillation import ObjectiveConfig
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, writable_folder
@@ -95,7 +97,7 @@ def plan_dataset(
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
     channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
     modalities = modalities_of(channel_names)
-    _check_modality_names(options.settings, modalities)
+    _check_names(options.settings, modalities)
     availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
@@ -103,8 +105,9 @@ def plan_dataset(
     return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB, availability)
 
 
-def _check_modality_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
-    """Names in the sampler's settings are first known to be wrong here, where the data set is known."""
+def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """Names of modalities in the sampler's settings, known only with the data set, and of terms."""
+    ObjectiveConfig().with_weights(settings.get("weights") or {})
     given = {key: settings[key] for key in ("keep_probability", "subset_weights") if key in settings}
     build_sampler(settings.get("sampler", "uniform"), modalities, **given)
 
@@ -156,9 +159,11 @@ def _fingerprint_problem(fingerprint: Mapping[str, Any], channels: int) -> str |
 
 
 def _check_numbers(gpu_memory_target: float | None, target_spacing: Sequence[float] | None) -> None:
-    if gpu_memory_target is not None and not gpu_memory_target > 0:
+    if gpu_memory_target is not None and not 0 < gpu_memory_target < inf:
         raise MSTKDError(f"-gpu_memory_target {gpu_memory_target:g} is not possible; give GB above 0")
-    if target_spacing is not None and not (len(target_spacing) == 3 and min(target_spacing) > 0):
+    if target_spacing is not None and not (
+        len(target_spacing) == 3 and all(0 < mm < inf for mm in target_spacing)
+    ):
         given = " ".join(f"{mm:g}" for mm in target_spacing)
         raise MSTKDError(f"-overwrite_target_spacing {given} is not possible; give three positive numbers")
 

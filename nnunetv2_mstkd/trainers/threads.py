@@ -13,5 +13,5 @@ def keep_to_thread_limit(device: torch.device) -> None:
     Trainings side by side would else wait for each other's threads in every convolution.
     """
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    if device.type == "cpu" and limit.isdigit() and int(limit) > 0:
+    if device.type == "cpu" and limit.isdecimal() and int(limit) > 0:
         torch.set_num_threads(int(limit))

@@ -130,6 +130,8 @@ def build_sampler(
         return BernoulliSampler([float(keep_probability)] * len(modalities))
     if name == "weights":
         subsets = {parse_subset(text, modalities): w for text, w in (subset_weights or {}).items()}
+        if len(subsets) < len(subset_weights or {}):
+            raise MSTKDError(f"subset_weights names a subset twice: {', '.join(subset_weights or {})}")
         if not any(weight > 0 for weight in subsets.values()):
             raise MSTKDError("sampler 'weights' needs subset_weights with at least one number above 0")
         return WeightedSampler([subset_mask(s, modalities) for s in subsets], list(subsets.values()))

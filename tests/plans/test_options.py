@@ -19,6 +19,8 @@ from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments, plans_n
         ({"max_stages": 1}, "--max-stages 1"),
         ({"token_patch": (3,)}, "--token-patch 3 is not possible; give 1, 2, 4 or 8"),
         ({"token_patch": (1, 1, 1, 1)}, "--token-patch 1 1 1 1 is not possible"),
+        ({"token_patch": (1, 2, 4), "configurations": ("2d",)}, "--token-patch 1 2 4 does not fit -c 2d"),
+        ({"batch_size": 4, "min_batch_size": 9}, "--batch-size 4 is below --min-batch-size 9"),
         ({"token_patch": (2,), "network": "plans"}, "--token-patch 2 is of MSTKDNet"),
         ({"token_patch": (2,), "preset": "official"}, "--token-patch does not go with"),
         ({"patch_size": (64,)}, "has 1 axes"),

@@ -122,8 +122,9 @@ def test_unset_environment(brats, refused, monkeypatch, variable):
     assert f"{variable} is not set" in refused("-d", "226")
 
 
-def test_unknown_data_set(brats, refused):
-    assert "no data set '227'" in refused("-d", "227")
+@pytest.mark.parametrize("name", ["227", "²", "", " "])
+def test_unknown_data_set(brats, refused, name):
+    assert f"no data set '{name}'" in refused("-d", name)
 
 
 def test_missing_fingerprint(brats, refused):
@@ -209,6 +210,25 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
         (["-gpu_memory_target", "0.01"], "too small for any patch: the networks' weights"),
         (["-overwrite_target_spacing", "1", "1"], "give three positive numbers"),
         (["-overwrite_target_spacing", "1", "1", "-1"], "give three positive numbers"),
+        (["-gpu_memory_target", "inf"], "-gpu_memory_target inf is not possible"),
+        (["-overwrite_target_spacing", "1", "nan", "1"], "give three positive numbers"),
+        (["-overwrite_target_spacing", "inf", "inf", "inf"], "give three positive numbers"),
+        (
+            ["-c", "3d_fullres", "--patch-size", "1", "1", "1"],
+            "--patch-size 1 1 1 leaves the network one resolution",
+        ),
+        (
+            ["-c", "3d_fullres", "--patch-size", "32", "32", "32", "--token-patch", "8"],
+            "--token-patch 8 8 8 leaves one token of the bottleneck of 4 x 4 x 4 voxels (patch 32 x 32 x 32)",
+        ),
+        (["-c", "3d_fullres", "--batch-size", "100000"], "with --batch-size 100000; lower that"),
+        (["-overwrite_plans_name", ".."], "'..' is not possible"),
+        (["--set", 'weights={"nonsense": 1}'], "unknown objective term 'nonsense'"),
+        (["--set", "initial_lr=Infinity"], "setting 'initial_lr'"),
+        (
+            ["--set", "sampler=weights", 'subset_weights={"t1c+t2f": 1, "flair+t1ce": 5}'],
+            "subset_weights names a subset twice",
+        ),
         (["-preprocessor_name", "Nope"], "no class 'Nope' in nnunetv2.preprocessing"),
         (["-pl", "Nope"], "no class 'Nope' in nnunetv2.experiment_planning"),
         (["-pl", "DatasetFingerprintExtractor"], "is not an experiment planner"),
