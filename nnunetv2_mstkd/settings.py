@@ -6,9 +6,9 @@ keeps the trainer's class attribute of the same name.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ _Check = tuple[str, Callable[[Any], bool]]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    """A finite one: Python reads NaN and Infinity from JSON, and whole numbers too long for a float."""
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
 
 
 def _are_probabilities(values: list[Any]) -> bool:
@@ -59,11 +62,11 @@ def _positive_int() -> Any:
 
 
 def _positive() -> Any:
-    return _setting("a number above 0", lambda v: _is_number(v) and v > 0)
+    return _setting("a finite number above 0", lambda v: _is_number(v) and v > 0)
 
 
 def _non_negative() -> Any:
-    return _setting("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+    return _setting("a finite number of at least 0", lambda v: _is_number(v) and v >= 0)
 
 
 def _true_or_false() -> Any:
@@ -74,7 +77,7 @@ def _weights_by_name() -> Any:
     def accepts(value: Any) -> bool:
         return isinstance(value, Mapping) and all(_is_number(v) and v >= 0 for v in value.values())
 
-    return _setting("a dict of names to numbers of at least 0", accepts)
+    return _setting("a dict of names to finite numbers of at least 0", accepts)
 
 
 @dataclass(frozen=True)

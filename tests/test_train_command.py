@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -104,3 +105,17 @@ def test_a_batch_that_does_not_reach_every_gpu_is_refused():
     ):
         train_checks._check_batch(given, plans())
     train_checks._check_batch(argparse.Namespace(**{**vars(given), "num_gpus": 2}), plans())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fold", "message"),
+    [("²", "0", "'²' is no data set"), ("7", "²", "'²' is no fold; give a number or 'all'")],
+)
+def test_digits_that_are_no_numbers(monkeypatch, tmp_path, dataset, fold, message):
+    """str.isdigit is true of them, int() is not able to read them."""
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    folder = tmp_path / "Dataset007_Tiny"
+    folder.mkdir()
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans()))
+    with pytest.raises(MSTKDError, match=message):
+        train_checks.check_training([dataset, "tiny", fold, "-device", "cpu"])

@@ -107,14 +107,16 @@ def _options(args: argparse.Namespace) -> PlanOptions:
         token_patch=tuple(args.token_patch) if args.token_patch else None,
         settings=parse_assignments(entry for entries in args.set for entry in entries),
     )
-    if args.teacher:
+    if args.teacher is not None:
+        if not args.teacher.strip():
+            raise MSTKDError("--teacher '' is no folder; give that of a finished model, or leave it out")
         fold = args.teacher_fold
         number = int(fold) if fold is not None and fold.isdecimal() else fold
         any_preset = args.preset is None
         return with_teacher(
             options, Path(args.teacher), number, args.teacher_checkpoint, any_preset=any_preset
         )
-    if args.teacher_fold or args.teacher_checkpoint:
+    if args.teacher_fold is not None or args.teacher_checkpoint is not None:
         raise MSTKDError("--teacher-fold and --teacher-checkpoint belong to a model; give --teacher FOLDER")
     return options
 

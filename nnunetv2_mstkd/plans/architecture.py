@@ -17,6 +17,7 @@ from nnunetv2_mstkd.architectures.from_plans import (
     mstkdnet_kwargs,
     thrifty_token_patch,
 )
+from nnunetv2_mstkd.architectures.token_settings import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.topology import truncate
@@ -84,8 +85,8 @@ def for_network(
     kwargs = mstkdnet_kwargs(plain, patch, preset=options.preset, token_patch=token_patch)
     if token_patch is None and options.preset == "nnunet":
         kwargs["token_patch_size"] = thrifty_token_patch(kwargs["token_patch_size"], patch, kwargs["strides"])
-    if token_patch is not None:
-        _check_tokens(token_patch, patch, kwargs["strides"])
+    if options.token_patch is not None and token_patch is not None:
+        _check_tokens(options.token_patch, token_patch, patch, kwargs["strides"])
     return {
         "network_class_name": MSTKDNET,
         "arch_kwargs": kwargs,
@@ -93,14 +94,17 @@ def for_network(
     }
 
 
-def _check_tokens(token_patch: Sequence[int], patch: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+def _check_tokens(
+    given: Sequence[int], token_patch: Sequence[int], patch: Sequence[int], strides: Sequence[Sequence[int]]
+) -> None:
     """Refuse tokens so large that one holds the whole bottleneck: there is nothing to attend to then."""
     bottleneck = bottleneck_size(patch, strides)
     if all(voxels <= token for voxels, token in zip(bottleneck, token_patch, strict=True)):
-        given, sizes = " ".join(map(str, token_patch)), " x ".join(map(str, bottleneck))
+        possible = ", ".join(str(size) for size in TOKEN_PATCH_SIZES if size < max(bottleneck))
         raise MSTKDError(
-            f"--token-patch {given} leaves one token of the bottleneck of {sizes} voxels (patch"
-            f" {' x '.join(map(str, patch))}); give smaller ones"
+            f"--token-patch {' '.join(map(str, given))} leaves one token of the bottleneck of"
+            f" {' x '.join(map(str, bottleneck))} voxels (patch {' x '.join(map(str, patch))});"
+            f" possible: {possible}"
         )
 
 

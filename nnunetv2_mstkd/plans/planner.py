@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -67,6 +68,7 @@ class MSTKDPlannerMixin(_Mixed):
         self.preset = Preset.of(self.options)
         self._searching = True
         self._template: Template | None = None
+        self._meant = self.options
         base = self.options.base_features or self.preset.base_features
         self.UNet_base_num_features = base or self.UNet_base_num_features
         self.UNet_max_features_2d = self.options.max_features or self.UNet_max_features_2d
@@ -137,6 +139,8 @@ class MSTKDPlannerMixin(_Mixed):
         given = self.options.patch_for(name, len(spacing))
         self._searching = given is None
         self._template = self.options.template_for(name)
+        # nnU-Net plans all configurations, also those that are left out later: they may not fit the tokens.
+        self._meant = self.options if self.options.chosen(name) else replace(self.options, token_patch=None)
         # A skipped search must not leave its meaningless estimates to the other configurations.
         cache = _cache if self._searching else {}
         clipped = self.preset.clip(median_shape)
@@ -159,9 +163,11 @@ class MSTKDPlannerMixin(_Mixed):
         recursive_fix_for_json_export(plans)
         plans = {**json.loads(json.dumps(plans)), "experiment_planner_used": PLANNER_NAME}
         axes = {len(c["patch_size"]) for c in plans["configurations"].values() if "patch_size" in c}
-        if self.options.patch_size is not None and len(self.options.patch_size) not in axes:
-            given = f"--patch-size {' '.join(map(str, self.options.patch_size))}"
-            raise MSTKDError(f"{given} fits no configuration of {self.dataset_name}, a data set of 2D images")
+        sizes = {"--patch-size": self.options.patch_size, "--token-patch": self.options.token_patch}
+        for flag, numbers in sizes.items():
+            if numbers is not None and len(numbers) not in {1, *axes}:
+                given = f"{flag} {' '.join(map(str, numbers))} fits no configuration of {self.dataset_name}"
+                raise MSTKDError(f"{given}, a data set of 2D images")
         named = [name for name in plans["configurations"] if self.options.named(name)]
         check_planned(plans, self.dataset_json, named, self.options.settings)
         folder = nnunet_folder("nnUNet_preprocessed") / self.dataset_name
@@ -195,7 +201,7 @@ class MSTKDPlannerMixin(_Mixed):
     def _network(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
         """What a nnU-Net ``architecture`` becomes: the network of the options, or the template's."""
         if self._template is None:
-            return for_network(architecture, patch_size, self.options)
+            return for_network(architecture, patch_size, self._meant)
         return at_patch(self._template.architecture, patch_size)
 
     def _with_patch(

@@ -25,6 +25,7 @@ from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
 from nnunetv2_mstkd.plans.saving import Saved, check_replaceable
+from nnunetv2_mstkd.settings import parse_settings
 from nnunetv2_mstkd.transforms import build_sampler
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _FINGERPRINT_KEYS = (
     "foreground_intensity_properties_per_channel",
     "median_relative_size_after_cropping",
 )
+_SAMPLER_OF = {"keep_probability": "bernoulli", "subset_weights": "weights"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def plan_dataset(
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
     channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
     modalities = modalities_of(channel_names)
-    _check_names(options.settings, modalities)
+    _check_names(parse_settings(options.settings).given(), modalities)
     availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
@@ -107,9 +109,16 @@ def plan_dataset(
 
 def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
     """Names of modalities in the sampler's settings, known only with the data set, and of terms."""
-    ObjectiveConfig().with_weights(settings.get("weights") or {})
-    given = {key: settings[key] for key in ("keep_probability", "subset_weights") if key in settings}
-    build_sampler(settings.get("sampler", "uniform"), modalities, **given)
+    ObjectiveConfig().with_weights(settings.get("weights", {}))
+    given = {key: settings[key] for key in _SAMPLER_OF if key in settings}
+    sampler = settings.get("sampler")
+    for key in given:
+        if sampler not in (None, _SAMPLER_OF[key]):
+            remedy = f"leave it out, or set sampler={_SAMPLER_OF[key]}"
+            raise MSTKDError(f"sampler={sampler} ignores the setting '{key}'; {remedy}")
+    # Without a sampler the trainer's own decides what counts, but a wrong name is wrong for every one.
+    for name in (sampler or "uniform", *(_SAMPLER_OF[key] for key in given)):
+        build_sampler(name, modalities, **given)
 
 
 def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
@@ -160,12 +169,16 @@ def _fingerprint_problem(fingerprint: Mapping[str, Any], channels: int) -> str |
 
 def _check_numbers(gpu_memory_target: float | None, target_spacing: Sequence[float] | None) -> None:
     if gpu_memory_target is not None and not 0 < gpu_memory_target < inf:
-        raise MSTKDError(f"-gpu_memory_target {gpu_memory_target:g} is not possible; give GB above 0")
+        raise MSTKDError(
+            f"-gpu_memory_target {gpu_memory_target:g} is not possible; give a finite number of GB above 0"
+        )
     if target_spacing is not None and not (
         len(target_spacing) == 3 and all(0 < mm < inf for mm in target_spacing)
     ):
         given = " ".join(f"{mm:g}" for mm in target_spacing)
-        raise MSTKDError(f"-overwrite_target_spacing {given} is not possible; give three positive numbers")
+        raise MSTKDError(
+            f"-overwrite_target_spacing {given} is not possible; give three finite numbers above 0"
+        )
 
 
 def _find_class(package: str, class_name: str) -> Any:

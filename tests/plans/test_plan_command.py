@@ -116,6 +116,23 @@ def test_memory_too_small_for_nnunets_network(brats, refused):
     assert "too small for any patch of this network" in refused("-d", "226", *arguments)
 
 
+def test_tokens_matter_only_to_the_chosen_configurations(brats):
+    """nnU-Net plans 3d_fullres too; in so little memory its bottleneck is no larger than such a token."""
+    little = ["-gpu_memory_target", "2.25", "--token-patch", "8"]
+    assert _plan("-d", "226", "-c", "2d", *little) == 0
+    assert _configurations(brats)["2d"]["architecture"]["arch_kwargs"]["token_patch_size"] == [8, 8]
+    assert _plan("-d", "226", "-c", "3d_fullres", *little) == 2
+
+
+def test_tokens_with_more_axes_than_the_data(slices, refused):
+    expected = "--token-patch 1 1 2 fits no configuration of Dataset007_Slices, a data set of 2D images"
+    assert expected in refused("-d", "7", "--token-patch", "1", "1", "2")
+
+
+def test_a_setting_that_is_null_is_one_left_out(brats):
+    assert _plan("-d", "226", "-c", "2d", "--set", "sampler=bernoulli", "keep_probability=null") == 0
+
+
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed"])
 def test_unset_environment(brats, refused, monkeypatch, variable):
     monkeypatch.delenv(variable)
@@ -208,18 +225,19 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
         (["-overwrite_plans_name", "nnUNetPlans"], "overwrite nnU-Net's own plans"),
         (["-gpu_memory_target", "0"], "-gpu_memory_target 0 is not possible"),
         (["-gpu_memory_target", "0.01"], "too small for any patch: the networks' weights"),
-        (["-overwrite_target_spacing", "1", "1"], "give three positive numbers"),
-        (["-overwrite_target_spacing", "1", "1", "-1"], "give three positive numbers"),
+        (["-overwrite_target_spacing", "1", "1"], "give three finite numbers above 0"),
+        (["-overwrite_target_spacing", "1", "1", "-1"], "give three finite numbers above 0"),
         (["-gpu_memory_target", "inf"], "-gpu_memory_target inf is not possible"),
-        (["-overwrite_target_spacing", "1", "nan", "1"], "give three positive numbers"),
-        (["-overwrite_target_spacing", "inf", "inf", "inf"], "give three positive numbers"),
+        (["-overwrite_target_spacing", "1", "nan", "1"], "give three finite numbers above 0"),
+        (["-overwrite_target_spacing", "inf", "inf", "inf"], "give three finite numbers above 0"),
         (
             ["-c", "3d_fullres", "--patch-size", "1", "1", "1"],
             "--patch-size 1 1 1 leaves the network one resolution",
         ),
         (
             ["-c", "3d_fullres", "--patch-size", "32", "32", "32", "--token-patch", "8"],
-            "--token-patch 8 8 8 leaves one token of the bottleneck of 4 x 4 x 4 voxels (patch 32 x 32 x 32)",
+            "--token-patch 8 leaves one token of the bottleneck of 4 x 4 x 4 voxels (patch 32 x 32 x 32);"
+            " possible: 1, 2",
         ),
         (["-c", "3d_fullres", "--batch-size", "100000"], "with --batch-size 100000; lower that"),
         (["-overwrite_plans_name", ".."], "'..' is not possible"),
@@ -229,6 +247,19 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
             ["--set", "sampler=weights", 'subset_weights={"t1c+t2f": 1, "flair+t1ce": 5}'],
             "subset_weights names a subset twice",
         ),
+        (
+            ["--set", 'subset_weights={"t1c+t2f": 1, "flair+t1ce": 5}'],
+            "subset_weights names a subset twice",
+        ),
+        (["--set", 'keep_probability={"zz": 0.3}'], "unknown modality 'zz'"),
+        (["--set", "sampler=weights"], "sampler 'weights' needs subset_weights"),
+        (
+            ["--set", "sampler=by_count", "keep_probability=0.3"],
+            "sampler=by_count ignores the setting 'keep_probability'; leave it out, or set sampler=bernoulli",
+        ),
+        (["--teacher", ""], "--teacher '' is no folder"),
+        (["--teacher-fold", ""], "give --teacher FOLDER"),
+        (["--set", "teacher="], "setting 'teacher' in 'mstkd' of the plans is ''"),
         (["-preprocessor_name", "Nope"], "no class 'Nope' in nnunetv2.preprocessing"),
         (["-pl", "Nope"], "no class 'Nope' in nnunetv2.experiment_planning"),
         (["-pl", "DatasetFingerprintExtractor"], "is not an experiment planner"),
