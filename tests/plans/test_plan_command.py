@@ -116,12 +116,13 @@ def test_memory_too_small_for_nnunets_network(brats, refused):
     assert "too small for any patch of this network" in refused("-d", "226", *arguments)
 
 
-def test_tokens_matter_only_to_the_chosen_configurations(brats):
+def test_tokens_matter_only_to_the_chosen_configurations(make_dataset):
     """nnU-Net plans 3d_fullres too; in so little memory its bottleneck is no larger than such a token."""
-    little = ["-gpu_memory_target", "2.25", "--token-patch", "8"]
-    assert _plan("-d", "226", "-c", "2d", *little) == 0
-    assert _configurations(brats)["2d"]["architecture"]["arch_kwargs"]["token_patch_size"] == [8, 8]
-    assert _plan("-d", "226", "-c", "3d_fullres", *little) == 2
+    folder = make_dataset("Dataset006_Small", ("CT",), (72, 72, 72), (1, 1, 1), 3)
+    little = ["-gpu_memory_target", "0.3", "--base-features", "4", "--token-patch", "8"]
+    assert _plan("-d", "6", "-c", "2d", *little) == 0
+    assert _configurations(folder)["2d"]["architecture"]["arch_kwargs"]["token_patch_size"] == [8, 8]
+    assert _plan("-d", "6", "-c", "3d_fullres", *little) == 2
 
 
 def test_tokens_with_more_axes_than_the_data(slices, refused):
