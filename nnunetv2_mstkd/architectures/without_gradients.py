@@ -14,7 +14,6 @@ from torch import Tensor, nn
 # Voxels whose sum is taken in single precision: 2048 lose less than 1e-6 of it.
 _ROW = 2048
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-_INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 # PyTorch leaves smaller 3D convolutions to code of its own, which knows one layout only.
 _SMALLEST_MAP = 2**20
 
@@ -54,10 +53,10 @@ def _has_channels_last(x: Tensor) -> bool:
 
 def _groups(norm: nn.Module) -> int | None:
     """Groups of channels that share their statistics; ``None`` for a norm of another kind."""
+    # Exactly these classes: a subclass may compute something else.
     if type(norm) is nn.GroupNorm:
         return norm.num_groups
-    # Exactly these classes: a subclass may compute something else.
-    if isinstance(norm, _INSTANCE_NORMS) and type(norm) in _INSTANCE_NORMS:
+    if type(norm) is nn.InstanceNorm2d or type(norm) is nn.InstanceNorm3d:
         return None if norm.track_running_stats else norm.num_features
     return None
 

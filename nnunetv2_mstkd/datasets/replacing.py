@@ -27,7 +27,7 @@ def check_replaceable(target: Path, source: Path, files: Iterable[Path]) -> None
         return
     real = target.resolve()
     for path in (source, *files):
-        if real in (path.resolve(), *path.resolve().parents):
+        if path.resolve().is_relative_to(real):
             raise MSTKDError(
                 f"{path} is in {target}, which would be replaced; move it elsewhere, or choose another -d"
             )

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -215,9 +216,6 @@ def test_the_commands_phantom_and_convert_fit_together(tmp_path, nnunet):
 
 
 def test_what_file_managers_and_killed_runs_leave_does_not_count(tmp_path):
-    import os
-    import time
-
     target = tmp_path / "a"
     left = target / ".mstkd-abcdef12-99999-0.BraTS-GLI-90000-000"
     left.mkdir(parents=True)
