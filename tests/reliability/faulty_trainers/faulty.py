@@ -8,8 +8,8 @@ it makes the file MSTKD_TEST_MARKER and waits for its end.
 from __future__ import annotations
 
 import os
-import signal
 import time
+from multiprocessing import Process
 from pathlib import Path
 
 import torch
@@ -20,6 +20,12 @@ from nnunetv2_mstkd.trainers import nnUNetTrainerMSTKD
 def _stop_here() -> None:
     Path(os.environ["MSTKD_TEST_MARKER"]).touch()
     time.sleep(600)
+
+
+def _lose(worker: Process) -> None:
+    worker.kill()
+    while worker.exitcode is None:  # else the next batch may come before the system has ended the process
+        time.sleep(0.01)
 
 
 class nnUNetTrainerFaulty(nnUNetTrainerMSTKD):
@@ -35,7 +41,7 @@ class nnUNetTrainerFaulty(nnUNetTrainerMSTKD):
         if self._now("epoch"):
             _stop_here()
         if self._now("worker"):
-            os.kill(self.dataloader_train._processes[0].pid, signal.SIGKILL)
+            _lose(self.dataloader_train._processes[0])
         return result
 
     def save_checkpoint(self, filename):
