@@ -116,7 +116,7 @@ def test_all_training_cases_are_not_new_ones(models, tmp_path, evaluate, monkeyp
 def test_a_cluster_scores_as_many_files_as_it_has_threads(whole, folder, tmp_path, evaluate, monkeypatch):
     """Four jobs wait for each other: with -nps 1 of them in flight they would wait for ever."""
     distributed = pytest.importorskip("distributed")
-    together = threading.Barrier(4, timeout=30)
+    together = threading.Barrier(4, timeout=240)
     original = FileJob.run
 
     @functools.wraps(original)

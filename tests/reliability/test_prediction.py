@@ -107,7 +107,7 @@ def test_the_record_and_the_file_of_one_run_stay_together(tmp_path):
         assert other.stdout.readline() == "begun\n"
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(0.5)
-    assert other.communicate(timeout=60)[0] == "done\n"
+    assert other.communicate(timeout=240)[0] == "done\n"
     assert json.loads((tmp_path / "modalities.json").read_text()) == {"a": {"used": ["second"]}, "b": {}}
     with atomic_path(tmp_path / "a.nii.gz", replacing=recorded(tmp_path, "a", {"used": ["third"]})) as half:
         half.write_text("x")
