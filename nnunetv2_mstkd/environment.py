@@ -54,7 +54,7 @@ def dataset_folder(parent: Path, dataset: str | int) -> Path:
     """
     text = str(dataset)
     if not text.isdecimal():
-        found = [parent / text] if text.strip() and (parent / text).is_dir() else []
+        found = [parent / text] if text.startswith("Dataset") and (parent / text).is_dir() else []
     else:
         found = sorted(p for p in parent.glob(f"Dataset{int(text):03d}_*") if p.is_dir())
     if len(found) > 1:

@@ -85,8 +85,7 @@ def for_network(
     kwargs = mstkdnet_kwargs(plain, patch, preset=options.preset, token_patch=token_patch)
     if token_patch is None and options.preset == "nnunet":
         kwargs["token_patch_size"] = thrifty_token_patch(kwargs["token_patch_size"], patch, kwargs["strides"])
-    if options.token_patch is not None and token_patch is not None:
-        _check_tokens(options.token_patch, token_patch, patch, kwargs["strides"])
+    _check_tokens(options, kwargs)
     return {
         "network_class_name": MSTKDNET,
         "arch_kwargs": kwargs,
@@ -94,18 +93,23 @@ def for_network(
     }
 
 
-def _check_tokens(
-    given: Sequence[int], token_patch: Sequence[int], patch: Sequence[int], strides: Sequence[Sequence[int]]
-) -> None:
-    """Refuse tokens so large that one holds the whole bottleneck: there is nothing to attend to then."""
-    bottleneck = bottleneck_size(patch, strides)
-    if all(voxels <= token for voxels, token in zip(bottleneck, token_patch, strict=True)):
+def _check_tokens(options: PlanOptions, kwargs: Mapping[str, Any]) -> None:
+    """Refuse sizes with which one token holds the whole bottleneck: there is nothing to attend to then."""
+    patch, token_patch = kwargs["patch_size"], kwargs["token_patch_size"]
+    bottleneck = bottleneck_size(patch, kwargs["strides"])
+    if any(voxels > token for voxels, token in zip(bottleneck, token_patch, strict=True)):
+        return
+    one = f"one token of the bottleneck of {_axes(bottleneck)} voxels (patch {_axes(patch)})"
+    if options.token_patch_for(len(patch)) is not None:
         possible = ", ".join(str(size) for size in TOKEN_PATCH_SIZES if size < max(bottleneck))
-        raise MSTKDError(
-            f"--token-patch {' '.join(map(str, given))} leaves one token of the bottleneck of"
-            f" {' x '.join(map(str, bottleneck))} voxels (patch {' x '.join(map(str, patch))});"
-            f" possible: {possible}"
-        )
+        given = " ".join(map(str, options.token_patch or ()))
+        raise MSTKDError(f"--token-patch {given} leaves {one}; possible: {possible}")
+    if options.patch_size == tuple(patch):
+        raise MSTKDError(f"--patch-size {' '.join(map(str, patch))} leaves {one}; give a larger one")
+
+
+def _axes(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def at_patch(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:

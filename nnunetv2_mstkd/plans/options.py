@@ -17,6 +17,8 @@ MSTKD_PLANS = "nnUNetMSTKDPlans"
 NETWORKS = ("mstkdnet", "plans")
 CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 
+_LONGEST_NAME = 100
+
 # nnU-Net's cascade takes its geometry from 3d_fullres and its input from 3d_lowres.
 _NEEDS = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
 _GEOMETRY_OF = {"3d_cascade_fullres": "3d_fullres"}
@@ -173,9 +175,14 @@ def plans_name(network: str, name: str | None) -> str:
         f"-overwrite_plans_name {NNUNET_PLANS} would overwrite nnU-Net's own plans; choose another name",
     )
     _require(
-        re.fullmatch(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*", name) is not None and "__" not in name,
-        f"-overwrite_plans_name '{name}' is not possible; use letters, digits, '-', single '_'"
-        " and, but for the beginning, '.'",
+        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name) is not None and "__" not in name,
+        f"-overwrite_plans_name '{name}' is not possible; use letters, digits, single '_'"
+        " and, but for the beginning, '.' and '-'",
+    )
+    _require(
+        len(name) <= _LONGEST_NAME,
+        f"-overwrite_plans_name has {len(name)} characters; it becomes part of folder names, use at most"
+        f" {_LONGEST_NAME}",
     )
     return name
 

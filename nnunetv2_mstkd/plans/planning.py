@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,9 @@ _FINGERPRINT_KEYS = (
     "foreground_intensity_properties_per_channel",
     "median_relative_size_after_cropping",
 )
+# Far beyond any card and any image: with numbers of the size of 1e300 nnU-Net's arithmetic overflows.
+_MOST_GB = 1e6
+_SPACINGS = (1e-3, 1e3)
 _SAMPLER_OF = {"keep_probability": "bernoulli", "subset_weights": "weights"}
 
 
@@ -168,16 +170,18 @@ def _fingerprint_problem(fingerprint: Mapping[str, Any], channels: int) -> str |
 
 
 def _check_numbers(gpu_memory_target: float | None, target_spacing: Sequence[float] | None) -> None:
-    if gpu_memory_target is not None and not 0 < gpu_memory_target < inf:
+    if gpu_memory_target is not None and not 0 < gpu_memory_target <= _MOST_GB:
         raise MSTKDError(
-            f"-gpu_memory_target {gpu_memory_target:g} is not possible; give a finite number of GB above 0"
+            f"-gpu_memory_target {gpu_memory_target:g} is not possible; give a number of GB above 0,"
+            f" at most {_MOST_GB:g}"
         )
     if target_spacing is not None and not (
-        len(target_spacing) == 3 and all(0 < mm < inf for mm in target_spacing)
+        len(target_spacing) == 3 and all(_SPACINGS[0] <= mm <= _SPACINGS[1] for mm in target_spacing)
     ):
         given = " ".join(f"{mm:g}" for mm in target_spacing)
         raise MSTKDError(
-            f"-overwrite_target_spacing {given} is not possible; give three finite numbers above 0"
+            f"-overwrite_target_spacing {given} is not possible; give three numbers of mm from"
+            f" {_SPACINGS[0]:g} to {_SPACINGS[1]:g}"
         )
 
 

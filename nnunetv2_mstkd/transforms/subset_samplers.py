@@ -117,7 +117,7 @@ def build_sampler(
         subset_weights: for ``weights``: subset text (``"t1c+t2f"``) to weight.
 
     Raises:
-        MSTKDError: unknown sampler or modality, or no weight above 0.
+        MSTKDError: unknown sampler or modality, one that is named twice, or no weight above 0.
     """
     if name == "uniform":
         return UniformSampler()
@@ -126,6 +126,8 @@ def build_sampler(
     if name == "bernoulli":
         if isinstance(keep_probability, Mapping):
             named = {resolve(key, modalities): value for key, value in keep_probability.items()}
+            if len(named) < len(keep_probability):
+                raise MSTKDError(f"keep_probability names a modality twice: {', '.join(keep_probability)}")
             return BernoulliSampler([named.get(m, 0.5) for m in modalities])
         return BernoulliSampler([float(keep_probability)] * len(modalities))
     if name == "weights":

@@ -226,11 +226,14 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
         (["-overwrite_plans_name", "nnUNetPlans"], "overwrite nnU-Net's own plans"),
         (["-gpu_memory_target", "0"], "-gpu_memory_target 0 is not possible"),
         (["-gpu_memory_target", "0.01"], "too small for any patch: the networks' weights"),
-        (["-overwrite_target_spacing", "1", "1"], "give three finite numbers above 0"),
-        (["-overwrite_target_spacing", "1", "1", "-1"], "give three finite numbers above 0"),
+        (["-overwrite_target_spacing", "1", "1"], "give three numbers of mm from 0.001 to 1000"),
+        (["-overwrite_target_spacing", "1", "1", "-1"], "give three numbers of mm from 0.001 to 1000"),
         (["-gpu_memory_target", "inf"], "-gpu_memory_target inf is not possible"),
-        (["-overwrite_target_spacing", "1", "nan", "1"], "give three finite numbers above 0"),
-        (["-overwrite_target_spacing", "inf", "inf", "inf"], "give three finite numbers above 0"),
+        (["-gpu_memory_target", "1e300"], "-gpu_memory_target 1e+300 is not possible"),
+        (["-overwrite_target_spacing", "1e300", "1", "1"], "give three numbers of mm from 0.001 to 1000"),
+        (["-overwrite_target_spacing", "1e-300", "1", "1"], "give three numbers of mm from 0.001 to 1000"),
+        (["-overwrite_target_spacing", "1", "nan", "1"], "give three numbers of mm from 0.001 to 1000"),
+        (["-overwrite_target_spacing", "inf", "inf", "inf"], "give three numbers of mm from 0.001 to 1000"),
         (
             ["-c", "3d_fullres", "--patch-size", "1", "1", "1"],
             "--patch-size 1 1 1 leaves the network one resolution",
@@ -241,7 +244,15 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
             " possible: 1, 2",
         ),
         (["-c", "3d_fullres", "--batch-size", "100000"], "with --batch-size 100000; lower that"),
+        (
+            ["-c", "3d_fullres", "--preset", "official", "--patch-size", "16", "16", "16"],
+            "--patch-size 16 16 16 leaves one token of the bottleneck of 4 x 4 x 4 voxels (patch 16 x 16 x 16);"
+            " give a larger one",
+        ),
         (["-overwrite_plans_name", ".."], "'..' is not possible"),
+        (["-overwrite_plans_name=-x"], "'-x' is not possible"),
+        (["-overwrite_plans_name", "a" * 300], "has 300 characters"),
+        (["-d", "."], "no data set '.'"),
         (["--set", 'weights={"nonsense": 1}'], "unknown objective term 'nonsense'"),
         (["--set", "initial_lr=Infinity"], "setting 'initial_lr'"),
         (
@@ -253,6 +264,7 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
             "subset_weights names a subset twice",
         ),
         (["--set", 'keep_probability={"zz": 0.3}'], "unknown modality 'zz'"),
+        (["--set", 'keep_probability={"t1c": 0.5, "T1CE": 0.3}'], "names a modality twice: t1c, T1CE"),
         (["--set", "sampler=weights"], "sampler 'weights' needs subset_weights"),
         (
             ["--set", "sampler=by_count", "keep_probability=0.3"],
