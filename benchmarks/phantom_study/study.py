@@ -107,13 +107,16 @@ class Study:
         chosen = {key: evaluations[key] for key in comparison.arms if key in evaluations}
         if comparison.ablation:
             chosen = {key: folders[:1] for key, folders in chosen.items()}
+        reference = ALL_ARMS[comparison.reference].title
+        if chosen and comparison.reference not in chosen:
+            print(f"not compared: {comparison.folder}; its reference, {reference}, has no finished run")
         if comparison.reference not in chosen or len(chosen) < 2:
             return
         runs = " ".join(shlex.quote(",".join(map(str, folders))) for folders in chosen.values())
         names = " ".join(shlex.quote(ALL_ARMS[key].title) for key in chosen)
         target = shlex.quote(str(self.work.out / comparison.folder))
         command = f"nnUNetv2_mstkd compare {runs} -o {target} --names {names}"
-        command += f" --reference {shlex.quote(ALL_ARMS[comparison.reference].title)}"
+        command += f" --reference {shlex.quote(reference)}"
         self.work.run(comparison.folder, command + (" --ablation" if comparison.ablation else ""))
 
 

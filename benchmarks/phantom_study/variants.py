@@ -28,6 +28,12 @@ def _variant(key: str, title: str, settings: Settings = (), full: float = 0.5, s
     return Arm(key, name, trainer, full, WITH_FROZEN, seeds, settings=settings, log_shares=EVERY)
 
 
+def _stronger_kl(factor: int) -> Arm:
+    # Unbounded, or the bound on a term's share would undo the weight.
+    settings = (("weights", {"kl": factor * ObjectiveConfig().kl}), *_UNBOUNDED)
+    return _variant(f"kl_x{factor}", f"KL weight x {factor}", settings)
+
+
 def _restart(key: str, share: float) -> Arm:
     """An arm with a full phase, at another learning rate when masking starts."""
     arm = ARMS[key]
@@ -44,8 +50,8 @@ VARIANTS = {
     for arm in (
         # The method once more: a log does not change the training, so it must equal seed 0 of it.
         _variant(f"{METHOD}_shares", "shares logged", seeds=1),
-        # Unbounded, or the bound on a term's share would undo the weight.
-        _variant("kl_x4", "KL weight x 4", (("weights", {"kl": 4 * ObjectiveConfig().kl}), *_UNBOUNDED)),
+        _stronger_kl(4),
+        _stronger_kl(16),
         _variant("kl_only", "KL only", _only("kl")),
         _variant("consistency_only", "consistency only", _only("consistency")),
         _variant("logits_only", "KL and consistency", _only("kl", "consistency")),

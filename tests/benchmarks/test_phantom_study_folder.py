@@ -12,7 +12,7 @@ from benchmarks.phantom_study.data import add_few_labels, make_data
 from benchmarks.phantom_study.parts import FEW_FOLD, PARTS
 from benchmarks.phantom_study.resume import CONTINUE, FINISHED, FROM_SCRATCH, VALIDATE, how_to_go_on
 from benchmarks.phantom_study.sizes import SIZES
-from benchmarks.phantom_study.study import _is_whole
+from benchmarks.phantom_study.study import Study, _is_whole
 from benchmarks.phantom_study.timing import FULL, MASKED, EpochTime, epoch_times
 from benchmarks.phantom_study.workplace import BASE_PLANS, DATASET, RECORD, Workplace, claim
 from nnunetv2_mstkd.errors import MSTKDError
@@ -163,6 +163,16 @@ def test_an_evaluation_is_whole_with_every_row(tmp_path):
     assert not _is_whole(tmp_path)
     (tmp_path / "metrics.csv").write_text("\n".join([*rows, "b,t1c,ET"]) + "\n")
     assert _is_whole(tmp_path)
+
+
+def test_a_comparison_without_its_reference_is_said_to_be_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Study, "is_finished", lambda _, run: run.arm.key == "kl_x4")
+    Study(Workplace(tmp_path, "tiny", "cpu", 1)).compare(PARTS["diagnosis"], 3)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "not compared: comparison_diagnosis; its reference, modality dropout after a full phase, has no"
+        " finished run"
+    )
 
 
 def test_epoch_times_are_read_by_phase_and_a_repeated_epoch_counts_once(tmp_path):
