@@ -246,8 +246,8 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
         (["-c", "3d_fullres", "--batch-size", "100000"], "with --batch-size 100000; lower that"),
         (
             ["-c", "3d_fullres", "--preset", "official", "--patch-size", "16", "16", "16"],
-            "--patch-size 16 16 16 leaves one token of the bottleneck of 4 x 4 x 4 voxels (patch 16 x 16 x 16);"
-            " give a larger one",
+            "--patch-size 16 16 16 leaves one token of the bottleneck of 4 x 4 x 4 voxels"
+            " (patch 16 x 16 x 16); give a larger one",
         ),
         (["-overwrite_plans_name", ".."], "'..' is not possible"),
         (["-overwrite_plans_name=-x"], "'-x' is not possible"),
