@@ -108,9 +108,11 @@ class Study:
         if comparison.ablation:
             chosen = {key: folders[:1] for key, folders in chosen.items()}
         reference = ALL_ARMS[comparison.reference].title
-        if chosen and comparison.reference not in chosen:
-            print(f"not compared: {comparison.folder}; its reference, {reference}, has no finished run")
-        if comparison.reference not in chosen or len(chosen) < 2:
+        if comparison.reference not in chosen:
+            if chosen:
+                print(f"not compared: {comparison.folder}; its reference, {reference}, has no finished run")
+            return
+        if len(chosen) < 2:
             return
         runs = " ".join(shlex.quote(",".join(map(str, folders))) for folders in chosen.values())
         names = " ".join(shlex.quote(ALL_ARMS[key].title) for key in chosen)

@@ -104,7 +104,7 @@ def _check_tokens(options: PlanOptions, kwargs: Mapping[str, Any]) -> None:
         possible = ", ".join(str(size) for size in TOKEN_PATCH_SIZES if size < max(bottleneck))
         given = " ".join(map(str, options.token_patch or ()))
         raise MSTKDError(f"--token-patch {given} leaves {one}; possible: {possible}")
-    if options.patch_size == tuple(patch):
+    if options.patch_size is not None:
         raise MSTKDError(f"--patch-size {' '.join(map(str, patch))} leaves {one}; give a larger one")
 
 

@@ -140,7 +140,8 @@ class MSTKDPlannerMixin(_Mixed):
         self._searching = given is None
         self._template = self.options.template_for(name)
         # nnU-Net plans all configurations, also those that are left out later: they may not fit the tokens.
-        self._meant = self.options if self.options.chosen(name) else replace(self.options, token_patch=None)
+        tokens = self.options.token_patch if self.options.chosen(name) else None
+        self._meant = replace(self.options, patch_size=given, token_patch=tokens)
         # A skipped search must not leave its meaningless estimates to the other configurations.
         cache = _cache if self._searching else {}
         clipped = self.preset.clip(median_shape)
