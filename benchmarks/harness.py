@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nnunetv2_mstkd.environment import use_large_pages
-from nnunetv2_mstkd.evaluation.provenance import git_commit, versions
+from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
 from nnunetv2_mstkd.files import write_json
 
 use_large_pages()  # as the commands do; here for whatever a benchmark compares with, too

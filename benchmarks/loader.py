@@ -26,10 +26,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from benchmarks.harness import parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
 from benchmarks.plans import CONFIGURATION, DATASET, MODALITIES, mstkd_architecture, plans
-from nnunetv2_mstkd.inference.loading import quiet
-from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.environment import quiet
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
-from nnunetv2_mstkd.trainers.loading import build_generators
+from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.transforms import SubsetSampler
 
 SHAPE, PATCH, BATCH = (160,) * 3, (128,) * 3, 2

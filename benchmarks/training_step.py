@@ -21,7 +21,7 @@ import torch
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
 from benchmarks.plans import CONFIGURATION, DATA, DATASET, MODALITIES, dataset_json, mstkd_architecture, plans
-from nnunetv2_mstkd import trainers
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
 
 REFERENCE = "student alone"
@@ -96,7 +96,7 @@ def _trainer(variant: Variant, args: Any) -> tuple[Any, dict[str, Any]]:
     content["continue_training"] = False
     with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink):
         torch.manual_seed(0)
-        trainer = getattr(trainers, variant.trainer)(
+        trainer = getattr(methods, variant.trainer)(
             content, CONFIGURATION, 0, dataset_json(), torch.device(args.device)
         )
         trainer.initialize()

@@ -13,7 +13,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from benchmarks.plans import CONFIGURATION, MODALITIES, dataset_json
-from nnunetv2_mstkd.datasets.phantom import write_phantom
+from nnunetv2_mstkd.datasets.phantom.phantom import write_phantom
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import write_json
 

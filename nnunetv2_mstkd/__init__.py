@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_mstkd.errors import MSTKDError
 
 if TYPE_CHECKING:
-    from nnunetv2_mstkd.inference.memory import Volume
+    from nnunetv2_mstkd.inference.images_in_memory import Volume
     from nnunetv2_mstkd.inference.result import SegmentationResult
     from nnunetv2_mstkd.inference.segmenter import Segmenter, segment
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -63,3 +66,17 @@ def dataset_folder(parent: Path, dataset: str | int) -> Path:
     if not found:
         raise MSTKDError(f"no data set '{text}' in {parent}; convert it first (nnUNetv2_mstkd convert)")
     return found[0]
+
+
+@contextmanager
+def quiet(enabled: bool = True) -> Iterator[None]:
+    """Keep prints and warnings of nnU-Net and its libraries from the user.
+
+    It changes the whole process: use it in the main thread.
+    """
+    if not enabled:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -14,11 +14,11 @@ import torch
 from tiny_dataset import dataset_json, plans
 from torch.multiprocessing import ProcessRaisedException
 
-from nnunetv2_mstkd.checkpoint_files import TRUST_VARIABLE
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.commands import train_checks
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.trainers import nnUNetTrainerMSTKD
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
+from nnunetv2_mstkd.models.checkpoint_files import TRUST_VARIABLE
 
 TRAINER = nnUNetTrainerMSTKD.__name__
 

@@ -118,7 +118,7 @@ ARMS = {
             own_optimizer=True,
             masks=False,
         ),
-        Arm("wo_mstkd", "MSTKD without MS-TKD", "nnUNetTrainerMSTKD_woMSTKD", 0.5, WITH_FROZEN, 1),
+        Arm("wo_mstkd", "MSTKD without MS-TKD", "nnUNetTrainerMSTKD_woTransformerKD", 0.5, WITH_FROZEN, 1),
         Arm("wo_gsme", "MSTKD without GSME", "nnUNetTrainerMSTKD_woGSME", 0.5, WITH_FROZEN, 1),
         # Three seeds, because its first one stood out.
         Arm("wo_slkd", "MSTKD without SLKD", "nnUNetTrainerMSTKD_woSLKD", 0.5, WITH_FROZEN, 3),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.phantom_study.parts import FEW_FOLD, Run
 from benchmarks.phantom_study.workplace import CONFIGURATION, DATASET, DATASET_ID, PLANS_OF, Workplace
-from nnunetv2_mstkd.datasets.folders import replacing_folder
+from nnunetv2_mstkd.datasets.convert.target import replacing_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, sweep_leftovers, write_json
 

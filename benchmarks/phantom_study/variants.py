@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, WITH_FROZEN, Arm, Settings
-from nnunetv2_mstkd.distillation import TERM_NAMES, ObjectiveConfig
+from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 
 EVERY = 25
 _UNBOUNDED = (("gradient_shares_every", 0),)

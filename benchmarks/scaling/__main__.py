@@ -12,7 +12,7 @@ from benchmarks.scaling.counting import SHARES, count, edge, tokens_at
 from benchmarks.scaling.measuring import in_fresh_process
 from benchmarks.scaling.networks import CLASSES, Configuration
 from benchmarks.scaling.planned import DATA_SETS, planned_patches
-from nnunetv2_mstkd.architectures.token_settings import TOKEN_PATCH_SIZES
+from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
 
 PATCHES = (32, 64, 96, 128, 160)
 MODALITIES = (1, 2, 4, 8)

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunetv2_mstkd.architectures import MSTKDNet
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 
 SHARES = (0.01, 0.05, 0.10)

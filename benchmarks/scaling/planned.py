@@ -15,7 +15,7 @@ from benchmarks.nnunet_folders import nnunet_folders
 from benchmarks.scaling.counting import count
 from nnunetv2_mstkd.plans.architecture import for_network
 from nnunetv2_mstkd.plans.options import PlanOptions
-from nnunetv2_mstkd.plans.planning import plan_dataset
+from nnunetv2_mstkd.plans.plan_dataset import plan_dataset
 
 _STATISTICS = ("mean", "median", "std", "min", "max", "percentile_99_5", "percentile_00_5")
 _CASES = 200  # so many that a batch is never limited by the size of the data set

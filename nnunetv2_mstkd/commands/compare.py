@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(comparison: Comparison, folder: Path) -> str:
     """What the terminal shows: the differences over the incomplete subsets, and where everything is."""
-    from nnunetv2_mstkd.evaluation.comparison.tables import difference_lines
+    from nnunetv2_mstkd.evaluation.report.markdown import difference_lines
 
     cases, patients = (comparison.scores[column].nunique() for column in ("case", "patient"))
     lines = [
@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
         )
     from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
     from nnunetv2_mstkd.evaluation.comparison.loading import find_run, load_runs, run_folders, without_cases
-    from nnunetv2_mstkd.evaluation.comparison.output import check_output, write_comparison
+    from nnunetv2_mstkd.evaluation.report.output import check_output, write_comparison
 
     folder = Path(args.o)
     check_output(folder, [path for argument in args.runs for path in run_folders(argument)])

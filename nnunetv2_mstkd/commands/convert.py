@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from nnunetv2_mstkd.datasets.convert import Conversion
+    from nnunetv2_mstkd.datasets.convert.convert import Conversion
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Convert and say what was done; bad cases are listed on stderr, one line each."""
     arguments = _parser().parse_args(argv)
-    from nnunetv2_mstkd.datasets.convert import BadCasesError, convert
+    from nnunetv2_mstkd.datasets.convert.convert import BadCasesError, convert
 
     try:
         conversion = convert(
@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _summary(conversion: Conversion, arguments: argparse.Namespace) -> list[str]:
-    from nnunetv2_mstkd.datasets.availability_report import describe
+    from nnunetv2_mstkd.datasets.availability import describe
 
     cases, patients = len(conversion.patients), len(set(conversion.patients.values()))
     lines = [f"{conversion.folder}: {cases} cases of {patients} patients ({conversion.format.title})"]

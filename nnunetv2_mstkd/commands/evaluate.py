@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mstkd.commands.model_arguments import add_model_arguments, add_trust_argument, chosen_model
-from nnunetv2_mstkd.commands.predict_arguments import (
+from nnunetv2_mstkd.commands.arguments import (
     add_device_arguments,
+    add_model_arguments,
     add_sharing_arguments,
     add_thread_arguments,
+    add_trust_argument,
     add_window_arguments,
     check_numbers,
     chosen_folds,
+    chosen_model,
 )
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
@@ -22,7 +24,7 @@ from nnunetv2_mstkd.modalities import Subset, all_subsets, parse_subset
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.commands.evaluate_runs import Evaluated
-    from nnunetv2_mstkd.evaluation.evaluate import TaskReport
+    from nnunetv2_mstkd.evaluation.scoring.evaluator import TaskReport
 
 _EPILOG = """OUT gets metrics.csv (a row per case, subset and region), table.md and table.csv (a column per
 subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
@@ -126,7 +128,7 @@ def chosen_subsets(texts: Sequence[str], modalities: Sequence[str]) -> tuple[Sub
 def _lesion_rules(name: str | None) -> str | None:
     if name is None:
         return None
-    from nnunetv2_mstkd.evaluation.lesionwise import DEFAULT_RULES, RULES
+    from nnunetv2_mstkd.evaluation.metrics.lesionwise import DEFAULT_RULES, RULES
 
     chosen = DEFAULT_RULES if name == _DEFAULT else name
     if chosen not in RULES:
@@ -138,7 +140,7 @@ def _progress(
     total: int, reports: Iterable[TaskReport], *, disable: bool, verbose: bool = True
 ) -> dict[str, str]:
     """Take reports as they come; returns what failed and why."""
-    from nnunetv2_mstkd.inference.loading import quiet
+    from nnunetv2_mstkd.environment import quiet
 
     failed: dict[tuple[str, str], list[str]] = {}
     bar = CaseProgress(total, "evaluating", disable=disable)
@@ -158,7 +160,7 @@ def _named(case: str, subsets: Sequence[str]) -> str:
 
 def _finish(arguments: argparse.Namespace, evaluated: Evaluated) -> int:
     """Write the tables of all that is scored, by this run or others, and say how much is missing."""
-    from nnunetv2_mstkd.evaluation.collecting import collect
+    from nnunetv2_mstkd.evaluation.record.tables_of_scores import collect
 
     found = collect(evaluated.record, arguments.o, evaluated.session)
     print(

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.cases import ReferenceCase
-from nnunetv2_mstkd.evaluation.evaluate import output_of
-from nnunetv2_mstkd.evaluation.merging import table_order, with_earlier_scores
-from nnunetv2_mstkd.evaluation.provenance import file_digest, image_digest
-from nnunetv2_mstkd.evaluation.regions import ignore_label, regions_of, summary_keys
-from nnunetv2_mstkd.evaluation.results import (
+from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label, regions_of, summary_keys
+from nnunetv2_mstkd.evaluation.record.continuing import table_order, with_earlier_scores, with_session
+from nnunetv2_mstkd.evaluation.record.provenance import file_digest, image_digest
+from nnunetv2_mstkd.evaluation.record.record import (
     IMAGE_ROLE,
     RECORD_FILE,
     SEGMENTATION_ROLE,
@@ -25,11 +23,12 @@ from nnunetv2_mstkd.evaluation.results import (
     read_evaluation,
     write_record,
 )
-from nnunetv2_mstkd.evaluation.sessions import with_session
-from nnunetv2_mstkd.evaluation.store import ScoreStore
+from nnunetv2_mstkd.evaluation.record.score_store import ScoreStore
+from nnunetv2_mstkd.evaluation.scoring.evaluator import output_of
+from nnunetv2_mstkd.evaluation.scoring.reference_cases import ReferenceCase
 from nnunetv2_mstkd.files import locked_folder, writable_folder
-from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder, dataset_modalities
 from nnunetv2_mstkd.modalities import Subset, format_subset
+from nnunetv2_mstkd.models.folder import Fold, ModelFolder, dataset_modalities
 
 _SHARING = ("-num_parts", "-part_id")
 _DATASET = re.compile(r"Dataset\d{3}_.+")

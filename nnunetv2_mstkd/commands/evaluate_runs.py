@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from nnunetv2_mstkd.commands.arguments import loading_options
 from nnunetv2_mstkd.commands.evaluate_records import (
     evaluated_case,
     model_command,
@@ -18,23 +19,32 @@ from nnunetv2_mstkd.commands.evaluate_records import (
     open_folder,
     typed_command,
 )
-from nnunetv2_mstkd.commands.predict_arguments import loading_options
 from nnunetv2_mstkd.datasets.raw_images import reader_class
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.cases import ReferenceCase, folder_cases, training_cases
-from nnunetv2_mstkd.evaluation.evaluate import Evaluator, Task, TaskReport, open_tasks, output_of
-from nnunetv2_mstkd.evaluation.existing import Predictions, find_predictions
-from nnunetv2_mstkd.evaluation.label_files import LabelFile
-from nnunetv2_mstkd.evaluation.provenance import describe_model
-from nnunetv2_mstkd.evaluation.results import EvaluatedCase, EvaluationRecord, Session
-from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob, Runner, runner
-from nnunetv2_mstkd.evaluation.sessions import begun
-from nnunetv2_mstkd.evaluation.store import ScoreStore
+from nnunetv2_mstkd.evaluation.record.continuing import begun
+from nnunetv2_mstkd.evaluation.record.provenance import describe_model
+from nnunetv2_mstkd.evaluation.record.record import EvaluatedCase, EvaluationRecord, Session
+from nnunetv2_mstkd.evaluation.record.score_store import ScoreStore
+from nnunetv2_mstkd.evaluation.scoring.evaluator import (
+    Evaluator,
+    Task,
+    TaskReport,
+    open_tasks,
+    output_of,
+)
+from nnunetv2_mstkd.evaluation.scoring.given_predictions import Predictions, find_predictions
+from nnunetv2_mstkd.evaluation.scoring.jobs import Criteria, FileJob, Runner, runner
+from nnunetv2_mstkd.evaluation.scoring.label_files import LabelFile
+from nnunetv2_mstkd.evaluation.scoring.reference_cases import (
+    ReferenceCase,
+    folder_cases,
+    training_cases,
+)
 from nnunetv2_mstkd.inference.folder import Part, check_folders
-from nnunetv2_mstkd.inference.loading import checked_device
-from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 from nnunetv2_mstkd.modalities import Subset
+from nnunetv2_mstkd.models.folder import Fold, ModelFolder
+from nnunetv2_mstkd.models.loading import checked_device
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Write the phantom and say where it is."""
     arguments = _parser().parse_args(argv)
-    from nnunetv2_mstkd.datasets.phantom import write_phantom
+    from nnunetv2_mstkd.datasets.phantom.phantom import write_phantom
 
     folders = write_phantom(
         arguments.output,

@@ -124,7 +124,7 @@ def _options(args: argparse.Namespace) -> PlanOptions:
 def run(argv: Sequence[str]) -> int:
     """Plan each data set and print a table and the next command; 2 if one of several failed."""
     args = _parser().parse_args(argv)
-    from nnunetv2_mstkd.plans.planning import plan_dataset
+    from nnunetv2_mstkd.plans.plan_dataset import plan_dataset
     from nnunetv2_mstkd.plans.report import describe
     from nnunetv2_mstkd.plans.teacher import spacing_of
 

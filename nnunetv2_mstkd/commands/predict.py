@@ -7,25 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mstkd.commands.model_arguments import (
+from nnunetv2_mstkd.commands.arguments import (
+    add_device_arguments,
     add_modalities_argument,
     add_model_arguments,
-    add_trust_argument,
-    chosen_modalities,
-    chosen_model,
-)
-from nnunetv2_mstkd.commands.predict_arguments import (
-    add_device_arguments,
     add_sharing_arguments,
     add_thread_arguments,
+    add_trust_argument,
     add_window_arguments,
     check_numbers,
     chosen_folds,
+    chosen_modalities,
+    chosen_model,
     loading_options,
 )
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.files import writable_folder
-from nnunetv2_mstkd.inference.model_folder import Fold, ModelFolder
+from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.datasets.discovery import Case
@@ -114,8 +112,8 @@ def _segment(
     output: Output,
 ) -> dict[str, str]:
     """Load the model and go through the cases; returns what failed and why."""
+    from nnunetv2_mstkd.environment import quiet
     from nnunetv2_mstkd.inference.folder import segment_cases
-    from nnunetv2_mstkd.inference.loading import quiet
     from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 
     predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))

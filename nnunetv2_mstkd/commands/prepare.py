@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mstkd.commands.model_arguments import (
+from nnunetv2_mstkd.commands.arguments import (
     add_modalities_argument,
     add_model_arguments,
     chosen_modalities,
@@ -17,13 +17,13 @@ from nnunetv2_mstkd.commands.model_arguments import (
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
-from nnunetv2_mstkd.inference.model_folder import (
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES
+from nnunetv2_mstkd.models.folder import (
     channel_names,
     dataset_modalities,
     image_axes,
     read_dataset_json,
 )
-from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.datasets.discovery import Case

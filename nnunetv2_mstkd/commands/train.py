@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nnunetv2_mstkd.commands.model_arguments import add_trust_argument
+from nnunetv2_mstkd.commands.arguments import add_trust_argument
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE, activate, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -37,8 +37,8 @@ def _told_by_a_process(error: Exception) -> str | None:
 def _check(theirs: Sequence[str], *, trust: bool) -> None:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         nnunet_folder(variable)
-    from nnunetv2_mstkd.checkpoint_files import TRUST_VARIABLE
     from nnunetv2_mstkd.commands.train_checks import check_training
+    from nnunetv2_mstkd.models.checkpoint_files import TRUST_VARIABLE
 
     if trust:
         os.environ[TRUST_VARIABLE] = "1"  # reaches the trainers, and the processes of -num_gpus

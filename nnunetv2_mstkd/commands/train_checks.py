@@ -11,12 +11,22 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
-from nnunetv2_mstkd.checkpoint_files import safe_load
-from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
+from nnunetv2_mstkd.environment import (
+    dataset_folder,
+    nnunet_folder,
+    quiet,
+)
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
-from nnunetv2_mstkd.inference.loading import build_network, checked_device, quiet, trainer_class
-from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, read_dataset_json
+from nnunetv2_mstkd.models.building import (
+    build_network,
+    trainer_class,
+)
+from nnunetv2_mstkd.models.checkpoint_files import safe_load
+from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, read_dataset_json
+from nnunetv2_mstkd.models.loading import (
+    checked_device,
+)
 
 # nnU-Net never transfers the segmentation heads.
 _HEADS = ".seg_layers."

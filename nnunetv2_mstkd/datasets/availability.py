@@ -7,7 +7,8 @@ takes a strange file among preprocessed cases for another storage format and sto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nnunetv2_mstkd.datasets.parallel import run_all
 from nnunetv2_mstkd.datasets.raw_images import ReadJob, absent_modalities, digest, raw_images, reader_class
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
-from nnunetv2_mstkd.modalities import resolve, subset_mask
+from nnunetv2_mstkd.modalities import format_subset, resolve, subset_mask
 
 FILE_NAME = "mstkd_availability.json"
 # Where an entry comes from; entries read from preprocessed volumes carry the name of their folder instead.
@@ -184,3 +185,34 @@ def _processes() -> int:
     from nnunetv2.configuration import default_num_processes
 
     return default_num_processes
+
+
+# Four modalities have fifteen subsets; seven have 127, of which the log shows the most frequent.
+_MOST_SUBSETS = 15
+
+
+def describe(availability: Availability) -> list[str]:
+    """A short table: cases per absent modality and per set of modalities, and a warning for what none has."""
+    modalities, cases = availability.modalities, availability.entries
+    incomplete = availability.incomplete
+    if not incomplete:
+        return [f"all {len(cases)} cases have all {len(modalities)} modalities: {', '.join(modalities)}"]
+    lacking = Counter(name for absent in incomplete.values() for name in absent)
+    lines = [f"{len(incomplete)} of {len(cases)} cases lack modalities:", "  cases  lack"]
+    lines += [f"{lacking[name]:>7}  {name}" for name in modalities if lacking[name]]
+    lines += ["  cases  have exactly", *_subset_rows(availability)]
+    never = [name for name in modalities if lacking[name] == len(cases)]
+    if never:
+        lines.append(
+            f"warning: none of these cases has {', '.join(never)}; nothing is learnt or measured of it"
+        )
+    return lines
+
+
+def _subset_rows(availability: Availability) -> Iterator[str]:
+    sets = Counter(availability.present(case) for case in availability.entries)
+    for present, count in sets.most_common(_MOST_SUBSETS):
+        yield f"{count:>7}  {format_subset(present, availability.modalities)}"
+    others = sets.most_common()[_MOST_SUBSETS:]
+    if others:
+        yield f"{sum(count for _, count in others):>7}  {len(others)} other sets"

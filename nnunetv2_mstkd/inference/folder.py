@@ -13,10 +13,10 @@ import numpy as np
 from nnunetv2_mstkd.datasets.discovery import Case, discover
 from nnunetv2_mstkd.datasets.labels import to_source_labels
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.model_folder import ModelFolder
 from nnunetv2_mstkd.inference.pipeline import Outcome, staged
 from nnunetv2_mstkd.inference.records import read_records
 from nnunetv2_mstkd.inference.writing import SOURCE_LABELS_KEY, Output, write_model_files, write_segmentation
+from nnunetv2_mstkd.models.folder import ModelFolder
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.predictor import (

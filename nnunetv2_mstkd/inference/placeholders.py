@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.model_folder import ModelFolder
+from nnunetv2_mstkd.models.folder import ModelFolder
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.loading import load_nnunet_predictor, trained_for_missing
-from nnunetv2_mstkd.inference.memory import Source
-from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold, ModelFolder
+from nnunetv2_mstkd.inference.images_in_memory import Source
 from nnunetv2_mstkd.inference.reading import CaseVolumes, read_case
 from nnunetv2_mstkd.inference.selection import Examination, ModalityUse
+from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, ModelFolder
+from nnunetv2_mstkd.models.loading import load_nnunet_predictor, trained_for_missing
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
 from nnunetv2_mstkd.datasets.volumes import check_header, is_constant
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.memory import Source, geometry_in_memory, read_image
+from nnunetv2_mstkd.inference.images_in_memory import Source, geometry_in_memory, read_image
 from nnunetv2_mstkd.inference.selection import Examination, ModalityUse, chosen_images, modality_use
 
 if TYPE_CHECKING:

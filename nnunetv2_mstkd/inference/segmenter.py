@@ -15,13 +15,13 @@ import torch
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
-from nnunetv2_mstkd.inference.memory import ImageLike, Source, as_source, written_image
-from nnunetv2_mstkd.inference.model_folder import FINAL_CHECKPOINT, Fold, open_model_folder
+from nnunetv2_mstkd.inference.images_in_memory import ImageLike, Source, as_source, written_image
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor, Segmentation
 from nnunetv2_mstkd.inference.reading import LooseCase
 from nnunetv2_mstkd.inference.result import SegmentationResult
 from nnunetv2_mstkd.inference.writing import Output, write_segmentation
 from nnunetv2_mstkd.modalities import resolve
+from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, open_model_folder
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter

@@ -15,8 +15,8 @@ from nnunetv2_mstkd.datasets.labels import to_source_labels
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, write_json
-from nnunetv2_mstkd.inference.model_folder import ModelFolder
 from nnunetv2_mstkd.inference.records import recorded
+from nnunetv2_mstkd.models.folder import ModelFolder
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter

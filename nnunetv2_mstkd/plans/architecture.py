@@ -11,18 +11,18 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunetv2_mstkd.architectures.from_plans import (
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.sizes import (
     CLASS_KWARGS,
     bottleneck_size,
     mstkdnet_kwargs,
     thrifty_token_patch,
 )
-from nnunetv2_mstkd.architectures.token_settings import TOKEN_PATCH_SIZES
-from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.topology import truncate
 
-MSTKDNET = "nnunetv2_mstkd.architectures.mstkdnet.MSTKDNet"
+MSTKDNET = "nnunetv2_mstkd.methods.mstkd.network.MSTKDNet"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-from nnunetv2_mstkd.architectures.mstkdnet import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnunetv2_mstkd.architectures.token_settings import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.settings import PRESETS, TEACHERS, parse_settings
 
 NNUNET_PLANS = "nnUNetPlans"

@@ -7,12 +7,12 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_mstkd.architectures.mstkdnet import MSTKDNet
-from nnunetv2_mstkd.datasets.availability_report import describe as describe_availability
+from nnunetv2_mstkd.datasets.availability import describe as describe_availability
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
-from nnunetv2_mstkd.plans.planning import Planned
-from nnunetv2_mstkd.plans.teacher_network import describe_transfer
+from nnunetv2_mstkd.plans.plan_dataset import Planned
+from nnunetv2_mstkd.plans.teacher import describe_transfer
 from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.distillation import discriminator_loss_on_styles
+from nnunetv2_mstkd.losses.style import discriminator_loss_on_styles
 from nnunetv2_mstkd.trainers.checkpoints import count_steps_on_cpu
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnunetv2_mstkd.checkpoint_files import safe_load
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, sweep_leftovers
+from nnunetv2_mstkd.models.checkpoint_files import safe_load
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Mixed

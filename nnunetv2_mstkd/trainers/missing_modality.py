@@ -10,30 +10,22 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, parse_settings
-from nnunetv2_mstkd.trainers.availability import absent_channels_at_zero
+from nnunetv2_mstkd.trainers.base import keep_to_thread_limit, seed_everything, supervise_one_scale_plainly
 from nnunetv2_mstkd.trainers.checkpoints import SafeCheckpoints
+from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.trainers.history import TermHistory, epoch_means
-from nnunetv2_mstkd.trainers.loading import build_generators
-from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
-from nnunetv2_mstkd.trainers.randomness import seed_everything
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
-from nnunetv2_mstkd.trainers.subset_validation import SubsetValidation
-from nnunetv2_mstkd.trainers.supervision import supervise_one_scale_plainly
-from nnunetv2_mstkd.trainers.threads import keep_to_thread_limit
+from nnunetv2_mstkd.trainers.subset_validation import (
+    SubsetRotation,
+    SubsetValidation,
+    absent_channels_at_zero,
+)
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, without DDP and torch.compile around it."""
-    if isinstance(network, nn.parallel.DistributedDataParallel):
-        network = network.module
-    return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
 class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrainer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nnunetv2_mstkd.datasets.preprocessed_availability import case_availability
 from nnunetv2_mstkd.modalities import Subset, format_subset
 from nnunetv2_mstkd.trainers.history import TermHistory
-from nnunetv2_mstkd.trainers.online_validation import SubsetDice, SubsetRotation
 from nnunetv2_mstkd.trainers.phases import Phases
 from nnunetv2_mstkd.transforms import mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+
+
+from dataclasses import dataclass
+
+from numpy.typing import NDArray
+
+from nnunetv2_mstkd.modalities import all_subsets
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Mixed
@@ -120,3 +130,116 @@ class SubsetValidation(_Mixed):
 
 def _rows(target: Tensor | list[Tensor], rows: list[int]) -> Tensor | list[Tensor]:
     return [level[rows] for level in target] if isinstance(target, list) else target[rows]
+
+
+@contextmanager
+def absent_channels_at_zero(trainer: nnUNetTrainerMissingModality) -> Iterator[None]:
+    """Let nnU-Net's final validation load cases whose absent channels are exactly zero, as training saw them.
+
+    Preprocessing does that to an all-zero placeholder under z-score, but not to every placeholder under every
+    normalisation.
+    """
+    _, cases = trainer.do_split()
+    availability = case_availability(trainer, cases)
+    original: Any = trainer.dataset_class
+
+    class _AbsentAtZero(original):
+        def load_case(self, identifier: str) -> tuple[Any, ...]:
+            data, *rest = super().load_case(identifier)
+            flags = availability.flags(identifier)
+            if not all(flags):
+                data = data[:].copy()
+                data[[not flag for flag in flags]] = 0
+            return (data, *rest)
+
+    trainer.dataset_class = _AbsentAtZero
+    try:
+        yield
+    finally:
+        trainer.dataset_class = original
+
+
+class SubsetRotation:
+    """Deterministic rotation of the subsets over the validation batches.
+
+    One batch of every epoch shows the full set, so that its Dice always exists. With n batches per epoch and
+    S subsets, batch i of epoch e shows subset (e·n + i) mod S if n ≥ S; with fewer, the last batch shows the
+    full set and the n - 1 others walk through the incomplete subsets, epoch after epoch. A single batch
+    shows nothing but the full set.
+
+    Args:
+        modalities: names in channel order.
+        batches_per_epoch: n.
+    """
+
+    def __init__(self, modalities: Sequence[str], batches_per_epoch: int) -> None:
+        self.subsets = all_subsets(modalities)
+        self.full = frozenset(modalities)
+        self.incomplete = [subset for subset in self.subsets if subset != self.full]
+        self.batches_per_epoch = batches_per_epoch
+
+    def subset(self, epoch: int, batch: int) -> Subset:
+        """The subset that validation batch ``batch`` of ``epoch`` shows."""
+        schedule = self._schedule(epoch)
+        return schedule[batch % len(schedule)]
+
+    def _schedule(self, epoch: int) -> list[Subset]:
+        if self.batches_per_epoch >= len(self.subsets):
+            return _walk(self.subsets, epoch, self.batches_per_epoch)
+        return [*_walk(self.incomplete, epoch, self.batches_per_epoch - 1), self.full]
+
+
+def _walk(subsets: Sequence[Subset], epoch: int, steps: int) -> list[Subset]:
+    """``steps`` subsets of an endless walk, from where the epochs before stopped."""
+    return [subsets[(epoch * steps + i) % len(subsets)] for i in range(steps)]
+
+
+@dataclass
+class SubsetDice:
+    """Pseudo Dice per subset, from counts summed over the patches that showed it.
+
+    Attributes:
+        counts: subset → (3, K) true positives, false positives, false negatives per class or region.
+    """
+
+    counts: dict[Subset, NDArray[np.float64]]
+
+    @classmethod
+    def empty(cls) -> SubsetDice:
+        """No counts yet."""
+        return cls({})
+
+    def add(self, subset: Subset, counts: NDArray[np.float64]) -> None:
+        """Add the counts (3, K) of one batch."""
+        self.counts[subset] = self.counts.get(subset, 0) + np.asarray(counts, dtype=float)
+
+    def merge(self, other: SubsetDice) -> None:
+        """Add the counts of another process."""
+        for subset, counts in other.counts.items():
+            self.add(subset, counts)
+
+    def dice(self, subset: Subset) -> NDArray[np.float64]:
+        """Dice per class or region (K,); nan where neither prediction nor reference has a voxel."""
+        tp, fp, fn = self.counts[subset]
+        denominator = 2 * tp + fp + fn
+        return np.where(denominator > 0, 2 * tp / np.maximum(denominator, 1), np.nan)
+
+    def mean_per_class(self) -> NDArray[np.float64]:
+        """Mean over the subsets seen, per class or region (K,)."""
+        return _nanmean(np.stack([self.dice(s) for s in self.counts]), axis=0)
+
+    def mean_foreground(self, subset: Subset) -> float:
+        """Mean over classes or regions for one subset; nan if it was not seen."""
+        return float(_nanmean(self.dice(subset), axis=0)) if subset in self.counts else float("nan")
+
+    def mean(self) -> float:
+        """Mean over subsets of their foreground means."""
+        return float(_nanmean(np.array([self.mean_foreground(s) for s in self.counts]), axis=0))
+
+
+def _nanmean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """``np.nanmean`` without the warning for an all-nan slice, which is an expected case here."""
+    valid = ~np.isnan(values)
+    count = valid.sum(axis=axis)
+    total = np.where(valid, values, 0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

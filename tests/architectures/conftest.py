@@ -10,7 +10,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from benchmarks.plans import unet
-from nnunetv2_mstkd.architectures import mstkdnet_kwargs
+from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
 
 
 def _stock_kwargs(patch, *, spacing=None, max_stages=9, base_features=4, blocks=None) -> dict:
@@ -41,7 +41,7 @@ def build_network():
     ):
         kwargs = mstkdnet_kwargs(_stock_kwargs(patch, **plan), patch, preset) | (overrides or {})
         return get_network_from_plans(
-            "nnunetv2_mstkd.architectures.mstkdnet.MSTKDNet",
+            "nnunetv2_mstkd.methods.mstkd.network.MSTKDNet",
             json.loads(json.dumps(kwargs)),
             ["conv_op", "norm_op", "nonlin"],
             channels,

@@ -7,9 +7,8 @@ import json
 import pytest
 import torch
 
-from nnunetv2_mstkd.architectures import mstkdnet_kwargs
-from nnunetv2_mstkd.architectures.from_plans import bottleneck_size, thrifty_token_patch
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.sizes import bottleneck_size, mstkdnet_kwargs, thrifty_token_patch
 
 
 def test_topology_and_layers_are_the_plans(stock_kwargs):

@@ -12,8 +12,13 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunetv2_mstkd.architectures import MSTKDNet, NetworkTaps
+from nnunetv2_mstkd.architectures.taps import (
+    NetworkTaps,
+)
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.network import (
+    MSTKDNet,
+)
 
 # Patch, spacing, stages at most: isotropic, odd bottleneck, anisotropic (strides (1, 2, 2)), not divisible by
 # the strides, two stages, 2D.
@@ -55,18 +60,22 @@ def test_outputs_and_taps_have_the_documented_shapes(build_network, stock_kwargs
     plan = {"spacing": spacing, "max_stages": max_stages}
     network = build_network(patch, **plan)
     strides = stock_kwargs(patch, **plan)["strides"]
-    taps = network.forward_with_taps(torch.randn(2, 4, *patch))
+    taps = network(torch.randn(2, 4, *patch), return_taps=True)
     assert [tuple(o.shape) for o in taps.logits] == [(2, 3, *s) for s in sizes_per_head(patch, strides)]
     bottleneck = (2, network.style_channels, *network.bottleneck_size)
-    assert taps.style.shape == taps.content.shape == taps.encoded.shape == bottleneck
+    assert (
+        taps.inner["style"].shape == taps.inner["content"].shape == taps.inner["encoded"].shape == bottleneck
+    )
     token_patch = network.tokens.patch_size
     grid = [-(-n // p) for n, p in zip(network.bottleneck_size, token_patch, strict=True)]
     n_tokens = int(np.prod(grid))
     heads = network.tokens.transformer.heads
-    assert [a.shape for a in taps.attention] == [(2, heads, n_tokens, n_tokens)] * 4
+    assert [a.shape for a in taps.inner["attention"]] == [(2, heads, n_tokens, n_tokens)] * 4
     # The shallowest tap is at the padded bottleneck's resolution, the deepest on the token grid.
-    assert taps.token_features[0].shape[2:] == tuple(n * p for n, p in zip(grid, token_patch, strict=True))
-    assert taps.token_features[-1].shape[2:] == tuple(grid)
+    assert taps.inner["token_features"][0].shape[2:] == tuple(
+        n * p for n, p in zip(grid, token_patch, strict=True)
+    )
+    assert taps.inner["token_features"][-1].shape[2:] == tuple(grid)
 
 
 @pytest.mark.parametrize(("patch", "spacing", "max_stages"), PLANS[2:6])
@@ -109,7 +118,7 @@ def test_taps_and_plain_forward_give_the_same_logits(build_network):
     assert isinstance(taps, NetworkTaps)
     for a, b in zip(plain, taps.logits, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    for attention in taps.attention:
+    for attention in taps.inner["attention"]:
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
 
 
@@ -156,11 +165,14 @@ def test_batch_equals_singles(build_network):
 def test_bfloat16_autocast_is_finite_and_keeps_attention_in_float32(build_network):
     network = build_network((32, 32, 32), max_stages=3)
     with torch.autocast("cpu", torch.bfloat16):
-        taps = network.forward_with_taps(torch.randn(2, 4, 32, 32, 32))
+        taps = network(torch.randn(2, 4, 32, 32, 32), return_taps=True)
         sum(o.float().square().mean() for o in taps.logits).backward()
     assert taps.logits[0].dtype == torch.bfloat16
-    assert all(o.isfinite().all() for o in (*taps.logits, *taps.token_features, taps.style, taps.content))
-    for attention in taps.attention:
+    assert all(
+        o.isfinite().all()
+        for o in (*taps.logits, *taps.inner["token_features"], taps.inner["style"], taps.inner["content"])
+    )
+    for attention in taps.inner["attention"]:
         assert attention.dtype == torch.float32
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
     assert all(p.grad.isfinite().all() for p in network.parameters())
@@ -175,9 +187,9 @@ def test_feature_map_size_is_what_a_forward_makes(
         patch, spacing=spacing, max_stages=max_stages, deep_supervision=deep_supervision
     ).eval()
     with torch.no_grad(), Dispatched() as dispatched:
-        taps = network.forward_with_taps(torch.randn(1, 4, *patch))
+        taps = network(torch.randn(1, 4, *patch), return_taps=True)
     counted = sum(size for name, size in dispatched.calls if name in ("convolution", "addmm"))
-    counted += sum(attention.numel() for attention in taps.attention)
+    counted += sum(attention.numel() for attention in taps.inner["attention"])
     # Nothing is estimated, so nothing may differ.
     assert network.compute_conv_feature_map_size(np.array(patch)) == counted
     assert all(p.device.type == "cpu" for p in network.parameters())
@@ -250,17 +262,17 @@ def test_settings_that_cannot_be_built_are_named(build_network, overrides, messa
 def test_tokens_of_eight_voxels(build_network):
     """Every rung doubles the grid along such an axis, up to the bottleneck's."""
     network = build_network((64, 64), max_stages=3, overrides={"token_patch_size": [8, 4]})
-    taps = network.forward_with_taps(torch.randn(1, 4, 64, 64))
+    taps = network(torch.randn(1, 4, 64, 64), return_taps=True)
     assert network.token_grid == (2, 4)
-    assert [level.shape[2:] for level in taps.token_features] == [(16, 16), (8, 8), (4, 4), (2, 4)]
-    assert taps.encoded.shape[2:] == (16, 16)
+    assert [level.shape[2:] for level in taps.inner["token_features"]] == [(16, 16), (8, 8), (4, 4), (2, 4)]
+    assert taps.inner["encoded"].shape[2:] == (16, 16)
 
 
 @pytest.mark.parametrize(("taps", "layers"), [([1], 1), ([1, 2], 2), ([1, 2, 3, 4, 5], 5)])
 def test_any_number_of_taps(build_network, taps, layers):
     overrides = {"token_taps": taps, "token_layers": layers, "token_patch_size": [4, 2]}
     network = build_network((64, 64), max_stages=3, overrides=overrides, deep_supervision=False)
-    outputs = network.forward_with_taps(torch.randn(1, 4, 64, 64))
-    assert len(outputs.attention) == len(outputs.token_features) == len(taps)
+    outputs = network(torch.randn(1, 4, 64, 64), return_taps=True)
+    assert len(outputs.inner["attention"]) == len(outputs.inner["token_features"]) == len(taps)
     outputs.logits.mean().backward()
     assert not [k for k, p in network.named_parameters() if p.requires_grad and p.grad is None]

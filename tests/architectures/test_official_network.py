@@ -17,9 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_mstkd.architectures import MSTKDNet, StyleDiscriminator
-from nnunetv2_mstkd.architectures.official_weights import official_network_names
+from nnunetv2_mstkd.architectures.discriminators import (
+    StyleDiscriminator,
+)
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.network import (
+    MSTKDNet,
+)
+from nnunetv2_mstkd.methods.mstkd.official_weights import official_network_names
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 OFFICIAL_SHAPES = json.loads((DATA / "official_state_dict.json").read_text())
@@ -111,11 +116,16 @@ def golden_outputs() -> dict[str, torch.Tensor]:
     discriminator = StyleDiscriminator.official()
     discriminator.load_official_state_dict(golden_weights("style_discriminator", "A/disc/"))
     with torch.no_grad():
-        taps = network.forward_with_taps(normal("A/input", (1, 4, 160, 192, 128)))
-        judged = discriminator(taps.style)
-    outputs = {"logits": taps.logits, "style": taps.style, "content": taps.content, "encoded": taps.encoded}
-    outputs |= {f"attention_layer{n}": a for n, a in zip(LAYERS, taps.attention, strict=True)}
-    outputs |= {f"token_features_z{n}": f for n, f in zip(LAYERS, taps.token_features, strict=True)}
+        taps = network(normal("A/input", (1, 4, 160, 192, 128)), return_taps=True)
+        judged = discriminator(taps.inner["style"])
+    outputs = {
+        "logits": taps.logits,
+        "style": taps.inner["style"],
+        "content": taps.inner["content"],
+        "encoded": taps.inner["encoded"],
+    }
+    outputs |= {f"attention_layer{n}": a for n, a in zip(LAYERS, taps.inner["attention"], strict=True)}
+    outputs |= {f"token_features_z{n}": f for n, f in zip(LAYERS, taps.inner["token_features"], strict=True)}
     return outputs | {"style_discriminator_out": judged}
 
 

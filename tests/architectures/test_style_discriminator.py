@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_mstkd.architectures import StyleDiscriminator
+from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
 
 
 def kernels(discriminator):

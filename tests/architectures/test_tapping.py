@@ -7,9 +7,14 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunetv2_mstkd.architectures import MSTKDNet, NetworkTaps
 from nnunetv2_mstkd.architectures.shapes import input_convolutions, run_on_meta
-from nnunetv2_mstkd.architectures.tapping import with_taps
+from nnunetv2_mstkd.architectures.taps import (
+    NetworkTaps,
+    with_taps,
+)
+from nnunetv2_mstkd.methods.mstkd.network import (
+    MSTKDNet,
+)
 
 UNETS = "dynamic_network_architectures.architectures.unet."
 PATCH = (16, 16, 16)
@@ -31,8 +36,8 @@ def test_a_unet_shows_its_deepest_features_and_stays_what_it_was(unet):
         torch.testing.assert_close(ours, theirs)
     taps = unet(x, return_taps=True)
     torch.testing.assert_close(taps.logits[0], before[0])
-    torch.testing.assert_close(taps.encoded, unet.encoder(x)[-1])
-    assert taps.style is taps.content is taps.attention is taps.token_features is None
+    torch.testing.assert_close(taps.inner["encoded"], unet.encoder(x)[-1])
+    assert set(taps.inner) == {"encoded"}
     assert list(unet.state_dict()) == keys
     assert type(with_taps(unet)) is type(with_taps(deepcopy(unet))), "changed once"
 
@@ -41,7 +46,7 @@ def test_a_network_of_unknown_form_shows_its_logits():
     network = with_taps(nn.Conv3d(4, 3, 1))
     taps = network(torch.randn(1, 4, 2, 2, 2), return_taps=True)
     assert taps.logits.shape == (1, 3, 2, 2, 2)
-    assert taps.encoded is None
+    assert not taps.inner
 
 
 def test_a_unet_with_a_forward_of_its_own_is_not_second_guessed(unet):
@@ -53,7 +58,7 @@ def test_a_unet_with_a_forward_of_its_own_is_not_second_guessed(unet):
     expected = 2 * unet(x)[0]
     unet.__class__ = Doubled
     torch.testing.assert_close(with_taps(unet)(x, return_taps=True).logits[0], expected)
-    assert unet(x, return_taps=True).encoded is None
+    assert "encoded" not in unet(x, return_taps=True).inner
 
 
 def test_mstkdnet_has_taps_of_its_own(build_network):
@@ -66,9 +71,9 @@ def test_attention_is_left_out_on_request(build_network, monkeypatch):
     x = torch.randn(1, 4, *PATCH)
     whole = network(x, return_taps=True)
     monkeypatch.setattr(torch, "softmax", None)  # only materialised attention needs it
-    taps = network(x, return_taps=True, attention=False)
-    assert taps.attention is None
-    torch.testing.assert_close(taps.content, whole.content)
+    taps = network(x, return_taps=("content",))
+    assert "attention" not in taps.inner
+    torch.testing.assert_close(taps.inner["content"], whole.inner["content"])
 
 
 def test_shapes_cost_nothing_and_change_nothing(unet):
@@ -76,8 +81,8 @@ def test_shapes_cost_nothing_and_change_nothing(unet):
     weights = {k: v.clone() for k, v in unet.state_dict().items()}
     taps = run_on_meta(unet, (2, 4, *PATCH), return_taps=True)
     assert isinstance(taps, NetworkTaps)
-    assert taps.encoded.device.type == "meta"
-    assert taps.encoded.shape == (2, 16, 4, 4, 4)
+    assert taps.inner["encoded"].device.type == "meta"
+    assert taps.inner["encoded"].shape == (2, 16, 4, 4, 4)
     assert all(torch.equal(v, weights[k]) for k, v in unet.state_dict().items())
 
 

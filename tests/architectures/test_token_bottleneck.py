@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from nnunetv2_mstkd.architectures.blocks import Layers
-from nnunetv2_mstkd.architectures.token_bottleneck import TokenBottleneck
-from nnunetv2_mstkd.architectures.token_decoder import TokenDecoder
-from nnunetv2_mstkd.architectures.token_settings import TokenSettings
+from nnunetv2_mstkd.methods.mstkd.tokens import TokenBottleneck, TokenDecoder
+from nnunetv2_mstkd.methods.mstkd.transformer import TokenSettings
 
 
 class Recorder(nn.Module):

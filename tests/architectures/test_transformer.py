@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from nnunetv2_mstkd.architectures.blocks import Layers
-from nnunetv2_mstkd.architectures.token_settings import TokenSettings
-from nnunetv2_mstkd.architectures.transformer import SelfAttention, TokenTransformer
+from nnunetv2_mstkd.methods.mstkd.transformer import SelfAttention, TokenSettings, TokenTransformer
 
 
 def transformer(grid, dropout=0.0):

@@ -21,8 +21,8 @@ from benchmarks.phantom_study.sizes import SIZES
 from benchmarks.phantom_study.study import Study
 from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, PLANS_OF, Workplace
-from nnunetv2_mstkd.distillation import ObjectiveConfig
 from nnunetv2_mstkd.files import read_json, write_json
+from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
 from nnunetv2_mstkd.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import all_subsets, networks, training_step, whole_case
 from benchmarks.plans import STOCK_PATCH, mstkd_architecture, stock_architecture
-from nnunetv2_mstkd.datasets.phantom import write_phantom
+from nnunetv2_mstkd.datasets.phantom.phantom import write_phantom
 
 SMALL = ["24", "24", "24"]
 

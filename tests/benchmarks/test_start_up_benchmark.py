@@ -78,8 +78,8 @@ def test_elsewhere_it_says_that_it_needs_linux(files, monkeypatch, capsys):
 @pytest.mark.parametrize("trainer", start_up.TRAINERS)
 def test_the_model_is_one_that_predict_takes(trainer):
     from nnunetv2_mstkd.datasets.discovery import discover
-    from nnunetv2_mstkd.inference.model_folder import open_model_folder
     from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
+    from nnunetv2_mstkd.models.folder import open_model_folder
 
     with nnunet_folders(nnUNet_extTrainer="") as folders:
         model = open_model_folder(start_up.untrained_model(folders.results, trainer).parents[1])

@@ -14,11 +14,11 @@ from nnunetv2_mstkd.datasets.availability import (
     FILE_NAME,
     Availability,
     Entry,
+    describe,
     load_availability,
     recorded,
     store_availability,
 )
-from nnunetv2_mstkd.datasets.availability_report import describe
 from nnunetv2_mstkd.datasets.volumes import is_constant
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES

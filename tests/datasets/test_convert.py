@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.datasets.convert import convert
+from nnunetv2_mstkd.datasets.convert.convert import convert
 
 OLD_WORDS = ("t1", "t1ce", "t2", "flair")
 GLI = "BraTS-GLI-00000-000"

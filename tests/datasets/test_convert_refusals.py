@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_mstkd.cli import main
-from nnunetv2_mstkd.datasets.convert import convert
+from nnunetv2_mstkd.datasets.convert.convert import convert
 from nnunetv2_mstkd.errors import MSTKDError
 
 GLI = "BraTS-GLI-00000-000"

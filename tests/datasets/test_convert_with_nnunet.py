@@ -4,8 +4,8 @@ import sys
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.datasets.convert import convert
-from nnunetv2_mstkd.datasets.phantom import write_phantom
+from nnunetv2_mstkd.datasets.convert.convert import convert
+from nnunetv2_mstkd.datasets.phantom.phantom import write_phantom
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.discovery import discover
-from nnunetv2_mstkd.datasets.phantom import missing_modalities, phantom_case, write_phantom
-from nnunetv2_mstkd.datasets.phantom_anatomy import Tissue
+from nnunetv2_mstkd.datasets.phantom.anatomy import Tissue
+from nnunetv2_mstkd.datasets.phantom.phantom import missing_modalities, phantom_case, write_phantom
 from nnunetv2_mstkd.datasets.volumes import check_case
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunetv2_mstkd.datasets.splits import patient_splits
+from nnunetv2_mstkd.datasets.convert.splits import patient_splits
 from nnunetv2_mstkd.errors import MSTKDError
 
 

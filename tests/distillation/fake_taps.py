@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
+
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
 
 
 def fake_taps(seed, *, batch=2, heads=3, dims=3, tokens=8, requires_grad=True, deep_supervision=False):
@@ -20,20 +20,21 @@ def fake_taps(seed, *, batch=2, heads=3, dims=3, tokens=8, requires_grad=True, d
 
     size, bottleneck = (8,) * dims, (4,) * dims
     logits = normal(batch, heads, *size)
-    return SimpleNamespace(
-        logits=[logits, normal(batch, heads, *bottleneck)] if deep_supervision else logits,
-        attention=[attention() for _ in range(4)],
-        token_features=[normal(batch, channels, *bottleneck) for channels in (3, 4, 5, 6)],
-        encoded=normal(batch, 6, *bottleneck),
-        style=normal(batch, 6, *bottleneck),
-        content=normal(batch, 6, *bottleneck),
-    )
+    levels = [logits, normal(batch, heads, *bottleneck)] if deep_supervision else logits
+    inner = {
+        "attention": [attention() for _ in range(4)],
+        "token_features": [normal(batch, channels, *bottleneck) for channels in (3, 4, 5, 6)],
+        "encoded": normal(batch, 6, *bottleneck),
+        "style": normal(batch, 6, *bottleneck),
+        "content": normal(batch, 6, *bottleneck),
+    }
+    return NetworkTaps(levels, inner)
 
 
 def leaves(taps):
     """Every tensor of the taps by name; entries of lists numbered."""
     named = {}
-    for name, value in vars(taps).items():
+    for name, value in {"logits": taps.logits, **taps.inner}.items():
         if isinstance(value, list):
             named |= {f"{name}{i}": item for i, item in enumerate(value)}
         else:

@@ -2,8 +2,7 @@ import pytest
 import torch
 from fake_taps import random_attention
 
-from nnunetv2_mstkd.distillation import attention_extremes_loss
-from nnunetv2_mstkd.distillation.attention import _extreme_products
+from nnunetv2_mstkd.methods.mstkd.attention import _extreme_products, attention_extremes_loss
 
 
 def maps(tokens, seed, sharpness=0.1, layers=3):

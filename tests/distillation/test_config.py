@@ -2,8 +2,14 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from nnunetv2_mstkd.distillation import TERM_NAMES, ObjectiveConfig, sigmoid_rampup
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.losses.schedules import (
+    sigmoid_rampup,
+)
+from nnunetv2_mstkd.methods.mstkd.weights import (
+    TERM_NAMES,
+    ObjectiveConfig,
+)
 
 PUBLISHED = {
     "segmentation": 0.6,

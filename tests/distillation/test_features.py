@@ -2,7 +2,7 @@ import pytest
 import torch
 from fake_taps import randn
 
-from nnunetv2_mstkd.distillation import content_loss, token_feature_loss
+from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
 
 
 def levels(seed, scales=(1.0, 1.0)):

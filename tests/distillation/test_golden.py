@@ -9,22 +9,35 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_mstkd.distillation import (
-    MSTKDObjective,
-    ObjectiveConfig,
-    attention_extremes_loss,
-    consistency_loss,
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
+from nnunetv2_mstkd.losses.features import (
     content_loss,
-    gram_matching_loss,
-    official_poly_lr,
-    sigmoid_rampup,
-    standardised_kl_loss,
-    style_adversarial_loss,
-    style_discriminator_loss,
     token_feature_loss,
 )
-from nnunetv2_mstkd.distillation.official_dice import official_dice_losses
-from nnunetv2_mstkd.distillation.style import official_gram
+from nnunetv2_mstkd.losses.logits import (
+    consistency_loss,
+    standardised_kl_loss,
+)
+from nnunetv2_mstkd.losses.schedules import (
+    official_poly_lr,
+    sigmoid_rampup,
+)
+from nnunetv2_mstkd.losses.style import (
+    gram_matching_loss,
+    official_gram,
+    style_adversarial_loss,
+    style_discriminator_loss,
+)
+from nnunetv2_mstkd.methods.mstkd.attention import (
+    attention_extremes_loss,
+)
+from nnunetv2_mstkd.methods.mstkd.objective import (
+    MSTKDObjective,
+)
+from nnunetv2_mstkd.methods.mstkd.official_dice import official_dice_losses
+from nnunetv2_mstkd.methods.mstkd.weights import (
+    ObjectiveConfig,
+)
 
 GOLDEN = {
     name: torch.from_numpy(np.asarray(array))
@@ -213,14 +226,14 @@ def test_the_other_official_terms_pass_through_the_objective():
 
     def taps(role, gram_role):
         encoded, style, content = inputs(f"gs_in_{gram_role}", 3)
-        return SimpleNamespace(
-            logits=GOLDEN[f"slkd_in_{role}_logit"],
-            attention=inputs(f"evd_in_{role}", 4),
-            token_features=inputs(f"unetr_in_{role}", 4),
-            encoded=encoded,
-            style=style,
-            content=content,
-        )
+        inner = {
+            "attention": inputs(f"evd_in_{role}", 4),
+            "token_features": inputs(f"unetr_in_{role}", 4),
+            "encoded": encoded,
+            "style": style,
+            "content": content,
+        }
+        return NetworkTaps(GOLDEN[f"slkd_in_{role}_logit"], inner)
 
     discriminator = torch.nn.Conv3d(6, 1, (4, 5, 3))
     result = objective(

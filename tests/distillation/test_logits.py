@@ -5,7 +5,7 @@ import torch
 from fake_taps import randn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from nnunetv2_mstkd.distillation import consistency_loss, standardised_kl_loss
+from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
 
 STUDENT, TEACHER = 3 * randn(2, 4, 5, 6, 7, seed=1), 3 * randn(2, 4, 5, 6, 7, seed=2)
 

@@ -8,13 +8,19 @@ import pytest
 import torch
 from fake_taps import fake_taps
 
-from nnunetv2_mstkd.distillation import (
-    attention_extremes_loss,
-    consistency_loss,
+from nnunetv2_mstkd.losses.features import (
     content_loss,
-    gram_matching_loss,
-    standardised_kl_loss,
     token_feature_loss,
+)
+from nnunetv2_mstkd.losses.logits import (
+    consistency_loss,
+    standardised_kl_loss,
+)
+from nnunetv2_mstkd.losses.style import (
+    gram_matching_loss,
+)
+from nnunetv2_mstkd.methods.mstkd.attention import (
+    attention_extremes_loss,
 )
 
 # name -> (loss, tensors of the taps that it compares)

@@ -5,9 +5,17 @@ import torch
 from fake_taps import fake_taps, leaves
 from torch import nn
 
-from nnunetv2_mstkd.distillation import TERM_NAMES, MSTKDObjective, ObjectiveConfig, objective
-from nnunetv2_mstkd.distillation.taps import of_samples
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd import (
+    objective,
+)
+from nnunetv2_mstkd.methods.mstkd.objective import (
+    MSTKDObjective,
+)
+from nnunetv2_mstkd.methods.mstkd.weights import (
+    TERM_NAMES,
+    ObjectiveConfig,
+)
 
 LOSS_FUNCTIONS = {
     "consistency": "consistency_loss",
@@ -92,8 +100,7 @@ def test_a_term_of_weight_zero_is_not_computed_and_the_others_once(monkeypatch, 
 def test_asks_for_no_tap_that_it_does_not_need(terms, taps):
     config = only(*terms)
     criterion = MSTKDObjective(config, regions=True, segmentation_loss=cross_entropy)
-    assert criterion.looks_inside == bool(taps)
-    assert criterion.needs_attention == ("attention" in taps)
+    assert set(criterion.taps) == taps
     assert criterion.distils
     assert criterion.term_names == tuple(n for n in TERM_NAMES if n in terms)
 
@@ -107,7 +114,7 @@ def test_asks_for_no_tap_that_it_does_not_need(terms, taps):
 
 def test_a_missing_tap_says_what_to_switch_off():
     teacher = fake_taps(2)
-    teacher.attention = None
+    del teacher.inner["attention"]
     with pytest.raises(MSTKDError, match="'attention': the teacher's network shows no attention; set"):
         step(teacher=teacher)
     with pytest.raises(MSTKDError, match="needs a style discriminator"):
@@ -201,7 +208,7 @@ def test_two_dimensional_taps():
 def test_adversarial_backward_leaves_the_discriminator_alone():
     judge, student = discriminator(), fake_taps(1)
     step(only("segmentation", "adversarial"), student=student, style_discriminator=judge).total.backward()
-    assert student.style.grad.abs().sum() > 0
+    assert student.inner["style"].grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in judge.parameters())
 
 
@@ -210,12 +217,12 @@ def test_discriminator_loss_trains_the_discriminator_alone():
     criterion = MSTKDObjective(ObjectiveConfig(), regions=True, segmentation_loss=cross_entropy)
     loss = criterion.discriminator_loss(student=student, teacher=teacher, style_discriminator=judge)
     softplus = nn.functional.softplus
-    by_hand = softplus(judge(teacher.style)).mean() + softplus(-judge(student.style)).mean()
+    by_hand = softplus(judge(teacher.inner["style"])).mean() + softplus(-judge(student.inner["style"])).mean()
     torch.testing.assert_close(loss, by_hand)
     loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in judge.parameters())
-    assert student.style.grad is None
-    assert teacher.style.grad is None
+    assert student.inner["style"].grad is None
+    assert teacher.inner["style"].grad is None
 
 
 def test_ramp_and_bounds_multiply_the_weights():
@@ -251,7 +258,7 @@ def test_samples_in_which_the_teacher_does_not_count_still_learn_to_segment():
     config = only("segmentation", "kl", "consistency", "content", "gram", "attention", "token_features")
     whole = step(config, student=student, teacher=teacher)
     first = step(config, student=student, teacher=teacher, samples=torch.tensor([0]))
-    alone = step(config, student=of_samples(student, [0]), teacher=of_samples(teacher, [0]))
+    alone = step(config, student=student.select([0]), teacher=teacher.select([0]))
     assert first.terms["segmentation"] == whole.terms["segmentation"]
     for name in set(first.terms) - {"segmentation"}:
         torch.testing.assert_close(first.terms[name], alone.terms[name])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from fake_taps import randn
 
-from nnunetv2_mstkd.distillation.official_dice import (
+from nnunetv2_mstkd.methods.mstkd.official_dice import (
     binary_target,
     head_dice_losses,
     official_dice_losses,

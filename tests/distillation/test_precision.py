@@ -10,8 +10,22 @@ import torch
 from fake_taps import fake_taps
 from torch import nn
 
-from nnunetv2_mstkd.architectures import MSTKDNet, StyleDiscriminator, mstkdnet_kwargs
-from nnunetv2_mstkd.distillation import TERM_NAMES, MSTKDObjective, ObjectiveConfig
+from nnunetv2_mstkd.architectures.discriminators import (
+    StyleDiscriminator,
+)
+from nnunetv2_mstkd.methods.mstkd.network import (
+    MSTKDNet,
+)
+from nnunetv2_mstkd.methods.mstkd.objective import (
+    MSTKDObjective,
+)
+from nnunetv2_mstkd.methods.mstkd.sizes import (
+    mstkdnet_kwargs,
+)
+from nnunetv2_mstkd.methods.mstkd.weights import (
+    TERM_NAMES,
+    ObjectiveConfig,
+)
 
 DISTILLATION = [n for n in TERM_NAMES if "segmentation" not in n]
 
@@ -74,7 +88,9 @@ def test_taps_in_half_precision(variant, regions, dtype):
     values = terms(variant, regions, cast(student, dtype), cast(teacher, dtype), judge)
     assert_same(values, expected, 0.01)
     sum(values.values()).backward()
-    assert all(t.grad.isfinite().all() for t in (student.logits, student.style, *student.attention))
+    assert all(
+        t.grad.isfinite().all() for t in (student.logits, student.inner["style"], *student.inner["attention"])
+    )
 
 
 def small_network():

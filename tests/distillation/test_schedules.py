@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nnunetv2_mstkd.distillation import official_poly_lr, sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import official_poly_lr, sigmoid_rampup
 
 
 def test_ramp_rises_from_e_to_the_minus_five_to_one():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_mstkd.distillation import Share, TermBounds, gradient_shares
+from nnunetv2_mstkd.trainers.gradient_shares import Share, TermBounds, gradient_shares
 
 
 @pytest.fixture

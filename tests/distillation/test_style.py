@@ -2,8 +2,12 @@ import pytest
 import torch
 from fake_taps import randn
 
-from nnunetv2_mstkd.distillation import gram_matching_loss, style_adversarial_loss, style_discriminator_loss
-from nnunetv2_mstkd.distillation.style import _cross_grams
+from nnunetv2_mstkd.losses.style import (
+    _cross_grams,
+    gram_matching_loss,
+    style_adversarial_loss,
+    style_discriminator_loss,
+)
 
 
 def maps(seed, batch=2, channels=6, size=(5, 4, 3)):

@@ -4,14 +4,14 @@ import pytest
 import torch
 from fake_taps import fake_taps
 
-from nnunetv2_mstkd.distillation.config import TERM_NAMES
-from nnunetv2_mstkd.distillation.taps import compared, misfit, of_samples, style_features
+from nnunetv2_mstkd.methods.mstkd.compared import compared, misfit, style_features
+from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES
 
 
 def unet(seed):
     """A network without tokens that does not split style from content."""
     taps = fake_taps(seed)
-    taps.attention = taps.token_features = taps.style = taps.content = None
+    taps.inner = {"encoded": taps.inner["encoded"]}
     return taps
 
 
@@ -22,7 +22,7 @@ def test_equal_networks_fit_in_every_term_whatever_the_batch(term):
 
 def test_a_unet_is_compared_at_its_bottleneck():
     taps = unet(1)
-    assert style_features(taps) is taps.encoded
+    assert style_features(taps) is taps.inner["encoded"]
     for term in ("content", "gram", "adversarial"):
         assert list(compared(term, taps)) == ["encoded"]
         assert misfit(term, taps, unet(2)) is None
@@ -40,20 +40,20 @@ def test_a_style_is_not_compared_with_a_bottleneck():
 
 def test_other_sizes_are_named():
     student, teacher = fake_taps(1), fake_taps(2)
-    teacher.content = torch.zeros(2, 7, 4, 4, 4)
+    teacher.inner["content"] = torch.zeros(2, 7, 4, 4, 4)
     assert (
         misfit("content", student, teacher)
         == "content is 6 x 4 x 4 x 4 in the student, 7 x 4 x 4 x 4 in the teacher"
     )
-    teacher.token_features = teacher.token_features[:3]
+    teacher.inner["token_features"] = teacher.inner["token_features"][:3]
     assert "token_features" in misfit("token_features", student, teacher)
 
 
 def test_samples_are_picked_from_every_tap():
     taps = fake_taps(1, deep_supervision=True)
-    picked = of_samples(taps, torch.tensor([1]))
+    picked = taps.select(torch.tensor([1]))
     torch.testing.assert_close(picked.logits[1], taps.logits[1][1:])
-    torch.testing.assert_close(picked.attention[3], taps.attention[3][1:])
-    torch.testing.assert_close(picked.style, taps.style[1:])
-    taps.style = None
-    assert of_samples(taps, torch.tensor([1])).style is None
+    torch.testing.assert_close(picked.inner["attention"][3], taps.inner["attention"][3][1:])
+    torch.testing.assert_close(picked.inner["style"], taps.inner["style"][1:])
+    del taps.inner["style"]
+    assert "style" not in taps.select(torch.tensor([1])).inner

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.evaluation.results import (
+from nnunetv2_mstkd.evaluation.record.record import (
     METRIC_COLUMNS,
     EvaluatedCase,
     EvaluationRecord,

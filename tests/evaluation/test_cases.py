@@ -10,8 +10,8 @@ from tiny_model import dataset_json, plans_json, volume, write_case, write_volum
 
 from nnunetv2_mstkd.datasets.formats import patient_of
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.cases import folder_cases, training_cases
-from nnunetv2_mstkd.inference.model_folder import ModelFolder
+from nnunetv2_mstkd.evaluation.scoring.reference_cases import folder_cases, training_cases
+from nnunetv2_mstkd.models.folder import ModelFolder
 
 NAMES = ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000")
 

@@ -14,7 +14,7 @@ from evaluated_model import CASES, INCOMPLETE, model_flags, refused
 from tiny_model import SHAPE, volume, write_volume
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.results import read_evaluation
+from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 
 CASE = CASES[0]

@@ -12,7 +12,7 @@ import pytest
 from evaluated_model import CASES, INCOMPLETE, SUBSETS, model_flags, refuse_to_load, voxels
 
 from nnunetv2_mstkd.cli import main
-from nnunetv2_mstkd.evaluation.results import METRIC_COLUMNS, read_evaluation
+from nnunetv2_mstkd.evaluation.record.record import METRIC_COLUMNS, read_evaluation
 
 
 def test_a_row_per_case_subset_and_region(whole):

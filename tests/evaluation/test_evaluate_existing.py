@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from evaluated_model import CASES, refused
 
 from nnunetv2_mstkd.cli import main
-from nnunetv2_mstkd.evaluation.results import read_evaluation
+from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 
 KEY = ["case", "subset", "region"]
 

@@ -17,10 +17,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from tiny_model import MODALITIES, SHAPE, volume, write_volume
 
 from nnunetv2_mstkd.cli import main
-from nnunetv2_mstkd.evaluation.cases import ReferenceCase
-from nnunetv2_mstkd.evaluation.label_files import LabelFile
-from nnunetv2_mstkd.evaluation.results import read_evaluation
-from nnunetv2_mstkd.evaluation.scoring import Criteria, FileJob
+from nnunetv2_mstkd.evaluation.record.record import read_evaluation
+from nnunetv2_mstkd.evaluation.scoring.jobs import Criteria, FileJob
+from nnunetv2_mstkd.evaluation.scoring.label_files import LabelFile
+from nnunetv2_mstkd.evaluation.scoring.reference_cases import ReferenceCase
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 
 SUBSETS = ("t1c", "t1n+t2f", "t1n+t1c+t2w+t2f")

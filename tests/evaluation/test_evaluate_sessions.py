@@ -14,11 +14,17 @@ import pytest
 from evaluated_model import CASES, model_flags, refuse_to_load
 
 from nnunetv2_mstkd.commands.evaluate_records import model_command, note_session, typed_command
-from nnunetv2_mstkd.evaluation import collecting, sessions
-from nnunetv2_mstkd.evaluation.collecting import collect
-from nnunetv2_mstkd.evaluation.results import EvaluatedCase, EvaluationRecord, Session, read_evaluation
-from nnunetv2_mstkd.evaluation.scores import RegionScore
-from nnunetv2_mstkd.evaluation.store import ScoreStore, SubsetScores
+from nnunetv2_mstkd.evaluation.metrics.scores import RegionScore
+from nnunetv2_mstkd.evaluation.record import continuing as sessions
+from nnunetv2_mstkd.evaluation.record import tables_of_scores as collecting
+from nnunetv2_mstkd.evaluation.record.record import (
+    EvaluatedCase,
+    EvaluationRecord,
+    Session,
+    read_evaluation,
+)
+from nnunetv2_mstkd.evaluation.record.score_store import ScoreStore, SubsetScores
+from nnunetv2_mstkd.evaluation.record.tables_of_scores import collect
 
 LONG = 20.0  # seconds; nothing here waits so long unless it hangs
 

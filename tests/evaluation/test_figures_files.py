@@ -16,7 +16,7 @@ from nnunetv2_mstkd.evaluation.figures import save_figures
 from nnunetv2_mstkd.evaluation.figures.choice import background_of, shown_cases, shown_subsets
 from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
 from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_prediction, read_reference
-from nnunetv2_mstkd.evaluation.results import read_evaluation
+from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 
 WIDTH = round(180 / 25.4 * 200)
 KEYS = ["heat_map", "by_count", "strips", "importance"]

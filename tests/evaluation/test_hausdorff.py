@@ -5,9 +5,9 @@ import pytest
 from medpy.metric.binary import hd95 as medpy_hd95
 from scipy.ndimage import binary_erosion, gaussian_filter, generate_binary_structure
 
-from nnunetv2_mstkd.evaluation import hausdorff
-from nnunetv2_mstkd.evaluation.cropping import bounding_box, grow
-from nnunetv2_mstkd.evaluation.hausdorff import hd95, surface
+from nnunetv2_mstkd.evaluation.metrics import hausdorff
+from nnunetv2_mstkd.evaluation.metrics.cropping import bounding_box, grow
+from nnunetv2_mstkd.evaluation.metrics.hausdorff import hd95, surface
 
 METHODS = {"tree": 0, "transform": 10**9}  # voxels per surface point from which the tree is taken
 

@@ -8,7 +8,12 @@ import pytest
 from medpy.metric.binary import hd95 as medpy_hd95
 from scipy.ndimage import binary_dilation, gaussian_filter, generate_binary_structure
 
-from nnunetv2_mstkd.evaluation.lesionwise import DEFAULT_RULES, RULES, LesionScore, score_lesions
+from nnunetv2_mstkd.evaluation.metrics.lesionwise import (
+    DEFAULT_RULES,
+    RULES,
+    LesionScore,
+    score_lesions,
+)
 
 GLI, MET = RULES["brats2023-gli"], RULES["brats2023-met"]
 SPACING = (1.0, 1.0, 1.0)

@@ -7,7 +7,7 @@ import pytest
 from medpy.metric.binary import dc
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn
 
-from nnunetv2_mstkd.evaluation.overlap import Overlap, count_overlap, dice
+from nnunetv2_mstkd.evaluation.metrics.overlap import Overlap, count_overlap, dice
 
 
 @pytest.mark.parametrize("shape", [(6, 7, 8), (9, 11)])

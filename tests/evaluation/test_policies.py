@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from nnunetv2_mstkd.evaluation.policies import POLICIES, empty_case
-from nnunetv2_mstkd.evaluation.scores import RegionScore, score_arrays
+from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES, empty_case
+from nnunetv2_mstkd.evaluation.metrics.scores import RegionScore, score_arrays
 
 NAN = math.nan
 # By which mask is empty: Dice and HD95. The masks are of 9 voxels, the neither case has tp 8, fp 1, fn 1.

@@ -9,7 +9,7 @@ from report_pages import Page
 
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
-from nnunetv2_mstkd.evaluation.provenance import settings_in_force
+from nnunetv2_mstkd.evaluation.record.provenance import settings_in_force
 from nnunetv2_mstkd.evaluation.report import write_report
 from nnunetv2_mstkd.evaluation.report.cells import NONE
 

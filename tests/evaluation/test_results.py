@@ -7,8 +7,8 @@ import json
 import pytest
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.regions import ignore_label, regions_of
-from nnunetv2_mstkd.evaluation.results import METRIC_COLUMNS, read_evaluation, write_record
+from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label, regions_of
+from nnunetv2_mstkd.evaluation.record.record import METRIC_COLUMNS, read_evaluation, write_record
 
 
 def test_a_record_comes_back_as_it_was_written(evaluation, tmp_path):

@@ -12,10 +12,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.ndimage import zoom
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.lesionwise import RULES
-from nnunetv2_mstkd.evaluation.overlap import dice
-from nnunetv2_mstkd.evaluation.policies import POLICIES
-from nnunetv2_mstkd.evaluation.scores import RegionScore, score_arrays
+from nnunetv2_mstkd.evaluation.metrics.lesionwise import RULES
+from nnunetv2_mstkd.evaluation.metrics.overlap import dice
+from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
+from nnunetv2_mstkd.evaluation.metrics.scores import RegionScore, score_arrays
 
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 SPACING = (3.0, 1.0, 0.8)

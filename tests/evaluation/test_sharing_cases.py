@@ -10,11 +10,11 @@ from tiny_model import MODALITIES, SHAPE, volume, write_case, write_volume
 
 from nnunetv2_mstkd.datasets.discovery import discover
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.cases import ReferenceCase
-from nnunetv2_mstkd.evaluation.sharing import OpenCase, OpenCases
-from nnunetv2_mstkd.inference.model_folder import open_model_folder
+from nnunetv2_mstkd.evaluation.scoring.open_cases import OpenCase, OpenCases
+from nnunetv2_mstkd.evaluation.scoring.reference_cases import ReferenceCase
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 from nnunetv2_mstkd.modalities import all_subsets
+from nnunetv2_mstkd.models.folder import open_model_folder
 
 NAME = "BraTS-GLI-00001-000"
 LABELS = frozenset({0, 1, 2, 3})

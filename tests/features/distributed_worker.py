@@ -51,13 +51,13 @@ def on_cpu(trainer_class: type) -> type:
 def make(name: str, *, regions: bool = True, batch_dice: bool = False, settings: dict | None = None) -> Any:
     from tiny_dataset import dataset_json, plans
 
-    from nnunetv2_mstkd import trainers
+    from nnunetv2_mstkd import methods
 
     content = plans(settings=LENGTH | {"seed": 7} | (settings or {}))
     content["configurations"]["tiny"] |= {"batch_size": GLOBAL_BATCH, "batch_dice": batch_dice}
     content["continue_training"] = False
     device = torch.device("cpu")
-    trainer = on_cpu(getattr(trainers, name))(content, "tiny", 0, dataset_json(regions=regions), device)
+    trainer = on_cpu(getattr(methods, name))(content, "tiny", 0, dataset_json(regions=regions), device)
     trainer.logger.plot_progress_png = lambda folder: None
     return trainer
 
@@ -81,7 +81,7 @@ def one_step(
     rank: int, world: int, root: Path, name: str, regions: bool, batch_dice: bool, teacher: str | None = None
 ) -> dict[str, Any]:
     """Gradients of one step in the masking phase on this process's part of the global batch."""
-    from nnunetv2_mstkd.trainers.missing_modality import unwrap
+    from nnunetv2_mstkd.trainers.base import unwrap
     from nnunetv2_mstkd.trainers.step import MaskedBatch
 
     settings = {"gradient_shares_every": 1} if "MSTKD" in name else {}
@@ -121,7 +121,7 @@ def whole_and_continued(root: Path) -> dict[str, Any]:
     """Train to the end; again, but stopped and continued after the phase change; what each left."""
     from loop import train
 
-    from nnunetv2_mstkd.trainers.missing_modality import unwrap
+    from nnunetv2_mstkd.trainers.base import unwrap
 
     found: dict[str, Any] = {}
     for run, stops in (("whole", ()), ("continued", (3,))):

@@ -12,7 +12,7 @@ from feature_commands import model_folder, train
 from loop import losses
 from loop import train as run_loop
 
-from nnunetv2_mstkd import trainers
+from nnunetv2_mstkd import methods
 
 pytestmark = pytest.mark.slow
 STOPPER = Path(__file__).with_name("stop_after.py")
@@ -40,11 +40,11 @@ def assert_bit_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.T
 def test_stopped_at_every_epoch_and_continued(make_trainer, name, settings):
     settings = settings | {"save_every": 1, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
     options = {"settings": settings}
-    whole = run_loop(make_trainer(getattr(trainers, name), results="whole", **options))
+    whole = run_loop(make_trainer(getattr(methods, name), results="whole", **options))
     for epochs in PHASES:
         results = f"stopped_{epochs}"
-        run_loop(make_trainer(getattr(trainers, name), results=results, **options), epochs)
-        again = make_trainer(getattr(trainers, name), results=results, **options)
+        run_loop(make_trainer(getattr(methods, name), results=results, **options), epochs)
+        again = make_trainer(getattr(methods, name), results=results, **options)
         again.load_checkpoint(f"{again.output_folder}/checkpoint_latest.pth")
         assert again.current_epoch == epochs
         run_loop(again)

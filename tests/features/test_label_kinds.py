@@ -26,7 +26,7 @@ from feature_commands import (
 from loop import losses
 from loop import train as run_loop
 
-from nnunetv2_mstkd import trainers
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 
 IGNORE_DATASET = "Dataset902_Ignore"
@@ -67,7 +67,7 @@ def test_trains(make_trainer, annotated, monkeypatch, name, regions, ignore, dee
         monkeypatch.setenv("nnUNet_preprocessed", annotated)
     settings = {"num_epochs": 2, "enable_deep_supervision": deep_supervision}
     extra = ignoring(regions) if ignore else None
-    trainer = make_trainer(getattr(trainers, name), regions=regions, settings=settings, extra=extra)
+    trainer = make_trainer(getattr(methods, name), regions=regions, settings=settings, extra=extra)
     run_loop(trainer)
     assert trainer.label_manager.has_ignore_label == ignore
     assert len(losses(trainer)) == 2
@@ -78,7 +78,7 @@ def test_trains(make_trainer, annotated, monkeypatch, name, regions, ignore, dee
 def step_with(make_trainer, regions: bool, ignored: float) -> tuple[dict[str, float], torch.Tensor]:
     """Terms of one step, and the gradient by the student's logits; half of the voxels may be ignored."""
     trainer = make_trainer(
-        trainers.nnUNetTrainerMSTKD,
+        methods.nnUNetTrainerMSTKD,
         regions=regions,
         extra=ignoring(regions),
         settings={"enable_deep_supervision": False},

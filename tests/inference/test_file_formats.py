@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mstkd import MSTKDError, Segmenter
 from nnunetv2_mstkd.cli import main
-from nnunetv2_mstkd.evaluation.results import read_evaluation
+from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 
 NAMES = ("red", "blue")
 SIZE = (40, 44)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.model_folder import find_model_folder, open_model_folder
+from nnunetv2_mstkd.models.folder import find_model_folder, open_model_folder
 
 NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 

@@ -8,9 +8,9 @@ import torch
 
 from nnunetv2_mstkd.datasets.discovery import Case, discover
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.loading import checked_device
-from nnunetv2_mstkd.inference.model_folder import open_model_folder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
+from nnunetv2_mstkd.models.folder import open_model_folder
+from nnunetv2_mstkd.models.loading import checked_device
 
 CT = ("CTNormalization", "RescaleTo01Normalization", "NoNormalization", "ZScoreNormalization")
 

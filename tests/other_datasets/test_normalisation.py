@@ -17,10 +17,10 @@ import torch
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.datasets.discovery import Case
-from nnunetv2_mstkd.inference.model_folder import open_model_folder
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.modalities import all_subsets
-from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.models.folder import open_model_folder
 from nnunetv2_mstkd.transforms import mask_modalities
 
 # Channel names that choose nnU-Net's normalisation, and what they choose.

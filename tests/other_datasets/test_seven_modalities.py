@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from nnunetv2_mstkd import Segmenter
 from nnunetv2_mstkd.modalities import all_subsets, modalities_of, parse_subset
-from nnunetv2_mstkd.trainers.online_validation import SubsetRotation
+from nnunetv2_mstkd.trainers.subset_validation import SubsetRotation
 from nnunetv2_mstkd.transforms import build_sampler
 
 NAMES = ("t1n", "CT", "rescale_to_0_1", "noNorm", "DCE late", "T2*", "b1400")

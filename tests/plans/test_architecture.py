@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plans import unet
-from nnunetv2_mstkd.architectures import mstkdnet_kwargs
+from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
 from nnunetv2_mstkd.plans.architecture import MSTKDNET, Preset, build_on_meta, for_network, stage_limit
 from nnunetv2_mstkd.plans.options import PlanOptions
 

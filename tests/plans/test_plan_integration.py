@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunetv2_mstkd.architectures import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 
 _CASES = 4
 

@@ -9,7 +9,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.plans.options import PlanOptions
-from nnunetv2_mstkd.plans.planning import Planned, plan_dataset
+from nnunetv2_mstkd.plans.plan_dataset import Planned, plan_dataset
 
 
 def _plan(dataset: str, options: PlanOptions | None = None, **arguments) -> Planned:

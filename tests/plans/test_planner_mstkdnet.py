@@ -8,9 +8,9 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunetv2_mstkd.architectures import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.options import PlanOptions
-from nnunetv2_mstkd.plans.planning import Planned, plan_dataset
+from nnunetv2_mstkd.plans.plan_dataset import Planned, plan_dataset
 
 
 def _configurations(planned: Planned) -> dict:

@@ -18,7 +18,7 @@ from bad_inputs import BAD_INPUTS, markdown
 from tiny_model import MODALITIES, dataset_json, plans_json, write_model
 
 from nnunetv2_mstkd.cli import main
-from nnunetv2_mstkd.datasets.convert import convert
+from nnunetv2_mstkd.datasets.convert.convert import convert
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 # The good call of each command; a value may be several words.

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunetv2_mstkd.checkpoint_files import safe_load
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.trainers import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.methods.baselines import (
+    nnUNetTrainerFullModality,
+    nnUNetTrainerModalityDropout,
+)
+from nnunetv2_mstkd.models.checkpoint_files import safe_load
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 
 # nnU-Net's own write, and ours with what nnU-Net does not know of.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_mstkd.datasets.folders import replacing_folder
+from nnunetv2_mstkd.datasets.convert.target import replacing_folder
 from nnunetv2_mstkd.files import atomic_path, sweep_leftovers, temporary_beside, writable_folder
 
 WRITER = """

@@ -12,9 +12,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mstkd import segment
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference import loading
-from nnunetv2_mstkd.inference.loading import load_nnunet_predictor, trainer_class
-from nnunetv2_mstkd.inference.model_folder import open_model_folder
+from nnunetv2_mstkd.models import loading
+from nnunetv2_mstkd.models.building import (
+    trainer_class,
+)
+from nnunetv2_mstkd.models.folder import open_model_folder
+from nnunetv2_mstkd.models.loading import (
+    load_nnunet_predictor,
+)
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
@@ -64,9 +69,9 @@ def test_segment_reads_it_when_told_to(brats, spoiled, tmp_path):
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerModalityDropout", "nnUNetTrainerFullModality"])
 def test_a_training_does_not_continue_from_such_a_file(make_trainer, spoiled, tmp_path, name):
-    from nnunetv2_mstkd import trainers
+    from nnunetv2_mstkd import methods
 
-    trainer = make_trainer(getattr(trainers, name))
+    trainer = make_trainer(getattr(methods, name))
     with pytest.raises(MSTKDError, match=r"holds posix\.mkdir.*nnUNet_mstkd_trust_checkpoint=1"):
         trainer.load_checkpoint(str(spoiled / CHECKPOINT))
     assert not (tmp_path / "victim").exists()

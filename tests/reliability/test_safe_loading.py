@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_mstkd.checkpoint_files import TRUST_VARIABLE, safe_load
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.models.checkpoint_files import TRUST_VARIABLE, safe_load
 
 
 class Malicious:

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from nnunetv2_mstkd.checkpoint_files import safe_load
+from nnunetv2_mstkd.models.checkpoint_files import safe_load
 
 pytestmark = pytest.mark.slow
 SAVE_EVERY, EPOCHS = 2, 6

@@ -8,19 +8,23 @@ import pytest
 import torch
 from loop import train
 
-from nnunetv2_mstkd.architectures.style_discriminator import StyleDiscriminator
-from nnunetv2_mstkd.architectures.transformer import SelfAttention
-from nnunetv2_mstkd.distillation import objective
-from nnunetv2_mstkd.trainers import (
-    distilling,
+from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
+from nnunetv2_mstkd.methods.mstkd import objective
+from nnunetv2_mstkd.methods.mstkd.trainer import (
     nnUNetTrainerMSTKD,
+)
+from nnunetv2_mstkd.methods.mstkd.transformer import SelfAttention
+from nnunetv2_mstkd.methods.mstkd.variants import (
     nnUNetTrainerMSTKD_PlainStudent,
     nnUNetTrainerMSTKD_woGSME,
-    nnUNetTrainerMSTKD_woMSTKD,
     nnUNetTrainerMSTKD_woSLKD,
+    nnUNetTrainerMSTKD_woTransformerKD,
     nnUNetTrainerMSTKDFrozenTeacher,
 )
-from nnunetv2_mstkd.trainers.teaching.frozen import FrozenTeacher
+from nnunetv2_mstkd.trainers.teaching import (
+    trainer as distilling,
+)
+from nnunetv2_mstkd.trainers.teaching.own_teachers import FrozenTeacher
 
 LOSSES = {
     "token_features": "token_feature_loss",
@@ -64,7 +68,7 @@ def calls(monkeypatch) -> Counter:
     ("trainer_class", "off"),
     [
         (nnUNetTrainerMSTKD, set()),
-        (nnUNetTrainerMSTKD_woMSTKD, {"token_features", "attention"}),
+        (nnUNetTrainerMSTKD_woTransformerKD, {"token_features", "attention"}),
         (nnUNetTrainerMSTKD_woGSME, {"content", "gram", "adversarial"}),
         (nnUNetTrainerMSTKD_woSLKD, {"consistency", "kl"}),
         (nnUNetTrainerMSTKD_PlainStudent, set(LOSSES)),

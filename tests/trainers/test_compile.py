@@ -14,10 +14,12 @@ import torch
 from loop import losses, train
 from torch._dynamo import OptimizedModule
 
-from nnunetv2_mstkd.trainers import (
+from nnunetv2_mstkd.methods.mstkd.trainer import (
     nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDJoint,
     nnUNetTrainerMSTKDUNet,
+)
+from nnunetv2_mstkd.methods.mstkd.variants import (
+    nnUNetTrainerMSTKDJoint,
 )
 
 

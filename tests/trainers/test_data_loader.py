@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from nnunetv2_mstkd.trainers import nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
 
 
 def loaded(make_trainer, **options):

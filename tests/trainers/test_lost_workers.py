@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.trainers.workers import WatchedAugmenter
+from nnunetv2_mstkd.trainers.data_loader import WatchedAugmenter
 
 pytestmark = [
     pytest.mark.skipif("fork" not in get_all_start_methods(), reason="workers are forked"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets
-from nnunetv2_mstkd.trainers.online_validation import SubsetDice, SubsetRotation
+from nnunetv2_mstkd.trainers.subset_validation import SubsetDice, SubsetRotation
 
 T1C, FLAIR = frozenset({"t1c"}), frozenset({"t2f"})
 

@@ -9,11 +9,15 @@ import torch
 from loop import losses, train
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.trainers import (
-    distilling,
+from nnunetv2_mstkd.methods.mstkd.trainer import (
     nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDJoint,
     nnUNetTrainerMSTKDUNet,
+)
+from nnunetv2_mstkd.methods.mstkd.variants import (
+    nnUNetTrainerMSTKDJoint,
+)
+from nnunetv2_mstkd.trainers.teaching import (
+    trainer as distilling,
 )
 
 

@@ -12,18 +12,22 @@ import torch
 from loop import losses, train
 from torch import nn
 
+from nnunetv2_mstkd.architectures.matching import start_from
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import parse_settings
-from nnunetv2_mstkd.trainers import (
+from nnunetv2_mstkd.methods.baselines import (
     nnUNetTrainerFullModality,
+)
+from nnunetv2_mstkd.methods.mstkd.trainer import (
     nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDFrozenTeacher,
-    nnUNetTrainerMSTKDShared,
     nnUNetTrainerMSTKDUNet,
 )
+from nnunetv2_mstkd.methods.mstkd.variants import (
+    nnUNetTrainerMSTKDFrozenTeacher,
+    nnUNetTrainerMSTKDShared,
+)
+from nnunetv2_mstkd.settings import parse_settings
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 from nnunetv2_mstkd.trainers.step import MaskedBatch
-from nnunetv2_mstkd.trainers.teaching.transfer import start_from
 
 SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 1}
 ON_TOKENS = {"token_features", "attention"}
@@ -207,7 +211,7 @@ def test_what_is_no_model_or_no_fold_is_refused(make_trainer, unet_model, tmp_pa
         student(make_trainer, unet_model, teacher_fold=4).initialize()
     mstkdnet = make_trainer(nnUNetTrainerMSTKDUNet)
     architecture = mstkdnet.configuration_manager.configuration["architecture"]
-    architecture["network_class_name"] = "nnunetv2_mstkd.architectures.mstkdnet.MSTKDNet"
+    architecture["network_class_name"] = "nnunetv2_mstkd.methods.mstkd.network.MSTKDNet"
     with pytest.raises(MSTKDError, match="own network, but that of nnUNetPlans is MSTKDNet"):
         mstkdnet.initialize()
 

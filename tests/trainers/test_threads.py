@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_mstkd.trainers import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.methods.baselines import (
+    nnUNetTrainerFullModality,
+    nnUNetTrainerModalityDropout,
+)
 
 
 @pytest.fixture(autouse=True)

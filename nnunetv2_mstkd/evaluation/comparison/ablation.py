@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE, METRICS
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, METRICS
 
 # nnUNetTrainerMSTKD_woGSME and the like: what a trainer's name says it does without.
 _WITHOUT = re.compile(r".*_wo([A-Z]\w*)")

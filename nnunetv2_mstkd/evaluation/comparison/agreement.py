@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
-from nnunetv2_mstkd.evaluation.results import Evaluation, EvaluationRecord
+from nnunetv2_mstkd.evaluation.record.record import Evaluation, EvaluationRecord
 
 _SHOWN = 3
 _NUMBERS = re.compile(r"[\d_.-]+")

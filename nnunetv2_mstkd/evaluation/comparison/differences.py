@@ -16,7 +16,7 @@ from nnunetv2_mstkd.evaluation.comparison.statistics import (
     wins_ties_losses,
 )
 from nnunetv2_mstkd.evaluation.comparison.values import Layout, RunValues
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE, METRICS
 
 MEANS_COLUMNS = ("mean", "std", "low", "high", "n", "seeds", "seed_std")
 DIFFERENCES_COLUMNS = ("difference", "low", "high", "p", "p_holm", "wins", "ties", "losses", "patients")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
-from nnunetv2_mstkd.evaluation.results import RECORD_FILE, Evaluation, read_evaluation
+from nnunetv2_mstkd.evaluation.record.record import RECORD_FILE, Evaluation, read_evaluation
 
 _TRAINER_PREFIX = "nnUNetTrainer"
 _STOCK_TRAINER = "nnUNet"  # what nnUNetTrainer itself is called

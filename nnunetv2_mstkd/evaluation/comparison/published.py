@@ -1,7 +1,7 @@
 """The published numbers, and what is wrong with them, found by computing rather than by quoting.
 
 Source: the tables of the MST-KDNet project page (github.com/Quanato607/MST-KDNet), copied as facts into
-``evaluation/data/published_results.csv``: Dice in %, HD95 in mm. They enter no statistics.
+``evaluation/comparison/published_results.csv``: Dice in %, HD95 in mm. They enter no statistics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib.resources import files
 import pandas as pd
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE, METRICS
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, METRICS
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 DATASETS = {"brats2024": "BraTS 2024", "fets2024": "FeTS 2024"}
@@ -37,7 +37,7 @@ def read_published(dataset: str) -> pd.DataFrame:
     """
     if dataset not in DATASETS:
         raise MSTKDError(f"no published numbers for '{dataset}'; there are {', '.join(DATASETS)}")
-    resource = files("nnunetv2_mstkd.evaluation") / "data" / "published_results.csv"
+    resource = files("nnunetv2_mstkd.evaluation.comparison") / "published_results.csv"
     with resource.open(encoding="utf-8") as stream:
         table = pd.read_csv(stream)
     return table[table["dataset"] == dataset].reset_index(drop=True)

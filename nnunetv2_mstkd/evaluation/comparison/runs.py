@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from nnunetv2_mstkd.evaluation.presentation import METRICS
-from nnunetv2_mstkd.evaluation.results import Evaluation
+from nnunetv2_mstkd.evaluation.metrics.presentation import METRICS
+from nnunetv2_mstkd.evaluation.record.record import Evaluation
 
 
 @dataclass(frozen=True)

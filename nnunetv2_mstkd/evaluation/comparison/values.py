@@ -14,8 +14,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.agreement import case_groups, patients_of, scored_subsets
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
 from nnunetv2_mstkd.evaluation.comparison.statistics import group_means, known_mean
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
-from nnunetv2_mstkd.evaluation.results import Evaluation
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE, METRICS
+from nnunetv2_mstkd.evaluation.record.record import Evaluation
 
 _KEYS = ["case", "subset", "region"]
 # The same reference gives the same volume; a table may have been written with fewer digits.

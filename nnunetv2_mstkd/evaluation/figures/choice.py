@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
-from nnunetv2_mstkd.evaluation.results import Evaluation
+from nnunetv2_mstkd.evaluation.record.record import Evaluation
 
 MOST_SUBSETS = 5
 # Where oedema and core are seen best, first.

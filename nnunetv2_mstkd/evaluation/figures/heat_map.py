@@ -19,7 +19,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
 from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height, matrix_left
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import LETTER, LINE, SMALL, WIDTH, add_axes, new_figure, wrapped
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE
 
 _MOST_RUNS, _MOST_COLUMNS = 16, 31
 _RIGHT, _TOP = 13.0, 8.0  # mm

@@ -42,7 +42,7 @@ from nnunetv2_mstkd.evaluation.figures.volumes import (
     read_reference,
     read_volume,
 )
-from nnunetv2_mstkd.evaluation.regions import region_mask
+from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.evaluation.label_files import mapped
-from nnunetv2_mstkd.evaluation.regions import region_mask
-from nnunetv2_mstkd.evaluation.results import Evaluation
+from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
+from nnunetv2_mstkd.evaluation.record.record import Evaluation
+from nnunetv2_mstkd.evaluation.scoring.label_files import mapped
 
 
 class UnreadableError(Exception):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunetv2_mstkd.evaluation.comparison.tables import number, p_value
-from nnunetv2_mstkd.evaluation.presentation import METRICS
+from nnunetv2_mstkd.evaluation.metrics.presentation import METRICS
+from nnunetv2_mstkd.evaluation.report.markdown import number, p_value
 
 NONE = "–"  # noqa: RUF001 - what tables print for an empty cell
 

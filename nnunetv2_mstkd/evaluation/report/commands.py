@@ -8,8 +8,8 @@ import shlex
 from itertools import chain
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.record.record import EvaluationRecord
 from nnunetv2_mstkd.evaluation.report.described import titled
-from nnunetv2_mstkd.evaluation.results import EvaluationRecord
 
 _NUMBER = re.compile(r"Dataset(\d{3})_")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
-from nnunetv2_mstkd.evaluation.policies import POLICIES
+from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
+from nnunetv2_mstkd.evaluation.record.record import SHORT_ID, Evaluation, EvaluationRecord, Session
 from nnunetv2_mstkd.evaluation.report.cells import NONE, Cell, Column, Table, count_cell, text_cell
-from nnunetv2_mstkd.evaluation.results import SHORT_ID, Evaluation, EvaluationRecord, Session
 
 _MODEL_FACTS = ("trainer", "plans", "configuration", "checkpoint")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE, INCOMPLETE, METRICS
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE, METRICS
 from nnunetv2_mstkd.evaluation.report.cells import (
     NONE,
     Cell,

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from nnunetv2_mstkd.evaluation.comparison.published import caveats
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
-from nnunetv2_mstkd.evaluation.provenance import git_commit, versions
+from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
 from nnunetv2_mstkd.evaluation.report import described, measured, published_block
 from nnunetv2_mstkd.evaluation.report.commands import commands
 from nnunetv2_mstkd.evaluation.report.images import inline

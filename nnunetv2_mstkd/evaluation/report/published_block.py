@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.published import DATASETS
-from nnunetv2_mstkd.evaluation.comparison.tables import published_ablation
-from nnunetv2_mstkd.evaluation.presentation import AVERAGE
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE
 from nnunetv2_mstkd.evaluation.report.cells import Column, Table, printed_cell, score_head, text_cell
+from nnunetv2_mstkd.evaluation.report.markdown import published_ablation
 from nnunetv2_mstkd.evaluation.report.measured import ablation_rows
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset
 

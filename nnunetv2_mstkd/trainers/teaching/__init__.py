@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from nnunetv2_mstkd.trainers.teaching.base import Passes, Teaching
 from nnunetv2_mstkd.trainers.teaching.finished_model import FinishedModel
-from nnunetv2_mstkd.trainers.teaching.joint import Joint
-from nnunetv2_mstkd.trainers.teaching.shared import Shared
-from nnunetv2_mstkd.trainers.teaching.warm_start import WarmStart
+from nnunetv2_mstkd.trainers.teaching.own_teachers import Joint, Shared, WarmStart
 
 _NAMED: dict[str, type[Teaching]] = {"warm_start": WarmStart, "joint": Joint, "shared": Shared}
 

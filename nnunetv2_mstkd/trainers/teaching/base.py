@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures import NetworkTaps
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 
 if TYPE_CHECKING:
-    from nnunetv2_mstkd.trainers.distilling import nnUNetTrainerDistilling
+    from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerDistilling
 
 
 @dataclass(frozen=True)

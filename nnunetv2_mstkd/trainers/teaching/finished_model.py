@@ -9,20 +9,18 @@ from typing import Any
 
 import torch
 
-from nnunetv2_mstkd.architectures import NetworkTaps
+from nnunetv2_mstkd.architectures.matching import start_from
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
-from nnunetv2_mstkd.architectures.tapping import with_taps
+from nnunetv2_mstkd.architectures.taps import NetworkTaps, with_taps
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.inference.loading import load_nnunet_predictor
-from nnunetv2_mstkd.inference.model_folder import ModelFolder, open_model_folder
-from nnunetv2_mstkd.plans.teacher import described
-from nnunetv2_mstkd.plans.teacher_fit import Described, channel_order, check_teacher
+from nnunetv2_mstkd.models.fit import Described, channel_order, check_teacher, described
+from nnunetv2_mstkd.models.folder import ModelFolder, open_model_folder
+from nnunetv2_mstkd.models.loading import load_nnunet_predictor
+from nnunetv2_mstkd.trainers.base import unwrap
 from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME
-from nnunetv2_mstkd.trainers.missing_modality import unwrap
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 from nnunetv2_mstkd.trainers.teaching.base import Teaching
-from nnunetv2_mstkd.trainers.teaching.frozen import FrozenTeacher
-from nnunetv2_mstkd.trainers.teaching.transfer import start_from
+from nnunetv2_mstkd.trainers.teaching.own_teachers import FrozenTeacher
 
 # Less than this of a student is not a warm start.
 _WORTH_MENTIONING = 0.5

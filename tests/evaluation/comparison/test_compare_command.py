@@ -13,7 +13,7 @@ import pytest
 
 from nnunetv2_mstkd.commands import compare as command
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.comparison import output
+from nnunetv2_mstkd.evaluation.report import output
 
 FIGURES, REPORT = "nnunetv2_mstkd.evaluation.figures", "nnunetv2_mstkd.evaluation.report"
 

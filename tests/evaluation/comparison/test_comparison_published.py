@@ -15,7 +15,7 @@ from nnunetv2_mstkd.evaluation.comparison.published import (
     repeated_averages,
     wrong_averages,
 )
-from nnunetv2_mstkd.evaluation.comparison.tables import comparison_markdown
+from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset, parse_subset
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "paper" / "published_results.csv"

@@ -15,7 +15,7 @@ from comparison_helpers import (
 from scipy.stats import wilcoxon
 
 from nnunetv2_mstkd.evaluation.comparison.statistics import holm
-from nnunetv2_mstkd.evaluation.comparison.tables import comparison_markdown, means_markdown
+from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown, means_markdown
 
 CASES = [f"P-{number:03d}-000" for number in range(6)]
 WT_AVERAGE = {"region": "WT", "subset": "Avg.", "metric": "dice"}

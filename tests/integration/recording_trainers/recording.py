@@ -13,8 +13,8 @@ import os
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nnunetv2_mstkd.architectures import MSTKDNet
-from nnunetv2_mstkd.trainers import nnUNetTrainerMSTKD
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
 
 
 class nnUNetTrainerRecording(nnUNetTrainerMSTKD):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_mstkd.trainers import nnUNetTrainerMSTKD
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
 
 
 def _stop_here() -> None:

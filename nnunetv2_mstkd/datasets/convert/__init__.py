@@ -1,0 +1,1 @@
+"""BraTS-like folders to nnU-Net raw data sets."""

@@ -1,0 +1,193 @@
+"""From BraTS, FeTS or Decathlon folders to a complete nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_mstkd.datasets.availability import Availability, recorded
+from nnunetv2_mstkd.datasets.convert.inspection import Inspection, inspect_case
+from nnunetv2_mstkd.datasets.convert.source_cases import SourceCase, Sources, find_sources
+from nnunetv2_mstkd.datasets.convert.splits import check_split, patient_splits
+from nnunetv2_mstkd.datasets.convert.target import CONVERTED_PARTS, check_replaceable, replacing_folder
+from nnunetv2_mstkd.datasets.convert.writing import (
+    CaseJob,
+    choose_ending,
+    dataset_json,
+    write_case,
+)
+from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_names, detect_format
+from nnunetv2_mstkd.datasets.labels import check_label_values
+from nnunetv2_mstkd.datasets.parallel import run_all
+from nnunetv2_mstkd.environment import nnunet_folder
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import writable_folder, write_json
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES
+
+
+class BadCasesError(MSTKDError):
+    """Cases of the source cannot be used; ``problems`` gives one line for each."""
+
+    def __init__(self, problems: dict[str, str], count: int) -> None:
+        super().__init__(
+            f"{len(problems)} of {count} cases cannot be converted, nothing was written; repair them or move"
+            " them out of the folder"
+        )
+        self.problems = dict(sorted(problems.items()))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        folder: the raw data set.
+        splits_file: ``splits_final.json``.
+        format: the source's format.
+        patients: case → patient, of the cases written.
+        availability: which modalities each of them has.
+        without_segmentation: cases that were left out because nothing can be learnt from them.
+        folds: number of folds in the splits file.
+    """
+
+    folder: Path
+    splits_file: Path
+    format: DatasetFormat
+    patients: dict[str, str]
+    availability: Availability
+    without_segmentation: list[str]
+    folds: int
+
+
+def convert(
+    source: Path,
+    dataset_id: int,
+    name: str,
+    *,
+    source_format: str,
+    regions: bool = True,
+    copy: bool = False,
+    folds: int = 5,
+    seed: int = 12345,
+    num_processes: int = 1,
+    overwrite: bool = False,
+) -> Conversion:
+    """Write ``nnUNet_raw/DatasetXXX_Name`` and its ``splits_final.json`` in ``nnUNet_preprocessed``.
+
+    Every file is read and checked before the first is written, and the data set appears under its name only
+    when it is complete.
+
+    Args:
+        source: folder of case folders, one case folder, or a Decathlon folder.
+        dataset_id: 1 to 999.
+        name: letters, digits, ``_`` and ``-``.
+        source_format: a key of ``FORMATS``, or ``"auto"``.
+        regions: labels as WT/TC/ET (and RC) instead of plain tissue labels.
+        copy: copy images instead of linking them.
+        folds, seed: of the patient-grouped split.
+        num_processes: processes that read and write cases.
+        overwrite: replace a data set of this id and name.
+
+    Raises:
+        BadCasesError: some cases cannot be used.
+        MSTKDError: anything else that the user must change.
+    """
+    raw_folder, preprocessed_folder = target_folders(dataset_id, name, overwrite=overwrite)
+    if source_format != AUTO and source_format not in FORMATS:
+        raise MSTKDError(f"unknown format '{source_format}'; known are {', '.join(FORMATS)} and {AUTO}")
+    check_split(folds, seed)
+    sources = find_sources(source)
+    check_replaceable(raw_folder, source, sources.files)
+    inspections = _inspected(source, sources, num_processes)
+    fmt = _checked_format(source_format, inspections)
+    usable = [i for i in inspections if i.case.segmentation is not None]
+    content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
+    patients, availability = content["mstkd"]["patients"], recorded(content, BRATS_MODALITIES)
+    splits = patient_splits(patients, folds=folds, seed=seed)
+    writable_folder(raw_folder.parent)
+    writable_folder(preprocessed_folder.parent)
+    _write_raw(raw_folder, content, usable, copy=copy, num_processes=num_processes)
+    splits_file = writable_folder(preprocessed_folder) / "splits_final.json"
+    write_json(splits, splits_file)
+    left_out = [i.case.name for i in inspections if i.case.segmentation is None]
+    return Conversion(raw_folder, splits_file, fmt, patients, availability, left_out, len(splits))
+
+
+def _write_raw(
+    target: Path, content: dict[str, Any], usable: Sequence[Inspection], *, copy: bool, num_processes: int
+) -> None:
+    """Images, segmentations and ``dataset.json``, all or nothing."""
+    ending, format_name = content["file_ending"], content["mstkd"]["format"]
+    with replacing_folder(target) as folder:
+        for part in CONVERTED_PARTS:
+            (folder / part).mkdir()
+        jobs = [CaseJob(inspection, folder, ending, format_name, copy) for inspection in usable]
+        run_all(write_case, jobs, num_processes=num_processes, title="writing")
+        write_json(content, folder / "dataset.json")
+
+
+def target_folders(dataset_id: int, name: str, *, overwrite: bool) -> tuple[Path, Path]:
+    """Folders of the data set below nnUNet_raw and nnUNet_preprocessed.
+
+    Raises:
+        MSTKDError: a bad id or name, an unset variable, an id that another data set has, or a data set of
+            this name without ``overwrite``.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise MSTKDError(f"data set id {dataset_id} is out of range; choose 1 to 999")
+    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
+        raise MSTKDError(f"data set name '{name}' is not usable; use letters, digits, _ and - only")
+    folder_name = f"Dataset{dataset_id:03d}_{name}"
+    parents = [nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")]
+    # nnU-Net looks for the id in all three folders and stops if it finds two names.
+    variables = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    for parent in (Path(os.environ[name]) for name in variables if os.environ.get(name)):
+        others = sorted(p.name for p in parent.glob(f"Dataset{dataset_id:03d}_*") if p.name != folder_name)
+        if others:
+            raise MSTKDError(f"data set id {dataset_id} is taken by {parent / others[0]}; choose another -d")
+    raw, preprocessed = (parent / folder_name for parent in parents)
+    for path in (raw, preprocessed / "splits_final.json"):
+        if path.exists() and not overwrite:
+            raise MSTKDError(f"{path} exists; use --overwrite to replace it, or another -d")
+    return raw, preprocessed
+
+
+def _inspected(source: Path, sources: Sources, num_processes: int) -> list[Inspection]:
+    """All cases, read and good."""
+    inspections = run_all(inspect_case, sources.cases, num_processes=num_processes, title="checking")
+    problems = {**sources.problems, **{i.case.name: i.problem for i in inspections if i.problem}}
+    if problems:
+        raise BadCasesError(problems, len(sources.cases) + len(sources.problems))
+    _require_segmentations(source, sources.cases)
+    return inspections
+
+
+def _require_segmentations(source: Path, cases: Sequence[SourceCase]) -> None:
+    if not any(case.segmentation for case in cases):
+        raise MSTKDError(
+            f"no case in {source} has a segmentation (a file CASE-seg.nii.gz): there is nothing to train on;"
+            " to segment these cases use nnUNetv2_mstkd predict"
+        )
+
+
+def _checked_format(source_format: str, inspections: Sequence[Inspection]) -> DatasetFormat:
+    """The format, after names and label values of all cases were held against it."""
+    names = [i.case.name for i in inspections]
+    values = {value for i in inspections for value in i.label_values}
+    if source_format == AUTO:
+        return detect_format(names, values)
+    fmt = FORMATS[source_format]
+    problems = {}
+    for inspection in inspections:
+        try:
+            check_label_values(fmt, inspection.label_values, values)
+        except MSTKDError as error:
+            problems[inspection.case.name] = str(error)
+    if problems:
+        raise BadCasesError(problems, len(inspections))
+    check_names(fmt, names)
+    return fmt

@@ -1,0 +1,126 @@
+"""What an evaluation was made with: which model, which versions, which commit."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nnunetv2_mstkd
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json
+from nnunetv2_mstkd.models.folder import Fold, ModelFolder
+from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, Settings
+
+_END = 1 << 16  # bytes
+_PACKAGES = (
+    "nnunetv2",
+    "torch",
+    "dynamic-network-architectures",
+    "batchgeneratorsv2",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of what decides the numbers."""
+    return {
+        "nnunetv2-mstkd": nnunetv2_mstkd.__version__,
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this package runs from (``-dirty`` with changes), or None."""
+    root = Path(nnunetv2_mstkd.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the bytes of files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def image_digest(path: Path) -> str:
+    """A digest of a large file's size and of both its ends: the header, and what a compressed one ends with.
+
+    An image that was replaced or repaired is noticed without reading gigabytes; a copy of it is the same.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        digest.update(stream.read(_END))
+        stream.seek(max(size - _END, 0))
+        digest.update(stream.read(_END))
+    return digest.hexdigest()
+
+
+def describe_model(
+    model: ModelFolder, folds: Sequence[Fold], checkpoint: str, inference: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The ``model`` of an evaluation's record.
+
+    Args:
+        inference: what changes predictions: step size, mirroring.
+    """
+    folder = model.path.resolve()
+    parts = folder.name.split("__")
+    trainer, plans = parts[:2] if len(parts) == 3 else (None, model.plans.get("plans_name"))
+    configuration = model.plans["configurations"].get(model.configuration, {})
+    return {
+        "id": file_digest([model.path / f"fold_{fold}" / checkpoint for fold in folds]),
+        "name": folder.name,
+        "folder": str(folder),
+        "trainer": trainer,
+        "plans": plans,
+        "configuration": model.configuration,
+        "folds": list(folds),
+        "checkpoint": checkpoint,
+        "inference": dict(inference),
+        "settings": dict(configuration.get(SETTINGS_KEY, {})),
+        "in_force": settings_in_force(model.path / f"fold_{folds[0]}"),
+    }
+
+
+def settings_in_force(fold: Path) -> dict[str, Any]:
+    """What a training went by, its trainer's defaults included; empty where it did not write that down.
+
+    Source: ``debug.json``, in which nnU-Net's trainer writes its attributes as text when training starts.
+    """
+    try:
+        written = read_json(fold / "debug.json")
+    except MSTKDError:
+        return {}
+    known = {f.name: written.get(ATTRIBUTE_OF.get(f.name, f.name)) for f in fields(Settings)}
+    return {name: _value(text) for name, text in known.items() if text not in (None, "None")}
+
+
+def _value(text: Any) -> Any:
+    try:
+        return ast.literal_eval(str(text))
+    except (SyntaxError, ValueError):
+        return str(text)

@@ -1,0 +1,180 @@
+"""The folder that a comparison leaves: made beside its place, then moved there whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
+from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown
+from nnunetv2_mstkd.files import (
+    DESKTOP_FILES,
+    explained_disk_errors,
+    temporary_beside,
+    writable_folder,
+    write_json,
+)
+
+RECORD_FILE = "comparison.json"
+FIGURES, REPORT = "figures", "report.html"
+_FILES = (
+    RECORD_FILE,
+    "comparison.md",
+    "means.csv",
+    "differences.csv",
+    "ablation.csv",
+    "published.csv",
+    REPORT,
+)
+_RECORD_VERSION = 1
+_PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
+
+# Given by the command, so that tables need neither matplotlib nor jinja2.
+SaveFigures = Callable[[Comparison, Path], Sequence[Any]]
+WriteReport = Callable[..., None]
+
+
+def check_output(folder: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a folder that is not ours to replace, before anything is computed.
+
+    Raises:
+        MSTKDError: it is a file, holds something else than a comparison, or lies in an input.
+    """
+    place = folder.resolve()
+    for given in inputs:
+        if place.is_relative_to(given.resolve()):
+            raise MSTKDError(f"-o {folder} is inside the run {given}; choose a folder outside of the runs")
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise MSTKDError(f"-o {folder} is a file; give a folder")
+    content = [path for path in place.iterdir() if not _is_of_the_desktop(path)]
+    foreign = [path.name for path in content if not _is_ours(path)]
+    if foreign or (content and not (place / RECORD_FILE).is_file()):
+        raise MSTKDError(
+            f"-o {folder} holds {(sorted(foreign) or [content[0].name])[0]}, which is not a comparison's;"
+            " choose a new folder"
+        )
+
+
+def _is_of_the_desktop(path: Path) -> bool:
+    """What looking at a folder leaves behind."""
+    return path.name in DESKTOP_FILES or path.name.startswith("._")
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name == FIGURES:
+        pictures = [p for p in path.iterdir() if not _is_of_the_desktop(p)] if path.is_dir() else [path]
+        return all(p.is_file() and p.suffix in (".png", ".svg") for p in pictures)
+    return path.name in _FILES
+
+
+def write_comparison(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    command: str,
+    save_figures: SaveFigures,
+    write_report: WriteReport,
+) -> None:
+    """Write tables, figures and report; ``folder`` changes only when all of it is there.
+
+    Args:
+        folder: checked by :func:`check_output`; an older comparison in it is replaced.
+        command: what was typed.
+        save_figures: ``figures.save_figures``.
+        write_report: ``report.write_report``.
+
+    Raises:
+        MSTKDError: it cannot be written; ``folder`` is as it was.
+    """
+    with _replaced(folder.resolve()) as place:
+        write_json(comparison_record(comparison, command), place / RECORD_FILE)
+        for name in ("means", "differences", "ablation", "published"):
+            table = getattr(comparison, name)
+            if table is not None:
+                table.to_csv(place / f"{name}.csv", index=False)
+        (place / FIGURES).mkdir()
+        figures = save_figures(comparison, place / FIGURES)
+        links = [(figure.title, figure.png.relative_to(place).as_posix()) for figure in figures]
+        text = comparison_markdown(comparison, command, links)
+        (place / "comparison.md").write_text(text, encoding="utf-8")
+        write_report(comparison, figures, place / REPORT, command=command)
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``; on success it takes its place, else it is gone."""
+    writable_folder(folder.parent)
+    new, old = temporary_beside(folder), temporary_beside(folder)
+    try:
+        with explained_disk_errors(folder):
+            new.mkdir()
+            yield new
+            _swap(new, folder, old)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """A folder with content cannot be renamed over: the old one steps aside first, and back if need be."""
+    try:
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except BaseException:  # an interrupt too: the old one must not be lost
+            if old.exists():
+                os.rename(old, folder)
+            raise
+    except OSError as error:
+        raise MSTKDError(f"cannot replace {folder}: {error.strerror}; choose another folder") from error
+
+
+def comparison_record(comparison: Comparison, command: str) -> dict[str, Any]:
+    """The content of ``comparison.json``: what was compared, and how."""
+    return {
+        "version": _RECORD_VERSION,
+        "command": command,
+        "reference": comparison.reference,
+        "policy": comparison.policy,
+        "lesionwise": comparison.runs[0].evaluations[0].record.lesionwise,
+        "modalities": list(comparison.modalities),
+        "subsets": list(comparison.subsets),
+        "regions": {name: list(labels) for name, labels in comparison.regions.items()},
+        "metrics": list(comparison.metrics),
+        "cases": int(comparison.scores["case"].nunique()),
+        "patients": int(comparison.scores["patient"].nunique()),
+        "without": list(comparison.without),
+        "seed": comparison.seed,
+        "resamples": comparison.resamples,
+        "versions": versions() | {name: metadata.version(name) for name in _PACKAGES},
+        "git": git_commit(),
+        "runs": [
+            {"name": run.name, "evaluations": [_evaluation_record(e) for e in run.evaluations]}
+            for run in comparison.runs
+        ],
+    }
+
+
+def _evaluation_record(evaluation: Any) -> dict[str, Any]:
+    record = evaluation.record
+    return {
+        "folder": str(evaluation.folder.resolve()),
+        "model": dict(record.model),
+        "dataset": record.dataset,
+        "cases": len(record.cases),
+        "command": record.command,
+        "versions": dict(record.versions),
+        "git": record.git,
+        "sessions": [asdict(session) for session in record.sessions],
+    }

@@ -1,0 +1,1 @@
+"""Loss terms that two methods share: pure functions of tensors."""

@@ -1,0 +1,1 @@
+"""MST-KDNet: network, objective, trainers."""

@@ -1,0 +1,1 @@
+"""Finished nnU-Net models on disk."""

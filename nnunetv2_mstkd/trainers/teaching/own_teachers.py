@@ -1,0 +1,141 @@
+"""The network's own past as its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.trainers.base import unwrap
+from nnunetv2_mstkd.trainers.step import MaskedBatch
+from nnunetv2_mstkd.trainers.teaching.base import Passes, Teaching
+
+
+class WarmStart(Teaching):
+    """A frozen copy of the network as the full-modality phase leaves it."""
+
+    frozen: FrozenTeacher | None = None
+
+    def build(self) -> None:
+        trainer = self.trainer
+        if trainer.phases.full_epochs == 0:
+            raise MSTKDError(
+                f"teacher 'warm_start' needs a full-modality phase, but full_phase {trainer.full_phase} of "
+                f"{trainer.num_epochs} epochs leaves none; raise one of them, or set teacher 'joint'"
+            )
+
+    def start_epoch(self) -> None:
+        if self.frozen is not None:
+            return
+        self.refuse_a_late_beginning()
+        self.trainer.print_to_log_file("A frozen copy of the network becomes the teacher.")
+        self.frozen = self._copy()
+
+    def _copy(self) -> FrozenTeacher:
+        return FrozenTeacher.copy_of(unwrap(self.trainer.network), compiled=self.trainer._do_i_compile())
+
+    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
+        assert self.frozen is not None, "start_epoch has made it"
+        return self.frozen.taps(batch.data, **self.trainer.tap_request)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None if self.frozen is None else self.frozen.network.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.frozen = self._copy()
+        self.frozen.network.load_state_dict(state)
+
+
+class FrozenTeacher:
+    """A network in eval mode, without gradients, in no optimizer and in no DDP wrapper.
+
+    Args:
+        network: taken over; its deep-supervision outputs are switched off.
+        compiled: run it through torch.compile, as nnU-Net does with the student.
+    """
+
+    def __init__(self, network: nn.Module, compiled: bool = False) -> None:
+        self.network = network.requires_grad_(False).eval()
+        decoder: Any = getattr(self.network, "decoder", None)
+        if decoder is not None:
+            decoder.deep_supervision = False
+        self._forward = torch.compile(self.network) if compiled else self.network
+
+    @classmethod
+    def copy_of(cls, student: nn.Module, compiled: bool = False) -> FrozenTeacher:
+        """Freeze a copy of the student as it is now."""
+        return cls(deepcopy(student), compiled)
+
+    @torch.no_grad()
+    def taps(self, data: Tensor, **request: Any) -> NetworkTaps:
+        """Logits and taps for the whole patch (B, C, ...)."""
+        return self._forward(data, **request)
+
+
+class Joint(Teaching):
+    """Two networks learn side by side from the start, with one optimizer (the published way)."""
+
+    learns = True
+    network: nn.Module
+    begun = False
+
+    def build(self) -> None:
+        self.network = self.trainer.new_network()
+        if self.trainer._do_i_compile():
+            compiled: Any = torch.compile(self.network)  # a module again, whatever torch's signature says
+            self.network = compiled
+
+    def distribute(self) -> None:
+        if self.trainer.is_ddp:
+            self.network = self.trainer.wrap_ddp(self.network)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def start_epoch(self) -> None:
+        if not self.begun:
+            self.refuse_a_late_beginning()
+        self.begun = True
+        self.network.train()
+
+    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
+        return self.network(batch.data, **self.trainer.tap_request)
+
+    def state_dict(self) -> dict[str, Any]:
+        return unwrap(self.network).state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        unwrap(self.network).load_state_dict(state)
+        self.begun = True
+
+
+class Shared(Teaching):
+    """The network sees the whole patch, learns from it, and distils what it showed into the masked one.
+
+    The gradients of the whole patch are taken before the masked patch runs, so that the feature maps of one
+    patch are held at a time: half of what two networks at once need. That is exact because the default
+    objective detaches whatever the teacher shows.
+    """
+
+    def build(self) -> None:
+        if self.trainer.variant == "official":
+            raise MSTKDError(
+                "teacher 'shared' needs the default objective: the official one lets gradients into the "
+                "teacher's side; set teacher 'joint'"
+            )
+
+    def passes(self, batch: MaskedBatch) -> Passes:
+        trainer, network = self.trainer, self.trainer.network
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext():
+            teacher = network(batch.data, **trainer.tap_request)
+            segmentation = trainer.loss(teacher.logits, batch.target)
+            trainer.backward(trainer.config.teacher_segmentation * segmentation)
+        student = network(batch.masked, **trainer.tap_request)
+        return Passes(student, teacher.detached(), {"teacher_segmentation": segmentation.detach()})

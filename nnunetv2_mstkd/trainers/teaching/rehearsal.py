@@ -1,0 +1,94 @@
+"""One step of the masking phase before the first epoch: what cannot work shows then, not half-way through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.trainers.gradient_shares import TermBounds
+from nnunetv2_mstkd.trainers.history import TermHistory
+from nnunetv2_mstkd.trainers.step import MaskedBatch
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerDistilling
+
+
+def rehearse(trainer: nnUNetTrainerDistilling) -> None:
+    """Take the gradients of a distilling step on noise, and leave the training as it was.
+
+    Every process of a distributed training has to call this. The optimizer's own memory, which comes with its
+    first step, is not in it yet.
+
+    Raises:
+        MSTKDError: the step needs more memory than there is.
+    """
+    first = trainer.phases.full_epochs
+    trainer.print_to_log_file(f"Trying a step of the masking phase, which begins with epoch {first}")
+    try:
+        with _left_as_it_was(trainer):
+            trainer.current_epoch = first
+            trainer.network.train()
+            trainer.teaching.start_epoch()
+            with trainer.autocast():
+                losses = trainer.compute_losses(_noise(trainer))
+            trainer.backward(losses.total)
+    except torch.cuda.OutOfMemoryError as error:
+        raise MSTKDError(
+            f"the masking phase, which begins with epoch {first}, needs more memory than there is"
+            f" ({str(error).splitlines()[0]}); plan for less with nnUNetv2_mstkd plan -gpu_memory_target"
+        ) from error
+    finally:
+        if trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _noise(trainer: nnUNetTrainerDistilling) -> MaskedBatch:
+    """A batch of the training's shape, with a background as its target."""
+    size, batch = tuple(trainer.configuration_manager.patch_size), trainer.batch_size
+    labels, device = trainer.label_manager, trainer.device
+    channels = len(labels.foreground_regions) + labels.has_ignore_label if labels.has_regions else 1
+    scales = trainer._get_deep_supervision_scales()
+    sizes = [size] if scales is None else [_scaled(size, factors) for factors in scales]
+    levels = [torch.zeros(batch, channels, *level, device=device) for level in sizes]
+    mask = torch.ones(batch, len(trainer.modalities), device=device)
+    mask[:, 0] = 0
+    return MaskedBatch(
+        data=torch.randn(batch, trainer.num_input_channels, *size, device=device),
+        mask=mask,
+        target=levels[0] if scales is None else levels,
+        complete=(True,) * batch,
+    )
+
+
+def _scaled(size: tuple[int, ...], factors: list[float]) -> tuple[int, ...]:
+    return tuple(round(length * factor) for length, factor in zip(size, factors, strict=True))
+
+
+@contextmanager
+def _left_as_it_was(trainer: nnUNetTrainerDistilling) -> Iterator[None]:
+    """Keep what a step changes: gradients, running statistics, teacher, random numbers, log and bounds."""
+    names = ("current_epoch", "history", "bounds", "_styles", "_distillation_steps", "gradient_shares_every")
+    kept = {name: getattr(trainer, name) for name in names}
+    kept |= {name: value for name, value in vars(trainer).items() if name == "print_to_log_file"}
+    teaching, buffers = dict(vars(trainer.teaching)), [b.clone() for b in trainer.network.buffers()]
+    trainer.history, trainer.bounds = TermHistory(), TermBounds(trainer.config.caps)
+    # The step in which the shares of the gradient are measured is the one that needs most.
+    trainer._distillation_steps, trainer.gradient_shares_every = 0, min(trainer.gradient_shares_every, 1)
+    trainer.print_to_log_file = lambda *words, **options: None
+    devices = [trainer.device] if trainer.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        del trainer.print_to_log_file
+        trainer.__dict__.update(kept)
+        vars(trainer.teaching).clear()
+        vars(trainer.teaching).update(teaching)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(trainer.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
