@@ -22,7 +22,7 @@ def _stock_kwargs(patch, *, spacing=None, max_stages=9, base_features=4, blocks=
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def seed():
     torch.manual_seed(0)
 
 

@@ -1,13 +1,13 @@
 """Small BraTS-like cases on disk, and nnU-Net's folders."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from places import SHARED
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "../shared/data"
+SHARED_DATA = SHARED / "data"
 CHANNELS = ("t1n", "t1c", "t2w", "t2f")
 
 
@@ -60,7 +60,7 @@ def nnunet(tmp_path, monkeypatch):
 def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip("the real cases (../shared/data) are not here")
-    return SHARED_DATA.resolve()
+    return SHARED_DATA
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""Bad inputs of predict, plan and train."""
+"""Bad inputs of prepare and predict."""
 
 from __future__ import annotations
 
-import spoiling as s
-from bad_input import BadInput, call, place
+from bad_inputs import spoiling as s
+from bad_inputs.rows import BadInput, call, place
 
 _D = {"-m": None, "-d": "990", "-c": "3d_fullres"}
 _RECORDS = "out/modalities.json"
@@ -13,6 +13,27 @@ _DONE = f"out/{s.CASE}.nii.gz"
 def _two(first: s.Spoil, second: s.Spoil) -> s.Spoil:
     return lambda where: (first(where), second(where))
 
+
+PREPARE = (
+    call("prepare", "SRC does not exist", "input not found: {p}/gone", {"-i": "{p}/gone"}),
+    call("prepare", "SRC is empty", "no cases in {p}/empty", {"-i": "{p}/empty"}),
+    call("prepare", "OUT lies in SRC", "{p}/in/x lies in the input", {"-o": "{p}/in/x"}),
+    call("prepare", "OUT lies below a file", "cannot write into {p}/file/x", {"-o": "{p}/file/x"}),
+    call("prepare", "the model does not exist", "model folder not found: {p}/gone", {"-m": "{p}/gone"}),
+    call("prepare", "two sources of channel names", "give only one of", {"--dataset_json": "{p}/file"}),
+    call("prepare", "a dataset.json that is none", "cannot read {p}/file as JSON",
+          {"-m": None, "--dataset_json": "{p}/file"}),
+    call("prepare", "a modality that the model has not", "unknown modality 'ADC'", {"--modalities": "ADC"}),
+    call("prepare", "no modality", "the empty set", {"--modalities": "+"}),
+    place("prepare", "dataset.json without labels", "has no 'labels'",
+          s.edit("model/dataset.json", "labels")),
+    place("prepare", "channel_names as a list", "channel_names of dataset.json is not like",
+           s.edit("model/dataset.json", "channel_names", ["T1", "T2"])),
+    BadInput("prepare", "a model of CT, and no placeholder", "no placeholder for t1n is known", {},
+             s.ct_model, of_a_case=True),
+    BadInput("prepare", "no sequence that was asked for", "none of the modalities asked for (t1n)",
+             {"--modalities": "t1n"}, s.remove("t1n"), of_a_case=True),
+)  # fmt: skip
 
 PREDICT = (
     call("predict", "SRC does not exist", "input not found: {p}/gone", {"-i": "{p}/gone"}),
@@ -87,105 +108,4 @@ PREDICT = (
              s.flat_channel(4), of_a_case=True),
     BadInput("predict", "no sequence that was asked for", "none of the modalities asked for (t1n)",
              {"--modalities": "t1n"}, s.remove("t1n"), of_a_case=True),
-)  # fmt: skip
-
-_PLANNED = "preprocessed/Dataset007_Planned"
-_FINGERPRINT = f"{_PLANNED}/dataset_fingerprint.json"
-
-PLAN = (
-    call("plan", "nnUNet_raw is not set", "nnUNet_raw is not set", {}, unset="nnUNet_raw"),
-    call("plan", "an unknown data set", "no data set '8' in {p}/raw", {"-d": "8"}),
-    place("plan", "two data sets of one id", "data set id 7 is used by", s.folder("raw/Dataset007_Two")),
-    place("plan", "no fingerprint", "no dataset_fingerprint.json in", s.delete(_FINGERPRINT)),
-    place("plan", "a fingerprint cut off", "cannot read {p}/" + _FINGERPRINT, s.overwrite(_FINGERPRINT, "{")),
-    place("plan", "a fingerprint without shapes", "has no 'shapes_after_crop'",
-          s.edit(_FINGERPRINT, "shapes_after_crop")),
-    place("plan", "a fingerprint of other channels", "describes 0 channels, but dataset.json names 4",
-          s.edit(_FINGERPRINT, "foreground_intensity_properties_per_channel", {})),
-    place("plan", "dataset.json without labels", "has no 'labels'",
-          s.edit("raw/Dataset007_Planned/dataset.json", "labels")),
-    call("plan", "a patch of four axes", "--patch-size 8 8 8 8 has 4 axes", {"--patch-size": "8 8 8 8"}),
-    call("plan", "a patch of no voxels", "--patch-size 0 8 8 is not possible", {"--patch-size": "0 8 8"}),
-    call("plan", "a batch of no patches", "--batch-size 0 is not possible", {"--batch-size": "0"}),
-    call("plan", "one stage", "--max-stages 1 is not possible", {"--max-stages": "1"}),
-    call("plan", "another width for the published network", "--base-features does not go with",
-         {"--preset": "official", "--base-features": "8"}),
-    call("plan", "the name of nnU-Net's plans", "would overwrite nnU-Net's own plans",
-         {"-overwrite_plans_name": "nnUNetPlans"}),
-    call("plan", "a name with __", "-overwrite_plans_name 'a__b' is not", {"-overwrite_plans_name": "a__b"}),
-    call("plan", "no memory", "-gpu_memory_target 0 is not possible", {"-gpu_memory_target": "0"}),
-    call("plan", "two numbers of spacing", "-overwrite_target_spacing 1 1 is not",
-         {"-overwrite_target_spacing": "1 1"}),
-    call("plan", "an unknown planner", "nnU-Net has no class 'Planner9'", {"-pl": "Planner9"}),
-    call("plan", "an unknown preprocessor", "no class 'Pre9'", {"-preprocessor_name": "Pre9"}),
-    call("plan", "an unknown configuration", "unknown configuration '4d'", {"-c": "4d"}),
-    call("plan", "a setting without a value", "--set 'num_epochs' is not KEY=VALUE", {"--set": "num_epochs"}),
-    call("plan", "a teacher twice", "--teacher and --set teacher=... both name a teacher",
-         {"--teacher": "{p}/model", "--set": "teacher=joint"}),
-    call("plan", "an unknown setting", "unknown setting 'epochs'", {"--set": "epochs=3"}),
-    call("plan", "no epochs", "setting 'num_epochs' in 'mstkd' of the plans is 0", {"--set": "num_epochs=0"}),
-    call("plan", "only a full phase", "setting 'full_phase' in 'mstkd' of the plans is 1",
-         {"--set": "full_phase=1"}),
-    call("plan", "an unknown sampler", "'sampler' in 'mstkd' of the plans is 'x'", {"--set": "sampler=x"}),
-    call("plan", "a modality kept never", "'keep_probability' in 'mstkd' of the plans is 0",
-         {"--set": "keep_probability=0"}),
-    call("plan", "a probability for an unknown modality", "unknown modality 'ADC'",
-         {"--set": 'sampler=bernoulli keep_probability={"ADC":0.5}'}),
-    call("plan", "a subset of unknown modalities", "unknown modality 'ADC'",
-         {"--set": 'sampler=weights subset_weights={"ADC":1}'}),
-    call("plan", "tokens of three voxels", "--token-patch 3 is not possible", {"--token-patch": "3"}),
-    call("plan", "a negative weight", "'weights' in 'mstkd' of the plans is {{'kl': -1}}",
-         {"--set": 'weights={"kl":-1}'}),
-)  # fmt: skip
-
-_PLANS = f"{_PLANNED}/nnUNetPlans.json"
-_WEIGHTS = "{p}/model/fold_0/checkpoint_final.pth"
-
-TRAIN = (
-    call("train", "nnUNet_preprocessed is not set", "nnUNet_preprocessed is not set", {},
-         unset="nnUNet_preprocessed"),
-    call("train", "gradient shares every 0 steps", "--gradient_shares is 0", {"--gradient_shares": "0"}),
-    place("train", "an unknown setting in the plans", "unknown setting 'epochs'", s.settings(epochs=3)),
-    place("train", "a learning rate of 0", "setting 'initial_lr' in 'mstkd' of the plans is 0",
-          s.settings(initial_lr=0)),
-    place("train", "a seed that is text", "setting 'seed' in 'mstkd' of the plans is 'x'",
-          s.settings(seed="x")),
-    place("train", "a weight for a term that does not exist", "unknown", s.settings(weights={"magic": 1})),
-    place("train", "no weight for the segmentation", "weight of term 'segmentation' is 0",
-          s.settings(weights={"segmentation": 0})),
-    place("train", "a teacher without a phase to learn in", "'warm_start' needs a full-modality phase",
-          s.settings(full_phase=0)),
-    place("train", "a subset of unknown modalities", "unknown modality 'ADC'",
-          s.settings(sampler="weights", subset_weights={"ADC": 1})),
-    place("train", "a probability for an unknown modality", "ADC",
-          s.settings(sampler="bernoulli", keep_probability={"ADC": 0.5})),
-    call("train", "an unknown data set", "no data set '8' in {p}/preprocessed", {"": "8 tiny 0"}),
-    call("train", "a data set that is neither id nor name", "'tiny' is no data set", {"": "tiny tiny 0"}),
-    place("train", "two data sets of one id", "data set id 7 is used by",
-          s.folder("preprocessed/Dataset007_Two")),
-    call("train", "unknown plans", "no plans 'NoPlans' in {p}/preprocessed/Dataset007_Planned (there: nnUNet",
-         {"-p": "NoPlans"}),
-    place("train", "plans cut off", "cannot read {p}/" + _PLANS, s.overwrite(_PLANS, "{")),
-    place("train", "plans without configurations", "has no configurations; plan again",
-          s.edit(_PLANS, "configurations")),
-    call("train", "an unknown configuration", "no configuration '5d' in nnUNetPlans", {"": "7 5d 0"}),
-    call("train", "a fold that is no number", "'one' is no fold", {"": "7 tiny one"}),
-    call("train", "an unknown trainer", "no trainer 'nnUNetTrainerFromMars'",
-         {"-tr": "nnUNetTrainerFromMars"}),
-    call("train", "an unknown device", "unknown device 'tpu'", {"-device": "tpu"}),
-    call("train", "no GPU", "device 'cuda' is not available here; use -device cpu", {"-device": "cuda"}),
-    call("train", "--val before the training has ended", "--val needs a finished training", {"--val": ""}),
-    call("train", "--c together with --val", "--c and --val exclude each other", {"--c": "", "--val": ""}),
-    call("train", "--c together with -pretrained_weights", "leave it out with --c",
-         {"--c": "", "-pretrained_weights": _WEIGHTS}),
-    call("train", "no pretrained weights", "checkpoint not found: {p}/gone.pth",
-         {"-pretrained_weights": "{p}/gone.pth"}),
-    call("train", "pretrained weights of another network", "is of another kind of network",
-         {"-pretrained_weights": _WEIGHTS}),
-    place("train", "pretrained weights of another program", "has no 'network_weights'", s.other_checkpoint,
-          pretrained_weights=_WEIGHTS),
-    place("train", "pretrained weights that would run code", "holds posix.mkdir, which is not among",
-          s.malicious_checkpoint, pretrained_weights=_WEIGHTS),
-    place("train", "a model as the teacher of a shared network", "has the teacher 'shared', but",
-          s.settings(teacher="{p}/model"), tr="nnUNetTrainerMSTKDShared"),
 )  # fmt: skip
