@@ -92,6 +92,16 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         own = [base.__dict__.get("own_settings", {}) for base in reversed(cls.__mro__)]
         return {name: setting for settings in own for name, setting in settings.items()}
 
+    @classmethod
+    def needs(cls) -> tuple[str, ...]:
+        """What this trainer uses beside one network and one pass, for the list of methods."""
+        return ()
+
+    @classmethod
+    def weights_by_default(cls) -> dict[str, float]:
+        """Weight of every term by name, for plans that set none."""
+        return {}
+
     # ---------------------------------------------------------------- what subclasses change
 
     def set_defaults(self) -> None:

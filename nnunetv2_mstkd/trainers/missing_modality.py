@@ -116,6 +116,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
             read["regions"] = true_or_false()  # written by training
         return read
 
+    @classmethod
+    def weights_by_default(cls) -> dict[str, float]:
+        return dict(cls.default_weights)
+
     # ---------------------------------------------------------------- what subclasses change
 
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
@@ -144,7 +148,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
                     f"{type(self).__name__} has no term '{name}' to weigh (setting 'weights' of the plans);"
                     f" it has: {', '.join(self.default_weights)}"
                 )
-        return {**self.default_weights, **given}
+        return {**self.weights_by_default(), **given}
 
     def weighted(self, losses: Mapping[str, Tensor]) -> StepLosses:
         """Add named losses up by their weights; those of weight 0 need not be there."""
@@ -242,7 +246,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         if self.is_cascaded:
             raise MSTKDError(
                 f"{name} has one encoder per modality and no place for the segmentation of a cascade's"
-                f" previous stage; train 3d_fullres, or {self.configuration_name} with nnUNetTrainerModalityDropout"
+                f" previous stage; train 3d_fullres, or {self.configuration_name} with"
+                " nnUNetTrainerModalityDropout"
             )
         if self.settings.get("enable_deep_supervision"):
             raise MSTKDError(

@@ -24,6 +24,7 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
     region labels: with plain labels the released objective leaves the background head almost untrained.
     """
 
+    default_weights = ObjectiveConfig.official().weights()
     preset = "official"
     variant = "official"
     teacher_gets_gradients = True

@@ -58,6 +58,18 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
     renew_discriminator_optimizer: ClassVar[bool] = False
     gradient_shares_every: int = 250
 
+    @classmethod
+    def weights_by_default(cls) -> dict[str, float]:
+        return {**cls.default_weights, **dict.fromkeys(cls.without, 0.0)}
+
+    @classmethod
+    def needs(cls) -> tuple[str, ...]:
+        return (
+            (*super().needs(), "discriminator")
+            if cls.weights_by_default()["adversarial"]
+            else super().needs()
+        )
+
     # ---------------------------------------------------------------- building
 
     def objective_config(self) -> ObjectiveConfig:

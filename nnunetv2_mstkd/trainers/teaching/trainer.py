@@ -113,11 +113,14 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
 
     # ---------------------------------------------------------------- building
 
+    @classmethod
+    def needs(cls) -> tuple[str, ...]:
+        return ("teacher", "second pass") if _distils(cls.weights_by_default()) else ()
+
     @property
     def distils(self) -> bool:
         """Whether any term needs a teacher."""
-        own = (SEGMENTATION, TEACHER_SEGMENTATION)
-        return any(weight > 0 for name, weight in self.weights.items() if name not in own)
+        return _distils(self.weights)
 
     def full_phase_in_force(self) -> float:
         if self.teacher == WARM_START:
@@ -231,3 +234,8 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
         super().load_extra_state(state)
         if "teacher" in state:
             self.teaching.load_state_dict(state["teacher"])
+
+
+def _distils(weights: Mapping[str, float]) -> bool:
+    own = (SEGMENTATION, TEACHER_SEGMENTATION)
+    return any(weight > 0 for name, weight in weights.items() if name not in own)
