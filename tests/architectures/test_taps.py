@@ -8,13 +8,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from nnunetv2_mstkd.architectures.shapes import input_convolutions, run_on_meta
-from nnunetv2_mstkd.architectures.taps import (
-    NetworkTaps,
-    with_taps,
-)
-from nnunetv2_mstkd.methods.mstkd.network import (
-    MSTKDNet,
-)
+from nnunetv2_mstkd.architectures.taps import NetworkTaps, with_taps
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 
 UNETS = "dynamic_network_architectures.architectures.unet."
 PATCH = (16, 16, 16)

@@ -9,14 +9,10 @@ import torch
 from torch import nn
 
 from benchmarks.plans import mstkd_architecture
-from nnunetv2_mstkd.architectures import (
-    without_gradients,
-)
+from nnunetv2_mstkd.architectures import without_gradients
 from nnunetv2_mstkd.architectures.merged_convolutions import MergedUpsampling
 from nnunetv2_mstkd.architectures.without_gradients import in_fastest_layout, normalised
-from nnunetv2_mstkd.methods.mstkd.network import (
-    MSTKDNet,
-)
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.methods.mstkd.official_decoder import LiftUnit
 
 LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -77,7 +77,7 @@ def test_nnunet_finds_the_trainers_through_the_variable():
     code = (
         "from nnunetv2_mstkd.environment import activate; activate()\n"
         "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
-        "import pickle, nnunetv2_mstkd.trainers as ours\n"
+        "import pickle, nnunetv2_mstkd.methods as ours\n"
         "for name in ours.__all__:\n"
         "    found = find(name)\n"
         "    assert found is getattr(ours, name), name\n"

@@ -8,27 +8,17 @@ import pytest
 import torch
 from fake_taps import fake_taps
 
-from nnunetv2_mstkd.losses.features import (
-    content_loss,
-    token_feature_loss,
-)
-from nnunetv2_mstkd.losses.logits import (
-    consistency_loss,
-    standardised_kl_loss,
-)
-from nnunetv2_mstkd.losses.style import (
-    gram_matching_loss,
-)
-from nnunetv2_mstkd.methods.mstkd.attention import (
-    attention_extremes_loss,
-)
+from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
+from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
+from nnunetv2_mstkd.losses.style import gram_matching_loss
+from nnunetv2_mstkd.methods.mstkd.attention import attention_extremes_loss
 
 # name -> (loss, tensors of the taps that it compares)
 LOSSES = {
-    "attention": (attention_extremes_loss, lambda t: t.attention),
-    "token_features": (token_feature_loss, lambda t: t.token_features),
-    "content": (content_loss, lambda t: t.content),
-    "gram": (gram_matching_loss, lambda t: [t.encoded, t.style, t.content]),
+    "attention": (attention_extremes_loss, lambda t: t.inner["attention"]),
+    "token_features": (token_feature_loss, lambda t: t.inner["token_features"]),
+    "content": (content_loss, lambda t: t.inner["content"]),
+    "gram": (gram_matching_loss, lambda t: [t.inner[n] for n in ("encoded", "style", "content")]),
     "kl, labels": (standardised_kl_loss, lambda t: t.logits),
     "kl, regions": (partial(standardised_kl_loss, regions=True), lambda t: t.logits),
     "consistency, labels": (consistency_loss, lambda t: t.logits),

@@ -2,14 +2,9 @@ import pytest
 import torch
 from fake_taps import randn
 
-from nnunetv2_mstkd.losses.features import (
-    content_loss,
-    token_feature_loss,
-)
+from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
 from nnunetv2_mstkd.losses.pairs import bounded_relative_error
-from nnunetv2_mstkd.methods.mstkd.attention import (
-    attention_extremes_loss,
-)
+from nnunetv2_mstkd.methods.mstkd.attention import attention_extremes_loss
 
 
 def test_relative_error_has_no_scale_and_no_size():

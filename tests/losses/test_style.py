@@ -1,9 +1,11 @@
 import pytest
 import torch
 from fake_taps import randn
+from torch import nn
 
 from nnunetv2_mstkd.losses.style import (
     _cross_grams,
+    discriminator_loss_on_styles,
     gram_matching_loss,
     style_adversarial_loss,
     style_discriminator_loss,
@@ -83,3 +85,16 @@ def test_adversarial_orientation_is_zero_for_full_and_one_for_missing():
     wrong = style_discriminator_loss(student=says_full, teacher=says_missing)
     assert right < 1e-3
     assert float(wrong) == pytest.approx(18, rel=1e-3)
+
+
+def test_the_loss_on_styles_trains_the_discriminator_alone():
+    torch.manual_seed(0)
+    judge = nn.Sequential(nn.Conv3d(6, 4, 2), nn.LeakyReLU(0.2), nn.Conv3d(4, 1, (4, 3, 2)))
+    student, teacher = (randn(2, 6, 5, 4, 3, seed=seed).requires_grad_() for seed in (1, 2))
+    loss = discriminator_loss_on_styles(student=student, teacher=teacher, style_discriminator=judge)
+    softplus = nn.functional.softplus
+    torch.testing.assert_close(loss, softplus(judge(teacher)).mean() + softplus(-judge(student)).mean())
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in judge.parameters())
+    assert student.grad is None
+    assert teacher.grad is None

@@ -12,14 +12,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mstkd import segment
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.models import loading
-from nnunetv2_mstkd.models.building import (
-    trainer_class,
-)
+from nnunetv2_mstkd.models import building
+from nnunetv2_mstkd.models.building import trainer_class
 from nnunetv2_mstkd.models.folder import open_model_folder
-from nnunetv2_mstkd.models.loading import (
-    load_nnunet_predictor,
-)
+from nnunetv2_mstkd.models.loading import load_nnunet_predictor, trained_for_missing
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
@@ -127,7 +123,7 @@ class TestTrainerClass:
             searched.append(name)
             return nnUNetTrainer
 
-        monkeypatch.setattr(loading, "recursive_find_trainer_class_by_name", find)
+        monkeypatch.setattr(building, "recursive_find_trainer_class_by_name", find)
         return searched
 
     def test_of_this_plugin_is_found_without_the_search(self, models, search, monkeypatch):
@@ -135,7 +131,7 @@ class TestTrainerClass:
         predictor = load_nnunet_predictor(
             open_model_folder(models.regions), (0,), "checkpoint_final.pth", device="cpu"
         )
-        assert loading.trained_for_missing(predictor)
+        assert trained_for_missing(predictor)
         assert trainer_class("nnUNetTrainerModalityDropout").handles_missing_modalities
         assert search == []
 

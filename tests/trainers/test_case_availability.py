@@ -13,17 +13,13 @@ from tiny_dataset import CASES, DATASET, MODALITIES, dataset_json, plans, write_
 
 from nnunetv2_mstkd.datasets import preprocessed_availability as module
 from nnunetv2_mstkd.datasets.availability import FILE_NAME, Availability, Entry, load_availability
-from nnunetv2_mstkd.datasets.preprocessed_availability import (
-    case_availability,
-)
+from nnunetv2_mstkd.datasets.preprocessed_availability import case_availability
 from nnunetv2_mstkd.datasets.raw_images import digest
 from nnunetv2_mstkd.datasets.volumes import is_constant
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
-from nnunetv2_mstkd.trainers.subset_validation import (
-    absent_channels_at_zero,
-)
+from nnunetv2_mstkd.trainers.subset_validation import absent_channels_at_zero
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform
 
 FOLDER = "nnUNetPlans_3d"

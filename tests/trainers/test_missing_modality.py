@@ -6,10 +6,7 @@ from loop import losses, train
 
 from benchmarks.plans import unet
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.baselines import (
-    nnUNetTrainerFullModality,
-    nnUNetTrainerModalityDropout,
-)
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.modalities import format_subset
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 

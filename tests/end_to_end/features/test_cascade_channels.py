@@ -5,15 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_mstkd.methods.baselines import (
-    nnUNetTrainerModalityDropout,
-)
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    nnUNetTrainerMSTKD,
-)
-from nnunetv2_mstkd.methods.mstkd.variants import (
-    nnUNetTrainerMSTKDJoint,
-)
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
+from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
 
 CHANNELS, ONE_HOT = 4, 3

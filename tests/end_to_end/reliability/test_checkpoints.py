@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.baselines import (
-    nnUNetTrainerFullModality,
-    nnUNetTrainerModalityDropout,
-)
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.models.checkpoint_files import safe_load
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from places import DATA
 
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
-from nnunetv2_mstkd.losses.features import (
-    content_loss,
-    token_feature_loss,
-)
-from nnunetv2_mstkd.losses.logits import (
-    consistency_loss,
-    standardised_kl_loss,
-)
-from nnunetv2_mstkd.losses.schedules import (
-    official_poly_lr,
-    sigmoid_rampup,
-)
+from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
+from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
+from nnunetv2_mstkd.losses.schedules import official_poly_lr, sigmoid_rampup
 from nnunetv2_mstkd.losses.style import (
     gram_matching_loss,
     official_gram,
     style_adversarial_loss,
     style_discriminator_loss,
 )
-from nnunetv2_mstkd.methods.mstkd.attention import (
-    attention_extremes_loss,
-)
-from nnunetv2_mstkd.methods.mstkd.objective import (
-    MSTKDObjective,
-)
+from nnunetv2_mstkd.methods.mstkd.attention import attention_extremes_loss
+from nnunetv2_mstkd.methods.mstkd.objective import MSTKDObjective
 from nnunetv2_mstkd.methods.mstkd.official_dice import official_dice_losses
-from nnunetv2_mstkd.methods.mstkd.weights import (
-    ObjectiveConfig,
-)
+from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
 
 GOLDEN = {
     name: torch.from_numpy(np.asarray(array))
@@ -182,8 +165,8 @@ def test_dice_and_consistency_channel_by_channel(prefix, channels):
         same(error, f"{prefix}_out_ep7_{name}_mse_loss")
 
 
-def co_taps(which: str, channels: list[int]) -> SimpleNamespace:
-    return SimpleNamespace(logits=logits_of(which)[:, channels], content=GOLDEN[f"co_in_content_{which}"])
+def co_taps(which: str, channels: list[int]) -> NetworkTaps:
+    return NetworkTaps(logits_of(which)[:, channels], {"content": GOLDEN[f"co_in_content_{which}"]})
 
 
 def co_config() -> ObjectiveConfig:

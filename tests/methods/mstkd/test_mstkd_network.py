@@ -12,13 +12,9 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunetv2_mstkd.architectures.taps import (
-    NetworkTaps,
-)
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.mstkd.network import (
-    MSTKDNet,
-)
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 
 # Patch, spacing, stages at most: isotropic, odd bottleneck, anisotropic (strides (1, 2, 2)), not divisible by
 # the strides, two stages, 2D.

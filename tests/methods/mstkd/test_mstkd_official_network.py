@@ -17,13 +17,9 @@ import pytest
 import torch
 from places import DATA
 
-from nnunetv2_mstkd.architectures.discriminators import (
-    StyleDiscriminator,
-)
+from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.mstkd.network import (
-    MSTKDNet,
-)
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.methods.mstkd.official_weights import official_network_names
 
 OFFICIAL_SHAPES = json.loads((DATA / "official_state_dict.json").read_text())

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from pydoc import locate
-from types import SimpleNamespace
 
 import pytest
 import torch
 from fake_taps import fake_taps
 from torch import nn
 
-from nnunetv2_mstkd.architectures.discriminators import (
-    StyleDiscriminator,
-)
-from nnunetv2_mstkd.methods.mstkd.network import (
-    MSTKDNet,
-)
-from nnunetv2_mstkd.methods.mstkd.objective import (
-    MSTKDObjective,
-)
-from nnunetv2_mstkd.methods.mstkd.sizes import (
-    mstkdnet_kwargs,
-)
-from nnunetv2_mstkd.methods.mstkd.weights import (
-    TERM_NAMES,
-    ObjectiveConfig,
-)
+from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.objective import MSTKDObjective
+from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
+from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 
 DISTILLATION = [n for n in TERM_NAMES if "segmentation" not in n]
 
@@ -55,7 +44,7 @@ def cast(taps, dtype):
     def each(value):
         return [v.to(dtype) for v in value] if isinstance(value, list) else value.to(dtype)
 
-    return SimpleNamespace(**{name: each(value) for name, value in vars(taps).items()})
+    return NetworkTaps(each(taps.logits), {name: each(value) for name, value in taps.inner.items()})
 
 
 def assert_same(values, expected, tolerance):

@@ -6,27 +6,14 @@ import torch
 from loop import losses, train
 from torch import nn
 
-from nnunetv2_mstkd.architectures.discriminators import (
-    StyleDiscriminator,
-)
+from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
 from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.mstkd.network import (
-    MSTKDNet,
-)
-from nnunetv2_mstkd.methods.mstkd.official import (
-    nnUNetTrainerMSTKDOfficial,
-)
-from nnunetv2_mstkd.methods.mstkd.sizes import (
-    mstkdnet_kwargs,
-)
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    NETWORK_CLASS,
-    nnUNetTrainerMSTKD,
-)
-from nnunetv2_mstkd.methods.mstkd.variants import (
-    nnUNetTrainerMSTKDJoint,
-)
+from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.official import nnUNetTrainerMSTKDOfficial
+from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
+from nnunetv2_mstkd.methods.mstkd.trainer import NETWORK_CLASS, nnUNetTrainerMSTKD
+from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
 from nnunetv2_mstkd.trainers.adversary import StyleAdversary
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY, count_steps_on_cpu
 

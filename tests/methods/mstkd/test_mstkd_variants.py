@@ -10,9 +10,7 @@ from loop import train
 
 from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
 from nnunetv2_mstkd.methods.mstkd import objective
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    nnUNetTrainerMSTKD,
-)
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
 from nnunetv2_mstkd.methods.mstkd.transformer import SelfAttention
 from nnunetv2_mstkd.methods.mstkd.variants import (
     nnUNetTrainerMSTKD_PlainStudent,
@@ -21,9 +19,7 @@ from nnunetv2_mstkd.methods.mstkd.variants import (
     nnUNetTrainerMSTKD_woTransformerKD,
     nnUNetTrainerMSTKDFrozenTeacher,
 )
-from nnunetv2_mstkd.trainers.teaching import (
-    trainer as distilling,
-)
+from nnunetv2_mstkd.trainers.teaching import trainer as distilling
 from nnunetv2_mstkd.trainers.teaching.own_teachers import FrozenTeacher
 
 LOSSES = {

@@ -3,13 +3,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.losses.schedules import (
-    sigmoid_rampup,
-)
-from nnunetv2_mstkd.methods.mstkd.weights import (
-    TERM_NAMES,
-    ObjectiveConfig,
-)
+from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
+from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 
 PUBLISHED = {
     "segmentation": 0.6,

@@ -9,16 +9,9 @@ import torch
 from loop import losses, train
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDUNet,
-)
-from nnunetv2_mstkd.methods.mstkd.variants import (
-    nnUNetTrainerMSTKDJoint,
-)
-from nnunetv2_mstkd.trainers.teaching import (
-    trainer as distilling,
-)
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
+from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
+from nnunetv2_mstkd.trainers.teaching import trainer as distilling
 
 
 def batch_norms(plans: dict) -> None:

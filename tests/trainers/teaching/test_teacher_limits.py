@@ -11,17 +11,9 @@ from loop import train
 from test_teaching import finished_models, student, unet_model  # noqa: F401  fixtures
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.mstkd.official import (
-    nnUNetTrainerMSTKDOfficial,
-)
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDUNet,
-)
-from nnunetv2_mstkd.methods.mstkd.variants import (
-    nnUNetTrainerMSTKDJoint,
-    nnUNetTrainerMSTKDShared,
-)
+from nnunetv2_mstkd.methods.mstkd.official import nnUNetTrainerMSTKDOfficial
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
+from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint, nnUNetTrainerMSTKDShared
 from nnunetv2_mstkd.trainers.teaching import finished_model
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 

@@ -14,17 +14,9 @@ from torch import nn
 
 from nnunetv2_mstkd.architectures.matching import start_from
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.baselines import (
-    nnUNetTrainerFullModality,
-)
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDUNet,
-)
-from nnunetv2_mstkd.methods.mstkd.variants import (
-    nnUNetTrainerMSTKDFrozenTeacher,
-    nnUNetTrainerMSTKDShared,
-)
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
+from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDFrozenTeacher, nnUNetTrainerMSTKDShared
 from nnunetv2_mstkd.settings import parse_settings
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 from nnunetv2_mstkd.trainers.step import MaskedBatch
