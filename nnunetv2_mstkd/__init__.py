@@ -22,7 +22,7 @@ __all__ = ["MSTKDError", "SegmentationResult", "Segmenter", "Volume", "__version
 _HOMES = {
     "SegmentationResult": "result",
     "Segmenter": "segmenter",
-    "Volume": "memory",
+    "Volume": "images_in_memory",
     "segment": "segmenter",
 }
 

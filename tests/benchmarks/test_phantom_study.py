@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from places import ROOT
 
 import nnunetv2_mstkd.trainers as trainers
 from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
@@ -25,7 +25,6 @@ from nnunetv2_mstkd.files import read_json, write_json
 from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
 from nnunetv2_mstkd.settings import parse_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 LENGTH = {"num_epochs", "full_phase", "num_iterations_per_epoch"}
 
 

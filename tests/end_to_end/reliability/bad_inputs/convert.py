@@ -1,12 +1,12 @@
-"""Bad inputs of convert and prepare, and bad cases of convert, prepare and predict."""
+"""Bad inputs of convert, and bad cases of convert, prepare and predict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import spoiling as s
-from bad_input import BadInput, call, place
+from bad_inputs import spoiling as s
+from bad_inputs.rows import BadInput, call, place
 
 NAME = s.CASE
 
@@ -70,25 +70,4 @@ CONVERT = (
     place("convert", "a Decathlon list without channels", 'has no "modality"', s.decathlon("{}")),
     place("convert", "a Decathlon task of other channels", "names the channels t2w, ADC",
            s.decathlon('{"modality": {"0": "T2", "1": "ADC"}}')),
-)  # fmt: skip
-
-PREPARE = (
-    call("prepare", "SRC does not exist", "input not found: {p}/gone", {"-i": "{p}/gone"}),
-    call("prepare", "SRC is empty", "no cases in {p}/empty", {"-i": "{p}/empty"}),
-    call("prepare", "OUT lies in SRC", "{p}/in/x lies in the input", {"-o": "{p}/in/x"}),
-    call("prepare", "OUT lies below a file", "cannot write into {p}/file/x", {"-o": "{p}/file/x"}),
-    call("prepare", "the model does not exist", "model folder not found: {p}/gone", {"-m": "{p}/gone"}),
-    call("prepare", "two sources of channel names", "give only one of", {"--dataset_json": "{p}/file"}),
-    call("prepare", "a dataset.json that is none", "cannot read {p}/file as JSON",
-          {"-m": None, "--dataset_json": "{p}/file"}),
-    call("prepare", "a modality that the model has not", "unknown modality 'ADC'", {"--modalities": "ADC"}),
-    call("prepare", "no modality", "the empty set", {"--modalities": "+"}),
-    place("prepare", "dataset.json without labels", "has no 'labels'",
-          s.edit("model/dataset.json", "labels")),
-    place("prepare", "channel_names as a list", "channel_names of dataset.json is not like",
-           s.edit("model/dataset.json", "channel_names", ["T1", "T2"])),
-    BadInput("prepare", "a model of CT, and no placeholder", "no placeholder for t1n is known", {},
-             s.ct_model, of_a_case=True),
-    BadInput("prepare", "no sequence that was asked for", "none of the modalities asked for (t1n)",
-             {"--modalities": "t1n"}, s.remove("t1n"), of_a_case=True),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``nnUNetv2_mstkd train``: what it does around nnU-Net's own command. (Bad calls: tests/reliability.)"""
+"""``nnUNetv2_mstkd train``: what it does around nnU-Net's own command. (Bad calls: tests/end_to_end/reliability/bad_inputs.)"""
 
 from __future__ import annotations
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import spoiling
 import tiny_dataset
-from bad_inputs import BAD_INPUTS, markdown
+from bad_inputs import BAD_INPUTS, markdown, spoiling
+from places import ROOT
 from tiny_model import MODALITIES, dataset_json, plans_json, write_model
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.datasets.convert.convert import convert
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+DOCUMENT = ROOT / "docs" / "reliability.md"
 # The good call of each command; a value may be several words.
 CALLS = {
     "convert": {"-i": "{p}/in", "-d": "5", "--name": "A", "--format": "brats2023", "--num-processes": "1"},
@@ -153,7 +153,9 @@ def test_the_list_is_long_enough_and_has_no_row_twice():
 
 def test_the_documentation_shows_this_table():
     text = DOCUMENT.read_text()
-    assert markdown() in text, "paste what PYTHONPATH=tests python tests/reliability/bad_inputs.py prints"
+    assert markdown() in text, (
+        "paste what `PYTHONPATH=tests/helpers:tests/end_to_end/reliability python -m bad_inputs` prints"
+    )
     assert f"{len(BAD_INPUTS)} bad inputs" in text
 
 

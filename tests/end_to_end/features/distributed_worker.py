@@ -20,7 +20,8 @@ from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
 
-sys.path[:0] = map(str, Path(__file__).parents[1:3])  # tests/ and what is above it, as pytest has them
+TESTS = Path(__file__).parents[2]
+sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent)]  # as pytest has them
 
 GLOBAL_BATCH = 4
 TEACHER = "nnUNetTrainer__nnUNetPlans__tiny"  # a finished model below the root

@@ -1,14 +1,15 @@
 """The table of bad inputs: what is wrong, and what the command says of it.
 
-``test_bad_inputs.py`` runs every row; ``PYTHONPATH=tests python tests/reliability/bad_inputs.py`` prints the
-table that ``docs/reliability.md`` shows.
+``test_bad_inputs.py`` runs every row; ``PYTHONPATH=tests/helpers:tests/end_to_end/reliability python -m
+bad_inputs`` prints the table that ``docs/reliability.md`` shows.
 """
 
 from __future__ import annotations
 
-from bad_data_inputs import CONVERT, OF_CASES, PREPARE
-from bad_input import BadInput
-from bad_model_inputs import PLAN, PREDICT, TRAIN
+from bad_inputs.convert import CONVERT, OF_CASES
+from bad_inputs.plan import PLAN, TRAIN
+from bad_inputs.predict import PREDICT, PREPARE
+from bad_inputs.rows import BadInput
 
 BAD_INPUTS: tuple[BadInput, ...] = (*OF_CASES, *CONVERT, *PREPARE, *PREDICT, *PLAN, *TRAIN)
 
@@ -23,7 +24,3 @@ def markdown() -> str:
     for (what, says), names in commands.items():
         lines.append(f"| {', '.join(names)} | {what} | `… {says} …` |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(f"{len(BAD_INPUTS)} bad inputs\n\n{markdown()}", end="")

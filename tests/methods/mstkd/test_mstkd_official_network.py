@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from places import DATA
 
 from nnunetv2_mstkd.architectures.discriminators import (
     StyleDiscriminator,
@@ -26,7 +26,6 @@ from nnunetv2_mstkd.methods.mstkd.network import (
 )
 from nnunetv2_mstkd.methods.mstkd.official_weights import official_network_names
 
-DATA = Path(__file__).resolve().parents[1] / "data"
 OFFICIAL_SHAPES = json.loads((DATA / "official_state_dict.json").read_text())
 GOLDEN = dict(np.load(DATA / "official_network_A.npz"))
 LAYERS = (3, 6, 9, 12)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from places import DATA
 
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.losses.features import (
@@ -41,7 +41,7 @@ from nnunetv2_mstkd.methods.mstkd.weights import (
 
 GOLDEN = {
     name: torch.from_numpy(np.asarray(array))
-    for name, array in np.load(Path(__file__).parents[1] / "data" / "mstkd_losses_setA.npz").items()
+    for name, array in np.load(DATA / "mstkd_losses_setA.npz").items()
 }
 REGION_CHANNELS = ("wt", "tc", "et")
 LABEL_CHANNELS = ("net", "snfh", "et", "bg")  # the released order: background last

@@ -1,93 +1,9 @@
-"""Bad inputs of predict, plan and train."""
+"""Bad inputs of plan and train."""
 
 from __future__ import annotations
 
-import spoiling as s
-from bad_input import BadInput, call, place
-
-_D = {"-m": None, "-d": "990", "-c": "3d_fullres"}
-_RECORDS = "out/modalities.json"
-_DONE = f"out/{s.CASE}.nii.gz"
-
-
-def _two(first: s.Spoil, second: s.Spoil) -> s.Spoil:
-    return lambda where: (first(where), second(where))
-
-
-PREDICT = (
-    call("predict", "SRC does not exist", "input not found: {p}/gone", {"-i": "{p}/gone"}),
-    call("predict", "SRC is a file", "{p}/file is a file", {"-i": "{p}/file"}),
-    call("predict", "SRC is empty", "no cases in {p}/empty", {"-i": "{p}/empty"}),
-    call("predict", "OUT lies below a file", "cannot write into {p}/file/x", {"-o": "{p}/file/x"}),
-    call("predict", "OUT is SRC", "{p}/in lies in the input", {"-o": "{p}/in"}),
-    call("predict", "OUT lies in SRC", "{p}/in/x lies in the input", {"-o": "{p}/in/x"}),
-    call("predict", "no model named", "name the model either by -d", {"-m": None}),
-    call("predict", "two models named", "name the model either by -d", {"-d": "990"}),
-    call("predict", "-c together with -m", "-tr, -p and -c belong to -d", {"-c": "3d_fullres"}),
-    call("predict", "-d without -c", "-d needs -c CONFIGURATION", {"-m": None, "-d": "990"}),
-    call("predict", "nnUNet_results is not set", "nnUNet_results is not set", _D, unset="nnUNet_results"),
-    call("predict", "a data set without models", "no model of data set '990' in {p}/results", _D),
-    BadInput("predict", "a trainer without a model", "no model nnUNetTrainerX__nnUNetMSTKDPlans__3d_fullres",
-             _D | {"-tr": "nnUNetTrainerX"}, s.folder("results/Dataset990_Tiny")),
-    call("predict", "the model folder does not exist", "model folder not found: {p}/gone",
-         {"-m": "{p}/gone"}),
-    call("predict", "a folder that is no model", "{p}/empty has no dataset.json", {"-m": "{p}/empty"}),
-    place("predict", "no plans.json", "{p}/model has no plans.json", s.delete("model/plans.json")),
-    place("predict", "plans.json cut off", "cannot read {p}/model/plans.json as JSON",
-          s.overwrite("model/plans.json", '{"a":')),
-    place("predict", "plans.json without configurations", "plans.json has no configurations",
-          s.edit("model/plans.json", "configurations", {})),
-    place("predict", "dataset.json without file ending", "has no 'file_ending'",
-          s.edit("model/dataset.json", "file_ending")),
-    place("predict", "dataset.json is a list", "{p}/model/dataset.json is not nnU-Net's",
-          s.overwrite("model/dataset.json", "[]")),
-    place("predict", "dataset.json of other channels",
-          "weights do not fit the network of plans.json for 3 channels",
-          _two(s.edit("model/dataset.json", "channel_names/3"), s.remove("t2f"))),
-    place("predict", "plans.json of other channels", "plans.json is for 1 channels",
-          s.edit("model/plans.json", "configurations/3d_fullres/normalization_schemes", ["CTNormalization"])),
-    call("predict", "no such checkpoint", "it has fold_0/checkpoint_final.pth", {"-chk": "best.pth"}),
-    call("predict", "no such fold", "has no fold_3/checkpoint_final.pth", {"-f": "3"}),
-    call("predict", "a fold that is no number", "-f one is no fold", {"-f": "one"}),
-    place("predict", "a truncated checkpoint", "checkpoint_final.pth is damaged or no checkpoint",
-          s.truncated_checkpoint),
-    place("predict", "an empty checkpoint", "checkpoint_final.pth is damaged or no checkpoint",
-          s.overwrite(s.CHECKPOINT, b"")),
-    place("predict", "a checkpoint of another program", "has no 'trainer_name'", s.other_checkpoint),
-    place("predict", "a checkpoint that would run code", "holds posix.mkdir, which is not among",
-          s.malicious_checkpoint),
-    place("predict", "a trainer that is not installed", "nnUNetTrainerFromMars",
-          s.checkpoint(trainer_name="nnUNetTrainerFromMars")),
-    place("predict", "a configuration that the plans have not", "5d",
-          s.checkpoint(init_args={"configuration": "5d"})),
-    place("predict", "folds of different networks", "folds 0 and 1 hold different networks",
-          s.second_fold_of_another_network),
-    call("predict", "a modality that the model has not", "unknown modality 'ADC'", {"--modalities": "ADC"}),
-    call("predict", "no modality", "the empty set", {"--modalities": "+"}),
-    place("predict", "labels of an unknown source", "has no mstkd.source_labels",
-          s.edit("model/dataset.json", "mstkd"), **{"-source_labels": ""}),
-    call("predict", "part 2 of 2", "part 2 of 2 does not exist", {"-num_parts": "2", "-part_id": "2"}),
-    call("predict", "no parts", "part 0 of 0 does not exist", {"-num_parts": "0"}),
-    call("predict", "a step of 1.5", "-step_size 1.5 is not in (0, 1]", {"-step_size": "1.5"}),
-    call("predict", "a step of 0", "-step_size 0.0 is not in (0, 1]", {"-step_size": "0"}),
-    call("predict", "a negative number of threads", "-npp and -nps are numbers", {"-npp": "-1"}),
-    call("predict", "no GPU", "device 'cuda' is not available here; use -device cpu", {"-device": "cuda"}),
-    call("predict", "a previous stage for a model without one", "this model has no previous stage",
-         {"-prev_stage_predictions": "{p}/empty"}),
-    place("predict", "modalities.json that is none", "{p}/out/modalities.json does not list cases",
-          _two(s.overwrite(_RECORDS, "[]"), s.overwrite(_DONE, "x")), **{"-continue_prediction": ""}),
-    place("predict", "finished cases with other label values", "in the other label convention",
-          _two(s.overwrite(_RECORDS, f'{{"{s.CASE}": {{"source_labels": true}}}}'), s.overwrite(_DONE, "x")),
-          **{"-continue_prediction": ""}),
-    BadInput("predict", "a case without any sequence", "no modality at all", {},
-             s.remove("t1n", "t1c", "t2w", "t2f"), of_a_case=True),
-    BadInput("predict", "a case without any contrast", "no modality at all: t1c, t1n, t2f, t2w", {},
-             s.constant(5), of_a_case=True),
-    BadInput("predict", "a channel that the model has not", "unknown channel _0004", {},
-             s.flat_channel(4), of_a_case=True),
-    BadInput("predict", "no sequence that was asked for", "none of the modalities asked for (t1n)",
-             {"--modalities": "t1n"}, s.remove("t1n"), of_a_case=True),
-)  # fmt: skip
+from bad_inputs import spoiling as s
+from bad_inputs.rows import call, place
 
 _PLANNED = "preprocessed/Dataset007_Planned"
 _FINGERPRINT = f"{_PLANNED}/dataset_fingerprint.json"
