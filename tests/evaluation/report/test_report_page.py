@@ -15,8 +15,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures.saved import SavedFigure
-from nnunetv2_mstkd.evaluation.report import write_report
 from nnunetv2_mstkd.evaluation.report.cells import NONE
+from nnunetv2_mstkd.evaluation.report.page import write_report
 
 ATTACK = "<script>alert(1)</script>"
 PNG = base64.b64decode(
