@@ -48,18 +48,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(comparison: Comparison, folder: Path) -> str:
     """What the terminal shows: the differences over the incomplete subsets, and where everything is."""
-    from nnunetv2_mstkd.evaluation.report.markdown import difference_lines
-
     cases, patients = (comparison.scores[column].nunique() for column in ("case", "patient"))
     lines = [
         f"{len(comparison.runs)} runs, {cases} cases of {patients} patients,"
         f" {len(comparison.subsets)} subsets, policy {comparison.policy}"
         + (f", without {', '.join(comparison.without)}" if comparison.without else ""),
-        *difference_lines(comparison),
+        *_difference_lines(comparison),
         f"report: {folder / 'report.html'}",
         f"tables: {folder / 'comparison.md'}",
     ]
     return "\n".join(lines)
+
+
+def _difference_lines(comparison: Comparison) -> list[str]:
+    """One line per run and region: the Dice difference over the incomplete subsets."""
+    from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE
+    from nnunetv2_mstkd.evaluation.report.cells import interval_text, number, p_value
+
+    table = comparison.differences
+    summaries = [name for name in (INCOMPLETE, AVERAGE) if name in set(table["subset"])]
+    if not summaries:
+        return []
+    lines = [f"Dice against {comparison.reference}, {summaries[0]} subsets (95 % interval, p after Holm):"]
+    for row in table[(table["subset"] == summaries[0]) & (table["metric"] == "dice")].to_dict("records"):
+        difference = number(row["difference"], "dice", signed=True)
+        interval = interval_text(row["low"], row["high"], "dice", signed=True) or "no interval"
+        lines.append(
+            f"  {row['run']} {row['region']}: {difference} pp {interval}, p {p_value(row['p_holm'])}"
+        )
+    return lines
 
 
 def run(argv: Sequence[str]) -> int:
