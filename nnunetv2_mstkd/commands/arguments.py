@@ -45,7 +45,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: b
 
 
 def chosen_model(arguments: argparse.Namespace, *, any_configuration: bool = False) -> ModelFolder:
-    """The model that the flags name.
+    """Open the model that the flags name; see :func:`chosen_model_folder`."""
+    return open_model_folder(chosen_model_folder(arguments, any_configuration=any_configuration))
+
+
+def chosen_model_folder(arguments: argparse.Namespace, *, any_configuration: bool = False) -> Path:
+    """Return the folder of the model that the flags name.
 
     Args:
         any_configuration: -c may be left out.
@@ -58,11 +63,11 @@ def chosen_model(arguments: argparse.Namespace, *, any_configuration: bool = Fal
     if arguments.m is not None:
         if arguments.tr or arguments.p or arguments.c:
             raise MSTKDError("-tr, -p and -c belong to -d; with -m leave them away")
-        return open_model_folder(arguments.m)
+        return Path(arguments.m)
     if arguments.c is None and not any_configuration:
         raise MSTKDError("-d needs -c CONFIGURATION, for example -c 3d_fullres")
     trainer, plans = arguments.tr or DEFAULT_TRAINER, arguments.p or DEFAULT_PLANS
-    return open_model_folder(find_model_folder(arguments.d, trainer, plans, arguments.c or "*"))
+    return find_model_folder(arguments.d, trainer, plans, arguments.c or "*")
 
 
 def add_trust_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

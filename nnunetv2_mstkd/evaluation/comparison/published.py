@@ -14,6 +14,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, METRICS
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
+SOURCE = "https://github.com/Quanato607/MST-KDNet"
 DATASETS = {"brats2024": "BraTS 2024", "fets2024": "FeTS 2024"}
 # Fifteen numbers and their mean, each rounded to 0.1, cannot be further apart than 0.1.
 TOLERANCE = 0.15

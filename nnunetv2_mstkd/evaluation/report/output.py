@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -13,8 +13,10 @@ from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.figures import save_figures
 from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
 from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown
+from nnunetv2_mstkd.evaluation.report.page import write_report
 from nnunetv2_mstkd.files import (
     DESKTOP_FILES,
     explained_disk_errors,
@@ -36,10 +38,6 @@ _FILES = (
 )
 _RECORD_VERSION = 1
 _PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
-
-# Given by the command, so that tables need neither matplotlib nor jinja2.
-SaveFigures = Callable[[Comparison, Path], Sequence[Any]]
-WriteReport = Callable[..., None]
 
 
 def check_output(folder: Path, inputs: Sequence[Path]) -> None:
@@ -77,21 +75,12 @@ def _is_ours(path: Path) -> bool:
     return path.name in _FILES
 
 
-def write_comparison(
-    comparison: Comparison,
-    folder: Path,
-    *,
-    command: str,
-    save_figures: SaveFigures,
-    write_report: WriteReport,
-) -> None:
+def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> None:
     """Write tables, figures and report; ``folder`` changes only when all of it is there.
 
     Args:
         folder: checked by :func:`check_output`; an older comparison in it is replaced.
         command: what was typed.
-        save_figures: ``figures.save_figures``.
-        write_report: ``report.write_report``.
 
     Raises:
         MSTKDError: it cannot be written; ``folder`` is as it was.

@@ -15,7 +15,7 @@ from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures.saved import SavedFigure
-from nnunetv2_mstkd.evaluation.report import write_report
+from nnunetv2_mstkd.evaluation.report.page import write_report
 
 NAMES = ("drop", "full", "a_run_with_a_long_name_that_has_no_place_to_break_it_" * 2)
 FLAGS = (

@@ -10,8 +10,8 @@ from report_pages import Page
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.record.provenance import settings_in_force
-from nnunetv2_mstkd.evaluation.report import write_report
 from nnunetv2_mstkd.evaluation.report.cells import NONE
+from nnunetv2_mstkd.evaluation.report.page import write_report
 
 
 def recorded(evaluation):

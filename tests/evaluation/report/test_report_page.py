@@ -15,8 +15,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures.saved import SavedFigure
-from nnunetv2_mstkd.evaluation.report import write_report
 from nnunetv2_mstkd.evaluation.report.cells import NONE
+from nnunetv2_mstkd.evaluation.report.page import write_report
 
 ATTACK = "<script>alert(1)</script>"
 PNG = base64.b64decode(
@@ -60,7 +60,7 @@ def test_every_table(compared, written):
     page = Page(written(comparison))
     means = page.table("Dice (%), mean over patients")
     assert means[0] == ["Region", "Run", *comparison.subsets, "Avg."]
-    assert [row[1] for row in means[1:4]] == ["drop", "full reference", "MSTKD_woGSME"]
+    assert [row[1] for row in means[1:4]] == ["drop", "full (reference)", "MSTKD_woGSME"]
     stored = comparison.means.set_index(["run", "region", "subset", "metric"])["mean"]
     assert means[1][2] == f"{100 * stored['drop', 'WT', 't2w', 'dice']:.1f}"
     hd95 = page.table("HD95 (mm), mean over patients")
@@ -93,7 +93,9 @@ def test_the_summary_has_interval_difference_and_p(compared, written):
     keys = ["run", "region", "subset", "metric"]
     mean = comparison.means.set_index(keys).loc[("drop", "TC", "incomplete", "dice")] * 100
     difference = comparison.differences.set_index(keys).loc[("drop", "TC", "incomplete", "dice")]
-    drop, full = (next(row for row in table if row[:2] == ["TC", run]) for run in ("drop", "full reference"))
+    drop, full = (
+        next(row for row in table if row[:2] == ["TC", run]) for run in ("drop", "full (reference)")
+    )
     assert drop[5] == f"{mean['mean']:.1f} [{mean['low']:.1f}, {mean['high']:.1f}]"
     values = [f"{100 * difference[c]:+.1f}" for c in ("difference", "low", "high")]
     shown = f"{values[0]} [{values[1]}, {values[2]}]".replace("-", "−")  # noqa: RUF001
@@ -147,7 +149,7 @@ def test_names_are_text(compared, written, figure):
     assert len(page.of("script")) == 1
     assert [image["alt"] for image in page.of("img")] == ["Heat <map>. Of 6 patients & more"]
     assert {row[1] for row in page.table("Dice (%), mean over patients")[1:]} == {
-        f"{ATTACK} reference",
+        f"{ATTACK} (reference)",
         *names[1:],
     }
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text

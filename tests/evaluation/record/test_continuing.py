@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from threading import Event, Thread
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from evaluated_model import CASES, model_flags, refuse_to_load
 
-from nnunetv2_mstkd.commands.evaluate_records import model_command, note_session, typed_command
 from nnunetv2_mstkd.evaluation.metrics.scores import RegionScore
-from nnunetv2_mstkd.evaluation.record import continuing as sessions
+from nnunetv2_mstkd.evaluation.record import continuing
 from nnunetv2_mstkd.evaluation.record import tables_of_scores as collecting
+from nnunetv2_mstkd.evaluation.record.continuing import note_session
 from nnunetv2_mstkd.evaluation.record.record import (
     EvaluatedCase,
     EvaluationRecord,
@@ -35,6 +33,7 @@ def record(**values) -> EvaluationRecord:
         "dataset": "Dataset990_Tiny",
         "modalities": ("t1c", "t2f"),
         "regions": {"WT": (1,), "TC": (2,)},
+        "region_keys": {"WT": "1", "TC": "(2,)"},
         "subsets": ("t1c", "t2f"),
         "cases": {name: EvaluatedCase(name, f"{name}-seg.nii.gz") for name in CASES},
         "policy": "brats",
@@ -92,7 +91,7 @@ def test_nnunets_means_of_a_label_that_nobody_has(tmp_path):
     """nnU-Net leaves undefined cases out of a label's mean, and an undefined label in the mean of all."""
     score(tmp_path, CASES[0], lacking="TC")
     score(tmp_path, CASES[1], lacking="TC")
-    collect(record(region_keys={"WT": "1", "TC": "(2,)"}), tmp_path)
+    collect(record(), tmp_path)
     summary = json.loads((tmp_path / "predictions" / "t1c" / "summary.json").read_text())
     assert list(summary["mean"]) == ["1", "(2,)"]
     assert summary["mean"]["1"]["Dice"] == pytest.approx(0.75)
@@ -104,8 +103,8 @@ def test_nnunets_means_of_a_label_that_nobody_has(tmp_path):
 def test_old_scores_are_not_credited_to_new_code(whole, models, folder, tmp_path, evaluate, monkeypatch):
     shutil.copytree(whole, tmp_path / "out")
     before = read_evaluation(whole).record
-    monkeypatch.setattr(sessions, "git_commit", lambda: "pulled")
-    monkeypatch.setattr(sessions, "versions", lambda: {"nnunetv2": "3"})
+    monkeypatch.setattr(continuing, "git_commit", lambda: "pulled")
+    monkeypatch.setattr(continuing, "versions", lambda: {"nnunetv2": "3"})
     refuse_to_load(monkeypatch)
     flags = (*model_flags(models.regions, folder), "--policy", "official")
     assert evaluate(tmp_path / "out", *flags).code == 0
@@ -130,42 +129,7 @@ def test_a_session_that_was_stopped_is_known(tmp_path):
     note_session(record(), last, tmp_path)
     score(tmp_path, CASES[0])
     ended = Session("2", "evaluate", {}, "b", scored=2)
-    evaluation = collect(record(), tmp_path, ended).evaluation
+    note_session(record(), ended, tmp_path)
+    evaluation = collect(record(), tmp_path).evaluation
     assert evaluation.record.sessions == (stopped, ended)
     assert read_evaluation(tmp_path).record == evaluation.record
-
-
-def test_a_record_of_before_there_were_sessions(evaluation):
-    folder = evaluation("a")
-    path = folder / "evaluation.json"
-    content = json.loads(path.read_text())
-    for key in ("sessions", "region_keys", "predictions"):
-        del content[key]
-    path.write_text(json.dumps(content | {"git": "old"}))
-    known = read_evaluation(folder)
-    assert known.prediction("P", "t1c") == folder / "predictions" / "t1c" / "P.nii.gz"
-    after = sessions.with_session(known.record, Session("1", "c", {}, "new", scored=0), folder)
-    assert [session.git for session in after.sessions] == ["old"]
-
-
-@pytest.mark.parametrize(
-    "sharing", ["-num_parts 2 -part_id 1", "-num_parts=2 -part_id=1", "-num 2 -pa 0"], ids=str
-)
-def test_a_command_is_for_all_parts(sharing):
-    words = ["-d", "226", "-npp", "2", *sharing.split(), "-o", "a b"]
-    assert typed_command(words) == "nnUNetv2_mstkd evaluate -d 226 -npp 2 -o 'a b'"
-
-
-@pytest.mark.parametrize(
-    ("place", "known"),
-    [
-        ("Dataset226_X/T__P__3d", "-d Dataset226_X -c 3d -tr T -p P -o out -f 0 1"),
-        ("Dataset226_X/renamed", "-m {folder} -o out"),
-        ("models/T__P__3d", "-m {folder} -o out"),
-    ],
-)
-def test_a_model_is_named_where_nnunet_finds_it(tmp_path, place, known):
-    model = SimpleNamespace(path=tmp_path / place)
-    words = ["-m", str(model.path), "-o", "out"]
-    command = model_command(words, Namespace(f=None), model, (0, 1))
-    assert command == "nnUNetv2_mstkd evaluate " + known.format(folder=model.path)
