@@ -10,24 +10,16 @@ if TYPE_CHECKING:
     from nnunetv2_mstkd.methods import Method
     from nnunetv2_mstkd.methods.cost import Cost
 
-_HEADER = (
-    "trainer (-tr)",
-    "method",
-    "from",
-    "needs beside the network",
-    "parameters",
-    "step",
-    "prediction",
-    "page",
-)
+_HEADER = ("trainer (-tr)", "method", "from", "needs", "parameters", "step", "prediction", "page")
 
 
 def _parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog="nnUNetv2_mstkd methods",
-        description="Lists the trainers. Parameters are those that a prediction uses; step (a training step under"
-        " masking, teachers included) and prediction are multiply-adds relative to nnU-Net's own network, counted"
-        " for four sequences, a patch of 128x128x128 voxels, a batch of one and each network at its default size.",
+        description="Lists the trainers: what each needs beside one network and one pass, the parameters that"
+        " a prediction uses, and the multiply-adds of a training step under masking (teacher included) and of a"
+        " prediction, relative to nnU-Net's own network. They are counted for four sequences, a patch of"
+        " 128x128x128 voxels, a batch of one and each network at its default size.",
     )
 
 

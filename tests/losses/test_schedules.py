@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nnunetv2_mstkd.losses.schedules import official_poly_lr, sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
 
 
 def test_ramp_rises_from_e_to_the_minus_five_to_one():
@@ -16,8 +16,3 @@ def test_ramp_rises_from_e_to_the_minus_five_to_one():
 def test_ramp_without_length_and_before_its_start():
     assert sigmoid_rampup(0, 0) == 1
     assert sigmoid_rampup(-3, 10) == sigmoid_rampup(0, 10)
-
-
-def test_official_rate_of_any_length_ends_at_zero():
-    assert official_poly_lr(0, num_epochs=10) == pytest.approx(1e-4 * 0.9**0.9)
-    assert official_poly_lr(9, num_epochs=10) == 0

@@ -64,11 +64,8 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
 
     @classmethod
     def needs(cls) -> tuple[str, ...]:
-        return (
-            (*super().needs(), "discriminator")
-            if cls.weights_by_default()["adversarial"]
-            else super().needs()
-        )
+        judged = ("discriminator",) if cls.weights_by_default()["adversarial"] > 0 else ()
+        return (*super().needs(), *judged)
 
     # ---------------------------------------------------------------- building
 

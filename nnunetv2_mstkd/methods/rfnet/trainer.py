@@ -18,13 +18,14 @@ from nnunetv2_mstkd.trainers.step import StepLosses
 class nnUNetTrainerRFNet(nnUNetTrainerAuxiliary):
     """Region-aware fusion of one encoder per modality.
 
-    Every modality's own segmentation and the region maps that steer the fusion are supervised beside the fused
-    segmentation, which counts from the twentieth of three hundred epochs on. Optimizer, learning rate, decay and
-    weights are those of the released job script.
+    Every modality's own segmentation and the region maps that steer the fusion are supervised beside the
+    fused segmentation, which counts from the twentieth of three hundred epochs on. Optimizer, learning rate,
+    decay and weights are those of the released job script.
 
     Settings, beside those of :class:`nnUNetTrainerMissingModality`:
         base_features: channels of the first level; 16 as released.
-        fusion_start: share of the epochs after which the fused segmentation is supervised; 20 / 300 as released.
+        fusion_start: share of the epochs after which the fused segmentation is supervised; 20 / 300 as
+            released.
     """
 
     network_class = RFNet

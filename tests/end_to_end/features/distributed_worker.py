@@ -107,8 +107,8 @@ def one_step(
     if joint is not None:
         found["teacher"] = gradients_of(unwrap(joint))
     trainer.after_step()
-    if getattr(trainer, "adversary", None) is not None:
-        found["discriminator"] = gradients_of(trainer.adversary.discriminator)
+    for name, adversary in trainer.adversaries.items():
+        found[name] = gradients_of(adversary.discriminator)
     trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
     return {
         "gradients": found,

@@ -10,7 +10,7 @@ from places import DATA
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
 from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
-from nnunetv2_mstkd.losses.schedules import official_poly_lr, sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
 from nnunetv2_mstkd.losses.style import (
     gram_matching_loss,
     official_gram,
@@ -21,6 +21,7 @@ from nnunetv2_mstkd.methods.mstkd.attention import attention_extremes_loss
 from nnunetv2_mstkd.methods.mstkd.objective import MSTKDObjective
 from nnunetv2_mstkd.methods.mstkd.official_dice import official_dice_losses
 from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 
 GOLDEN = {
     name: torch.from_numpy(np.asarray(array))
@@ -121,7 +122,12 @@ def test_ramp():
 
 
 def test_learning_rate():
-    rates = torch.tensor([1e4 * official_poly_lr(epoch) for epoch in range(100)], dtype=torch.float64)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], 1e-4)
+    scheduler, rates = PhasedPolyLRScheduler(optimizer, 1e-4, Phases(100, 0), lead=1), []
+    for epoch in range(100):
+        scheduler.step(epoch)
+        rates.append(1e4 * optimizer.param_groups[0]["lr"])
+    rates = torch.tensor(rates, dtype=torch.float64)
     torch.testing.assert_close(rates, GOLDEN["polylr_out_epochs_0_99"].double(), rtol=1e-5, atol=1e-12)
 
 

@@ -107,9 +107,9 @@ def golden_outputs() -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         network = MSTKDNet.official()
     network.to_empty(device="cpu").eval()
-    network.load_official_state_dict(golden_weights("network", "A/"))
+    network.load_released_state_dict(golden_weights("network", "A/"))
     discriminator = StyleDiscriminator.official()
-    discriminator.load_official_state_dict(golden_weights("style_discriminator", "A/disc/"))
+    discriminator.load_released_state_dict(golden_weights("style_discriminator", "A/disc/"))
     with torch.no_grad():
         taps = network(normal("A/input", (1, 4, 160, 192, 128)), return_taps=True)
         judged = discriminator(taps.inner["style"])
@@ -184,19 +184,19 @@ def test_weights_that_do_not_fit_are_named(meta_network, change, message):
     weights = meta_weights()
     change(weights)
     with pytest.raises(MSTKDError, match=message):
-        meta_network.load_official_state_dict(weights)
+        meta_network.load_released_state_dict(weights)
 
 
 def test_nnunet_preset_refuses_official_weights(build_network):
     with pytest.raises(MSTKDError, match=r"MSTKDNet\.official\(\)"):
-        build_network((16, 16)).load_official_state_dict({})
+        build_network((16, 16)).load_released_state_dict({})
 
 
 def test_discriminator_weights_that_do_not_fit_are_named():
     weights = meta_weights("style_discriminator")
     weights["6.weight"] = torch.empty(1, 256, 2, 2, 2)
     with pytest.raises(MSTKDError, match=r"6\.weight \(1, 256, 2, 2, 2\) instead of \(1, 256, 2, 3, 2\)"):
-        StyleDiscriminator.official().load_official_state_dict(weights)
+        StyleDiscriminator.official().load_released_state_dict(weights)
 
 
 @pytest.mark.parametrize("patch", [(40, 40, 40), (128, 160, 112), (96, 80)])

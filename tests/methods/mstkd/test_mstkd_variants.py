@@ -38,7 +38,7 @@ STEPS = 2
 def calls(monkeypatch) -> Counter:
     """How often each term, the attention matrices, the discriminator and the teacher were computed."""
     counted: Counter = Counter()
-    monkeypatch.setattr(distilling, "rehearse", lambda trainer: None)  # steps of the training are counted
+    monkeypatch.setattr(distilling, "rehearse", lambda *_: None)  # steps of the training are counted
 
     def count(owner, name, label, **patch):
         original = getattr(owner, name)

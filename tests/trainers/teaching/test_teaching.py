@@ -17,7 +17,6 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality
 from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
 from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDFrozenTeacher, nnUNetTrainerMSTKDShared
-from nnunetv2_mstkd.settings import parse_settings
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 
@@ -102,12 +101,12 @@ def test_a_stock_model_teaches_mstkdnet_by_its_logits(make_trainer, unet_model):
     trainer = train(student(make_trainer, unet_model))
     assert {"terms/kl", "terms/consistency"} <= set(trainer.history.names())
     assert not {f"terms/{name}" for name in ON_TOKENS | INSIDE} & set(trainer.history.names())
-    assert trainer.adversary is None
+    assert not trainer.adversaries
     stored = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())
     settings = stored["configurations"]["tiny"]["mstkd"]
     assert settings["weights"] == dict.fromkeys(ON_TOKENS | INSIDE, 0.0)
     assert "the teacher's network shows no attention" in settings["terms_off"]["attention"]
-    assert parse_settings(settings).teacher == str(unet_model)
+    assert settings["teacher"] == str(unet_model)
     assert "Term 'attention' is off" in log_of(trainer)
     assert "nnUNetTrainerMSTKDUNet" in log_of(trainer), "hint at the student that would fit"
 
@@ -150,8 +149,7 @@ def test_channels_are_brought_into_the_teachers_order(make_trainer, unet_model):
     x = torch.randn(2, 4, 16, 16, 16)
     expected = trainer.teaching.frozen.network(x[:, order])
     batch = MaskedBatch(x, torch.ones(2, 4), x, (True, True))
-    trainer.tap_request = {"return_taps": True}
-    torch.testing.assert_close(trainer.teaching.teacher_taps(batch).logits, expected)
+    torch.testing.assert_close(trainer.teaching.teacher_taps(batch, True).logits, expected)
     trainer.network.decoder.deep_supervision = False
     torch.testing.assert_close(trainer.network.eval()(x), expected)
 
@@ -266,7 +264,7 @@ def test_a_shared_network_distils_into_itself_with_the_gradients_of_both_patches
         target=batch.target,
         epoch=0,
         num_epochs=trainer.num_epochs,
-        style_discriminator=trainer.adversary.discriminator,
+        style_discriminator=trainer.adversaries["discriminator"].discriminator,
         train_teacher=True,
     )
     at_once.total.backward()
