@@ -13,7 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from places import TESTS
+from places import SHARED, TESTS
 from tiny_dataset import PATCH, dataset_json, plans, write_dataset
 
 ONE_CORE = TESTS / "one_core"
@@ -99,6 +99,14 @@ class Workplace:
 @pytest.fixture(scope="session")
 def new_workplace(tmp_path_factory) -> Callable[[str], Workplace]:
     return lambda name: Workplace(tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real cases that are not in the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real cases (../shared/data) are not here")
+    return SHARED / "data"
 
 
 @pytest.fixture(scope="session")

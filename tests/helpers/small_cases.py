@@ -5,9 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import SHARED
 
-SHARED_DATA = SHARED / "data"
 CHANNELS = ("t1n", "t1c", "t2w", "t2f")
 
 
@@ -54,13 +52,6 @@ def nnunet(tmp_path, monkeypatch):
         (tmp_path / variable).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / variable))
     return SimpleNamespace(**folders)
-
-
-@pytest.fixture
-def shared_data():
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the real cases (../shared/data) are not here")
-    return SHARED_DATA
 
 
 @pytest.fixture

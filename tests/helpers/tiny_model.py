@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from places import SHARED
 
 from benchmarks.plans import unet
 
@@ -27,7 +26,6 @@ GEOMETRY = {  # nothing about it is a default; the grid is resampled to the plan
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
 ARCHITECTURE = unet([4, 8, 8], convolutions=1)
-SHARED_DATA = SHARED / "data"
 
 
 def dataset_json(modalities=MODALITIES, *, regions=False, source_labels=None, ending=".nii.gz") -> dict:
@@ -228,10 +226,3 @@ def predict(capsys, caplog):
         return SimpleNamespace(code=code, out=captured.out, err=captured.err, warnings=caplog.messages)
 
     return run
-
-
-@pytest.fixture
-def shared_data():
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the real cases (../shared/data) are not here")
-    return SHARED_DATA

@@ -134,13 +134,12 @@ def test_a_setting_that_is_null_is_one_left_out(brats):
     assert _plan("-d", "226", "-c", "2d", "--set", "sampler=bernoulli", "keep_probability=null") == 0
 
 
-@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed"])
-def test_unset_environment(brats, refused, monkeypatch, variable):
-    monkeypatch.delenv(variable)
-    assert f"{variable} is not set" in refused("-d", "226")
+def test_unset_environment(brats, refused, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert "nnUNet_preprocessed is not set" in refused("-d", "226")
 
 
-@pytest.mark.parametrize("name", ["227", "²", "", " "])
+@pytest.mark.parametrize("name", ["²", "", " ", "."])
 def test_unknown_data_set(brats, refused, name):
     assert f"no data set '{name}'" in refused("-d", name)
 
@@ -153,28 +152,20 @@ def test_missing_fingerprint(brats, refused):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("spacings", None, "has no 'spacings'"),
         ("shapes_after_crop", [], "describes no case"),
         ("spacings", [[1, 0, 1]], "has a spacing of 0"),
-        ("foreground_intensity_properties_per_channel", {"0": {}}, "describes 1 channels, but dataset.json"),
     ],
 )
 def test_unusable_fingerprint(brats, refused, key, value, message):
     file = brats / "dataset_fingerprint.json"
     fingerprint = json.loads(file.read_text())
-    fingerprint[key] = value
-    file.write_text(json.dumps({k: v for k, v in fingerprint.items() if v is not None}))
+    file.write_text(json.dumps(fingerprint | {key: value}))
     error = refused("-d", "226")
     assert message in error
     assert "run nnUNetv2_extract_fingerprint -d 226 --clean" in error
 
 
-def test_broken_json(brats, refused):
-    (brats / "dataset_fingerprint.json").write_text("{")
-    assert "dataset_fingerprint.json as JSON" in refused("-d", "226")
-
-
-@pytest.mark.parametrize("key", ["labels", "numTraining", "file_ending"])
+@pytest.mark.parametrize("key", ["numTraining", "file_ending"])
 def test_incomplete_dataset_json(brats, refused, key):
     file = brats.parents[1] / "nnUNet_raw" / brats.name / "dataset.json"
     dataset_json = json.loads(file.read_text())
@@ -215,18 +206,8 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-c", "3d_lowres"], "3d_lowres does not exist for Dataset226_Brats"),
-        (["-c", "4d"], "unknown configuration '4d'"),
         (["-c", "3d_fullres", "--patch-size", "60", "64", "64"], "not divisible by 8 8 8"),
-        (["--patch-size", "64", "0", "64"], "at least 1 voxel"),
-        (["--patch-size", "64"], "has 1 axes"),
-        (["-c", "2d", "--patch-size", "64", "64", "64"], "configuration 2d has 2"),
-        (["--patch-size", "256", "64", "64"], "larger than every image of 3d_fullres; at most 160 176 144"),
-        (["--network", "plans"], "give -overwrite_plans_name NAME"),
-        (["-overwrite_plans_name", "nnUNetPlans"], "overwrite nnU-Net's own plans"),
-        (["-gpu_memory_target", "0"], "-gpu_memory_target 0 is not possible"),
         (["-gpu_memory_target", "0.01"], "too small for any patch: the networks' weights"),
-        (["-overwrite_target_spacing", "1", "1"], "give three numbers of mm from 0.001 to 1000"),
         (["-overwrite_target_spacing", "1", "1", "-1"], "give three numbers of mm from 0.001 to 1000"),
         (["-gpu_memory_target", "inf"], "-gpu_memory_target inf is not possible"),
         (["-gpu_memory_target", "1e300"], "-gpu_memory_target 1e+300 is not possible"),
@@ -249,12 +230,7 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
             "--patch-size 16 16 16 leaves one token of the bottleneck of 4 x 4 x 4 voxels"
             " (patch 16 x 16 x 16); give a larger one",
         ),
-        (["-overwrite_plans_name", ".."], "'..' is not possible"),
-        (["-overwrite_plans_name=-x"], "'-x' is not possible"),
-        (["-overwrite_plans_name", "a" * 300], "has 300 characters"),
-        (["-d", "."], "no data set '.'"),
         (["--set", 'weights={"nonsense": 1}'], "unknown objective term 'nonsense'"),
-        (["--set", "initial_lr=Infinity"], "setting 'initial_lr'"),
         (
             ["--set", "sampler=weights", 'subset_weights={"t1c+t2f": 1, "flair+t1ce": 5}'],
             "subset_weights names a subset twice",
@@ -273,14 +249,9 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
         (["--teacher", ""], "--teacher '' is no folder"),
         (["--teacher-fold", ""], "give --teacher FOLDER"),
         (["--set", "teacher="], "setting 'teacher' in 'mstkd' of the plans is ''"),
-        (["-preprocessor_name", "Nope"], "no class 'Nope' in nnunetv2.preprocessing"),
-        (["-pl", "Nope"], "no class 'Nope' in nnunetv2.experiment_planning"),
         (["-pl", "DatasetFingerprintExtractor"], "is not an experiment planner"),
-        (["--set", "epochs=3"], "unknown setting 'epochs'"),
-        (["--set", "num_epochs=-3"], "setting 'num_epochs'"),
-        (["--set", "num_epochs"], "is not KEY=VALUE"),
     ],
 )
-def test_bad_arguments(brats, refused, arguments, message):
+def test_arguments_that_fit_nothing(brats, refused, arguments, message):
     assert message in refused("-d", "226", *arguments)
     assert not (brats / "nnUNetMSTKDPlans.json").exists()

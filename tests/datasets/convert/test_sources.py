@@ -52,7 +52,6 @@ def test_the_decathlons_own_layout_by_the_order_that_it_names(tmp_path, nnunet, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"order": ("CT",)}, "names the channels CT"),
         ({"order": ("FLAIR", "T1w", "t1gd", "T1")}, "expected those of Task01"),
     ],
 )

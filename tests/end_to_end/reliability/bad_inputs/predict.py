@@ -31,6 +31,10 @@ PREPARE = (
            s.edit("model/dataset.json", "channel_names", ["T1", "T2"])),
     BadInput("prepare", "a model of CT, and no placeholder", "no placeholder for t1n is known", {},
              s.ct_model, of_a_case=True),
+    BadInput("prepare", "a case without any sequence", "no modality at all", {},
+             s.remove("t1n", "t1c", "t2w", "t2f"), of_a_case=True),
+    BadInput("prepare", "a case without any contrast", "no modality at all: t1c, t1n, t2f, t2w", {},
+             s.constant(5), of_a_case=True),
     BadInput("prepare", "no sequence that was asked for", "none of the modalities asked for (t1n)",
              {"--modalities": "t1n"}, s.remove("t1n"), of_a_case=True),
 )  # fmt: skip
@@ -88,6 +92,7 @@ PREDICT = (
     place("predict", "labels of an unknown source", "has no mstkd.source_labels",
           s.edit("model/dataset.json", "mstkd"), **{"-source_labels": ""}),
     call("predict", "part 2 of 2", "part 2 of 2 does not exist", {"-num_parts": "2", "-part_id": "2"}),
+    call("predict", "part -1 of 2", "part -1 of 2 does not exist", {"-num_parts": "2", "-part_id": "-1"}),
     call("predict", "no parts", "part 0 of 0 does not exist", {"-num_parts": "0"}),
     call("predict", "a step of 1.5", "-step_size 1.5 is not in (0, 1]", {"-step_size": "1.5"}),
     call("predict", "a step of 0", "-step_size 0.0 is not in (0, 1]", {"-step_size": "0"}),
