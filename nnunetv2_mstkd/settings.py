@@ -17,6 +17,9 @@ from nnunetv2_mstkd.errors import MSTKDError
 SETTINGS_KEY = "mstkd"
 WARM_START, JOINT, SHARED = TEACHERS = ("warm_start", "joint", "shared")
 PRESETS = ("nnunet", "official")
+NETWORKS = ("mstkdnet", "plans")
+# Of the plans file that ``plan`` writes unless told otherwise.
+MSTKD_PLANS = "nnUNetMSTKDPlans"
 
 
 @dataclass(frozen=True)

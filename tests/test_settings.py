@@ -51,7 +51,7 @@ def test_refusals(settings, message):
 
 def test_what_a_trainer_does_not_read_is_refused_with_what_it_reads():
     read = nnUNetTrainerModalityDropout.settings_read()
-    with pytest.raises(MSTKDError, match="TrainerX does not read the setting 'teacher'.* reads: num_epochs"):
+    with pytest.raises(MSTKDError, match=r"TrainerX does not read the setting 'teacher'.* reads: num_epochs"):
         parse_settings({"teacher": "joint"}, read, reader="TrainerX")
 
 

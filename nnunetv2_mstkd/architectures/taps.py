@@ -15,7 +15,7 @@ TensorOrList = Tensor | list[Tensor]
 # False: logits alone; True: with everything the network shows; names: with these at least.
 Request = bool | Collection[str]
 
-_UNETS = (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)
+UNETS = (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)
 # What a U-Net shows: its deepest features (B, C, *bottleneck).
 ENCODED = "encoded"
 
@@ -78,7 +78,7 @@ def with_taps(network: nn.Module) -> nn.Module:
     if "return_taps" in signature(type(network).forward).parameters:
         return network
     # Whoever changed the forward of a U-Net may do more than the two steps that _TappedUNet repeats.
-    is_unet = any(isinstance(network, unet) and type(network).forward is unet.forward for unet in _UNETS)
+    is_unet = any(isinstance(network, unet) and type(network).forward is unet.forward for unet in UNETS)
     tapped: type[_Tapped] = _TappedUNet if is_unet else _TappedLogits
     network.__class__ = _subclass(tapped, type(network))  # type: ignore[arg-type]  # hashable they are
     return network

@@ -17,9 +17,9 @@ from nnunetv2_mstkd.models.folder import (
     find_model_folder,
     open_model_folder,
 )
+from nnunetv2_mstkd.settings import MSTKD_PLANS
 
 DEFAULT_TRAINER = "nnUNetTrainerMSTKD"
-DEFAULT_PLANS = "nnUNetMSTKDPlans"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: bool = False) -> None:
@@ -37,7 +37,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: b
     )
     # The defaults are filled in later: with -m these flags must not be given.
     group.add_argument("-tr", metavar="TRAINER", help=f"trainer of the model (default {DEFAULT_TRAINER})")
-    group.add_argument("-p", metavar="PLANS", help=f"plans of the model (default {DEFAULT_PLANS})")
+    group.add_argument("-p", metavar="PLANS", help=f"plans of the model (default {MSTKD_PLANS})")
     group.add_argument("-c", metavar="CONFIGURATION", help=f"configuration of the model ({which})")
     group.add_argument(
         "-m", metavar="MODEL_FOLDER", type=Path, help="the model's TRAINER__PLANS__CONFIGURATION folder"
@@ -66,7 +66,7 @@ def chosen_model_folder(arguments: argparse.Namespace, *, any_configuration: boo
         return Path(arguments.m)
     if arguments.c is None and not any_configuration:
         raise MSTKDError("-d needs -c CONFIGURATION, for example -c 3d_fullres")
-    trainer, plans = arguments.tr or DEFAULT_TRAINER, arguments.p or DEFAULT_PLANS
+    trainer, plans = arguments.tr or DEFAULT_TRAINER, arguments.p or MSTKD_PLANS
     return find_model_folder(arguments.d, trainer, plans, arguments.c or "*")
 
 

@@ -16,10 +16,10 @@ _HEADER = ("trainer (-tr)", "method", "from", "needs", "parameters", "step", "pr
 def _parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog="nnUNetv2_mstkd methods",
-        description="Lists the trainers: what each needs beside one network and one pass, the parameters that"
-        " a prediction uses, and the multiply-adds of a training step under masking (teacher included) and of a"
-        " prediction, relative to nnU-Net's own network. They are counted for four sequences, a patch of"
-        " 128x128x128 voxels, a batch of one and each network at its default size.",
+        description="Lists the trainers: what each needs beside one network and one pass, the parameters"
+        " that a prediction uses, and the multiply-adds of a training step under masking (with its teacher)"
+        " and of a prediction, relative to nnU-Net's own network. They are counted for four sequences, a"
+        " patch of 128x128x128 voxels, a batch of one and each network at its default size.",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import PRESETS
+from nnunetv2_mstkd.settings import NETWORKS, PRESETS
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.plans.options import PlanOptions
@@ -27,8 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help=f"of MSTKDNet (default {PRESETS[0]}, or the teacher's)")
     add(
         "--network",
-        choices=("mstkdnet", "plans"),
-        default="mstkdnet",
+        choices=NETWORKS,
+        default=NETWORKS[0],
         help="plans: the network of nnU-Net's own planner, for baselines with equal plans",
     )
     add(

@@ -13,7 +13,7 @@ from typing import Any
 from nnunetv2_mstkd.settings import Setting
 
 _NNUNET = "Isensee et al., Nature Methods 2021"
-_MSTKD = "MST-KDNet, arXiv 2403.01427"
+_MSTKD = "MST-KDNet, arXiv 2507.22626"
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ from typing import Any
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import known_settings
 from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
-from nnunetv2_mstkd.settings import PRESETS, TEACHERS, parse_settings, teacher_of
+from nnunetv2_mstkd.settings import MSTKD_PLANS, NETWORKS, PRESETS, TEACHERS, parse_settings, teacher_of
 
 NNUNET_PLANS = "nnUNetPlans"
-MSTKD_PLANS = "nnUNetMSTKDPlans"
-NETWORKS = ("mstkdnet", "plans")
 CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 
 _LONGEST_NAME = 100

@@ -19,7 +19,7 @@ from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, writable_folder
 from nnunetv2_mstkd.methods import known_terms
-from nnunetv2_mstkd.modalities import modalities_of
+from nnunetv2_mstkd.models.folder import channel_names, dataset_modalities
 from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
@@ -98,8 +98,7 @@ def plan_dataset(
         arguments["gpu_memory_target_in_gb"] = gpu_memory_target
     if target_spacing is not None:
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
-    channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
-    modalities = modalities_of(channel_names)
+    modalities = dataset_modalities(dataset_json)
     _check_names(options.settings, modalities)
     availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
@@ -141,7 +140,7 @@ def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
             f"no {_FINGERPRINT} in {preprocessed}; run nnUNetv2_plan_and_preprocess -d {number}"
             f" (or only nnUNetv2_extract_fingerprint -d {number})"
         )
-    channels = len(dataset_json.get("channel_names") or dataset_json.get("modality") or ())
+    channels = len(channel_names(dataset_json))
     problem = _fingerprint_problem(read_json(file), channels)
     if problem:
         raise MSTKDError(f"{file} {problem}; run nnUNetv2_extract_fingerprint -d {number} --clean")

@@ -91,7 +91,7 @@ def test_the_loss_on_styles_trains_the_discriminator_alone():
     torch.manual_seed(0)
     judge = nn.Sequential(nn.Conv3d(6, 4, 2), nn.LeakyReLU(0.2), nn.Conv3d(4, 1, (4, 3, 2)))
     student, teacher = (randn(2, 6, 5, 4, 3, seed=seed).requires_grad_() for seed in (1, 2))
-    loss = discriminator_loss_on_styles(student=student, teacher=teacher, style_discriminator=judge)
+    loss = discriminator_loss_on_styles(student=student, teacher=teacher, discriminator=judge)
     softplus = nn.functional.softplus
     torch.testing.assert_close(loss, softplus(judge(teacher)).mean() + softplus(-judge(student)).mean())
     loss.backward()

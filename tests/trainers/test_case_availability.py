@@ -13,7 +13,6 @@ from tiny_dataset import CASES, DATASET, MODALITIES, dataset_json, plans, write_
 
 from nnunetv2_mstkd.datasets import preprocessed_availability as module
 from nnunetv2_mstkd.datasets.availability import FILE_NAME, Availability, Entry, load_availability
-from nnunetv2_mstkd.datasets.preprocessed_availability import case_availability
 from nnunetv2_mstkd.datasets.raw_images import digest
 from nnunetv2_mstkd.datasets.volumes import is_constant
 from nnunetv2_mstkd.errors import MSTKDError
@@ -80,7 +79,7 @@ class TestWithoutAStoredFile:
         stored = load_availability(base, MODALITIES)
         assert stored == availability
         assert stored.entries["case_0"].source == FOLDER
-        assert case_availability(new_trainer(make_trainer), CASES) == availability
+        assert new_trainer(make_trainer).case_availability(CASES) == availability
         assert len(read) == 4, "the second training must not read again"
 
     def test_cases_of_another_fold_are_added_to_the_file(self, trainer, base):

@@ -85,8 +85,9 @@ def test_settings_reach_the_trainer_and_unknown_ones_are_refused(make_trainer):
     assert trainer.initial_lr == 0.5
     trainer.initialize()
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
-    with pytest.raises(MSTKDError, match=r"unknown setting 'learning_rate'.*initial_lr"):
-        make_trainer(nnUNetTrainerModalityDropout, settings={"learning_rate": 0.5})
+    for unread in ("learning_rate", "teacher"):
+        with pytest.raises(MSTKDError, match=rf"does not read the setting '{unread}'.*initial_lr"):
+            make_trainer(nnUNetTrainerModalityDropout, settings={unread: "joint"})
     with pytest.raises(MSTKDError, match=r"'full_phase'.*1.5.*from 0 to below 1"):
         make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 1.5})
 

@@ -245,3 +245,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         """
         if isinstance(module, MSTKDNet) and module.preset == "nnunet":
             module.apply(InitWeights_He(1e-2))
+
+
+# As plans files name it.
+NETWORK_CLASS = f"{MSTKDNet.__module__}.{MSTKDNet.__qualname__}"

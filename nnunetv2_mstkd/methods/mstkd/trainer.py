@@ -18,7 +18,7 @@ from nnunetv2_mstkd.environment import GRADIENT_SHARES_VARIABLE
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.losses.style import discriminator_loss_on_styles
 from nnunetv2_mstkd.methods.mstkd.compared import misfit, style_features
-from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS
 from nnunetv2_mstkd.methods.mstkd.objective import MSTKDObjective
 from nnunetv2_mstkd.methods.mstkd.sizes import CLASS_KWARGS, mstkdnet_kwargs, official_kwargs
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
@@ -30,7 +30,6 @@ from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.teaching.base import Passes
 from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerTaught
 
-NETWORK_CLASS = f"{MSTKDNet.__module__}.{MSTKDNet.__qualname__}"
 _DISCRIMINATOR = "discriminator"
 
 

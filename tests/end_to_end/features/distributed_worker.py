@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods import METHODS
 
 TESTS = Path(__file__).parents[2]
 sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent)]  # as pytest has them
@@ -34,6 +35,15 @@ GRADIENT_CASES = {
     "finished teacher, labels, batch Dice": ("nnUNetTrainerMSTKDUNet", False, True, TEACHER),
     "modality dropout, labels, batch Dice": ("nnUNetTrainerModalityDropout", False, True),
 }
+# And every other trainer of the list that has a step of its own.
+_ON_THEIR_OWN = {
+    "nnUNetTrainerFullModality",  # stock training
+    "nnUNetTrainerMSTKDOfficial",  # refused, tested below
+    "nnUNetTrainerMSTKDFrozenTeacher",  # as MSTKDUNet above, with a finished teacher
+}
+for _method in METHODS:
+    if _method.trainer not in {case[0] for case in GRADIENT_CASES.values()} | _ON_THEIR_OWN:
+        GRADIENT_CASES[f"{_method.title}, regions, sample Dice"] = (_method.trainer, True, False)
 LENGTH = {"num_epochs": 4, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1}
 
 
@@ -82,10 +92,13 @@ def one_step(
     rank: int, world: int, root: Path, name: str, regions: bool, batch_dice: bool, teacher: str | None = None
 ) -> dict[str, Any]:
     """Gradients of one step in the masking phase on this process's part of the global batch."""
+    from nnunetv2_mstkd import methods
     from nnunetv2_mstkd.trainers.base import unwrap
     from nnunetv2_mstkd.trainers.step import MaskedBatch
 
-    settings = {"gradient_shares_every": 1} if "MSTKD" in name else {}
+    known = {"gradient_shares_every": 1, "base_features": 4}
+    read = getattr(methods, name).settings_read()
+    settings = {key: value for key, value in known.items() if key in read}
     if teacher is not None:
         settings |= {"teacher": str(root / teacher)}
     trainer = make(name, regions=regions, batch_dice=batch_dice, settings=settings)
@@ -101,7 +114,9 @@ def one_step(
     data, mask, target = global_batch(regions)
     part = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
     complete = (True,) * trainer.batch_size
-    losses = trainer.compute_losses(MaskedBatch(data[part], mask[part], [t[part] for t in target], complete))
+    targets = [level[part] for level in target]
+    supervised = targets if trainer.enable_deep_supervision else targets[0]
+    losses = trainer.compute_losses(MaskedBatch(data[part], mask[part], supervised, complete))
     trainer.backward(losses.total)
     found = {"student": gradients_of(unwrap(trainer.network))}
     if joint is not None:

@@ -113,7 +113,7 @@ def test_warm_start_without_a_full_phase_is_refused_before_training(make_trainer
 
 
 def test_unknown_term_in_the_settings_is_refused(make_trainer):
-    with pytest.raises(MSTKDError, match="no term 'style_transfer'.* it has: segmentation, teacher"):
+    with pytest.raises(MSTKDError, match=r"no term 'style_transfer'.* it has: segmentation, teacher"):
         make_trainer(nnUNetTrainerMSTKD, settings={"weights": {"style_transfer": 1}})
 
 

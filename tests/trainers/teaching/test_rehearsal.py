@@ -11,6 +11,7 @@ from loop import losses, train
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
 from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
+from nnunetv2_mstkd.trainers import gradient_shares
 from nnunetv2_mstkd.trainers.teaching import trainer as distilling
 
 
@@ -39,7 +40,7 @@ def test_the_training_is_the_one_without_it(make_trainer, monkeypatch, trainer_c
     epochs = steps_of(tried)
     train(tried)
     assert epochs == [2, 0, 0, 1, 1, 2, 2, 3, 3]
-    monkeypatch.setattr(distilling, "rehearse", lambda trainer: None)
+    monkeypatch.setattr(distilling, "rehearse", lambda *_: None)
     plain = make_trainer(trainer_class, results="b", regions=regions, settings=settings, change=change)
     train(plain)
     assert losses(tried) == losses(plain)
@@ -53,9 +54,9 @@ def test_the_training_is_the_one_without_it(make_trainer, monkeypatch, trainer_c
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_shares_every": 0}])
 def test_it_measures_the_shares_of_the_gradient_where_the_training_does(make_trainer, monkeypatch, settings):
-    measured, original = [], distilling.gradient_shares
+    measured, original = [], gradient_shares.gradient_shares
     monkeypatch.setattr(
-        distilling, "gradient_shares", lambda *a, **o: measured.append(1) or original(*a, **o)
+        gradient_shares, "gradient_shares", lambda *a, **o: measured.append(1) or original(*a, **o)
     )
     train(make_trainer(nnUNetTrainerMSTKD, settings=settings), epochs=1)
     assert len(measured) == (0 if settings else 1)
