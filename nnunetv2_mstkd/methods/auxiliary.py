@@ -15,15 +15,19 @@ class nnUNetTrainerAuxiliary(nnUNetTrainerMissingModality):
     Every name of ``default_weights`` beside ``segmentation`` is one of the network's taps: a list of logits
     (B, K, *patch). Its loss is the sum of nnU-Net's segmentation loss over the list, as the methods' released
     codes add them up. A loss of weight 0 is not computed.
+
+    The network is called with the whole patch and ``present`` (B, M), the modalities that its fusion may see:
+    in the released codes every modality's own segmentation learns in every step, whatever the mask hides.
     """
 
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
         names = [name for name, weight in self.weights.items() if name != SEGMENTATION and weight > 0]
         # DDP waits for a gradient of every parameter, also of those behind an output that does not count.
-        taps: NetworkTaps = self.network(batch.masked, return_taps=True if self.is_ddp else tuple(names))
+        request = [name for name in self.weights if name != SEGMENTATION] if self.is_ddp else names
+        present = batch.mask.bool()
+        taps: NetworkTaps = self.network(batch.data, return_taps=tuple(request), present=present)
         losses = {SEGMENTATION: self.loss(taps.logits, batch.target)}
-        for name in self.weights if self.is_ddp else (SEGMENTATION, *names):
-            if name != SEGMENTATION:
-                each = [self.loss(logits, batch.target) for logits in taps.inner[name]]
-                losses[name] = torch.stack(each).sum()
+        for name in request:
+            each = [self.loss(logits, batch.target) for logits in taps.inner[name]]
+            losses[name] = torch.stack(each).sum()
         return self.weighted(losses)
