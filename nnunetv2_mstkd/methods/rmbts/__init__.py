@@ -1,0 +1,1 @@
+"""RMBTS: feature disentanglement and gated fusion (Chen et al., MICCAI 2019)."""
