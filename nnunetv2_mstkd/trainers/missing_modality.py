@@ -155,6 +155,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         total = torch.stack([self.weights[name] * loss.float() for name, loss in losses.items()]).sum()
         return StepLosses(total, dict(losses))
 
+    def counts(self, name: str) -> bool:
+        """Whether a loss has to be computed: those of weight 0 only for DDP, which waits for every gradient."""
+        return self.weights[name] > 0 or self.is_ddp
+
     def extra_state(self, final: bool) -> dict[str, Any]:
         state: dict[str, Any] = {
             "history": self.history.state_dict(),
