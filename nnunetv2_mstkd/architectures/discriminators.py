@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 from torch import Tensor, nn
 
@@ -72,6 +73,14 @@ class StyleDiscriminator(nn.Module):
             MSTKDError: keys or shapes differ; names them.
         """
         load_foreign(self, {key: key.removeprefix("layers.") for key in self.state_dict()}, state_dict)
+
+
+def judged(discriminator: nn.Module, features: Tensor) -> Tensor:
+    """What a discriminator makes of features, in float32; gradients reach the features, never its weights."""
+    features = features.float()
+    parameters = {name: p.detach() for name, p in discriminator.named_parameters()}
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.func.functional_call(discriminator, parameters, (features,))
 
 
 class PatchDiscriminator(nn.Module):
