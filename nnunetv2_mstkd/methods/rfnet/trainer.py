@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from nnunetv2_mstkd.methods.rfnet.network import RFNet
 from torch import nn
 
 from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
+from nnunetv2_mstkd.methods.rfnet.network import RFNet
 from nnunetv2_mstkd.settings import Setting, is_number
 from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
 
