@@ -80,7 +80,7 @@ def test_links_lead_to_files_and_headings_that_exist(page):
 
 
 def test_every_page_is_on_a_shelf():
-    """The index lists the pages; docs/methods.md those of single methods, which nnUNetv2_mstkd methods prints."""
+    """The index lists every page but those of single methods, which ``nnUNetv2_mstkd methods`` prints."""
     docs = ROOT / "docs"
     links = re.findall(r"\]\(([^)#]+\.md)\)", (docs / "index.md").read_text())
     listed = {(docs / link).resolve() for link in links}
