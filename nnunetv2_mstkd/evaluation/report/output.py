@@ -83,7 +83,8 @@ def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> N
         with replacing_folder(folder.resolve()) as place:
             _write(comparison, place, command)
     except OSError as error:
-        raise MSTKDError(f"cannot replace {folder}: {error.strerror or error}; choose another folder") from error
+        reason = error.strerror or error
+        raise MSTKDError(f"cannot replace {folder}: {reason}; choose another folder") from error
 
 
 def _write(comparison: Comparison, place: Path, command: str) -> None:
