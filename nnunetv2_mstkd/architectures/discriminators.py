@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_official
+from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 
 _OFFICIAL_CHANNELS = 128
 _OFFICIAL_SIZE = (20, 24, 16)
@@ -64,10 +64,10 @@ class StyleDiscriminator(nn.Module):
         """One logit per sample: (B, C, *spatial_size) → (B, 1, 1, 1, 1), in 2D (B, 1, 1, 1)."""
         return self.layers(style)
 
-    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_released_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the authors' discriminator, in its keys.
 
         Raises:
             MSTKDError: keys or shapes differ; names them.
         """
-        load_official(self, {key: key.removeprefix("layers.") for key in self.state_dict()}, state_dict)
+        load_foreign(self, {key: key.removeprefix("layers.") for key in self.state_dict()}, state_dict)

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions
+from nnunetv2_mstkd.settings import JOINT, SHARED, WARM_START, teacher_of
 
 GIGABYTE = 1e9
 
@@ -111,9 +112,9 @@ def estimate_memory(
         features = counts.elements * nnunet_bytes  # weights included, also a joint teacher's
         if "teacher" not in options.settings:
             return Memory(0.0, features, rounds=True)
-        frozen = 0 if joint or _teacher(options) == "shared" else _FROZEN_BYTES
+        frozen = 0 if joint or _teacher(options) == SHARED else _FROZEN_BYTES
         return Memory(float(counts.weights * frozen), features * (2 if joint else 1) + losses)
-    teacher = 0 if _teacher(options) == "shared" else _TRAINED_BYTES if joint else _FROZEN_BYTES
+    teacher = 0 if _teacher(options) == SHARED else _TRAINED_BYTES if joint else _FROZEN_BYTES
     per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + teacher
     features = counts.elements * _SAVED_BYTES[options.preset] * _OVERHEAD * (2 if joint else 1)
     return Memory(float(counts.weights * per_weight), features + losses)
@@ -121,11 +122,11 @@ def estimate_memory(
 
 def trains_teacher(options: PlanOptions) -> bool:
     """Whether the teacher is a second trained network: as set, else as the preset's trainer has it."""
-    return _teacher(options) == "joint"
+    return _teacher(options) == JOINT
 
 
 def _teacher(options: PlanOptions) -> str:
-    return options.settings.get("teacher", "joint" if options.preset == "official" else "warm_start")
+    return teacher_of(options.settings, JOINT if options.preset == "official" else WARM_START)
 
 
 class _Counts(NamedTuple):

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods import known_settings
 from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
-from nnunetv2_mstkd.settings import PRESETS, TEACHERS, parse_settings
+from nnunetv2_mstkd.settings import PRESETS, TEACHERS, parse_settings, teacher_of
 
 NNUNET_PLANS = "nnUNetPlans"
 MSTKD_PLANS = "nnUNetMSTKDPlans"
@@ -97,7 +98,7 @@ class PlanOptions:
         if self.preset == "official":
             self._check_official()
         _check_patch(self.patch_size, self.configurations)
-        parse_settings(self.settings)
+        parse_settings(self.settings, known_settings())
 
     def _check_token_patch(self, given: tuple[int, ...]) -> None:
         text = f"--token-patch {' '.join(map(str, given))}"
@@ -146,7 +147,7 @@ class PlanOptions:
 
     def settings_for(self, configuration: str) -> dict[str, Any]:
         """The trainer settings of one configuration: a model teaches only what it was named for."""
-        if self.named(configuration) or self.settings.get("teacher", TEACHERS[0]) in TEACHERS:
+        if self.named(configuration) or teacher_of(self.settings) in TEACHERS:
             return dict(self.settings)
         return {key: value for key, value in self.settings.items() if key not in _OF_A_MODEL}
 

@@ -18,13 +18,12 @@ from nnunetv2_mstkd.datasets.availability import Availability, store_availabilit
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, writable_folder
-from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
+from nnunetv2_mstkd.methods import known_terms
 from nnunetv2_mstkd.modalities import modalities_of
 from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
 from nnunetv2_mstkd.plans.saving import Saved, check_replaceable
-from nnunetv2_mstkd.settings import parse_settings
 from nnunetv2_mstkd.transforms import build_sampler
 
 _log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def plan_dataset(
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
     channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
     modalities = modalities_of(channel_names)
-    _check_names(parse_settings(options.settings).given(), modalities)
+    _check_names(options.settings, modalities)
     availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
@@ -111,7 +110,11 @@ def plan_dataset(
 
 def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
     """Names of modalities in the sampler's settings, known only with the data set, and of terms."""
-    ObjectiveConfig().with_weights(settings.get("weights", {}))
+    for name in settings.get("weights") or {}:
+        if name not in known_terms():
+            raise MSTKDError(
+                f"setting 'weights': no trainer has a term '{name}'; known: {', '.join(known_terms())}"
+            )
     given = {key: settings[key] for key in _SAMPLER_OF if key in settings}
     sampler = settings.get("sampler")
     for key in given:

@@ -13,7 +13,7 @@ from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.plan_dataset import Planned
 from nnunetv2_mstkd.plans.teacher import describe_transfer
-from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
+from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
 # Trainer by preset of MSTKDNet; None is a network of nnU-Net, which the baseline trains as it is.
@@ -108,7 +108,7 @@ def _train(planned: Planned) -> str:
 
 
 def _teacher(configuration: Mapping[str, Any]) -> str:
-    return configuration.get(SETTINGS_KEY, {}).get("teacher", TEACHERS[0])
+    return teacher_of(configuration.get(SETTINGS_KEY, {}))
 
 
 def _number(planned: Planned) -> int:

@@ -32,7 +32,7 @@ from nnunetv2_mstkd.models.fit import Described, check_teacher, described
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, ModelFolder, open_model_folder
 from nnunetv2_mstkd.plans.architecture import MSTKDNET, build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions, Template
-from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
+from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
 
 
 def with_teacher(
@@ -112,11 +112,9 @@ def check_planned(
 
 
 def _teacher(settings: Mapping[str, Any]) -> ModelFolder | None:
-    teacher = settings.get("teacher", TEACHERS[0])
+    teacher = teacher_of(settings)
     if teacher in TEACHERS:
         return None
-    if not isinstance(teacher, str):
-        raise MSTKDError(f"teacher {teacher!r} is not the name of a folder")
     return open_model_folder(Path(teacher))
 
 
@@ -183,7 +181,7 @@ def describe_transfer(
     for name in configurations:
         configuration = manager.get_configuration(name)
         settings = configuration.configuration.get(SETTINGS_KEY, {})
-        teacher = settings.get("teacher", TEACHERS[0])
+        teacher = teacher_of(settings)
         if teacher in TEACHERS or settings.get("init_from_teacher") is False:
             continue
         theirs = network_of(open_model_folder(Path(teacher)))

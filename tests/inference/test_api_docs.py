@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from places import ROOT
 
-BLOCKS = re.findall(
-    r"```python\n(.*?)```", Path(__file__).parents[2].joinpath("docs/api.md").read_text(), re.S
-)
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.S)
 # `name, name  # ('a',) ('b',)`: what the line prints, where the comment is a literal.
 PRINTED = re.compile(r"^\s*print\((.*)\)  # (.*)$", re.M)
 

@@ -1,9 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from places import DATA
 
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 
@@ -49,7 +48,7 @@ def test_masking_starts_at_a_share_of_the_first_learning_rate(share):
 
 
 def test_the_released_schedule():
-    golden = np.load(Path(__file__).parents[1] / "data" / "mstkd_losses_setA.npz")["polylr_out_epochs_0_99"]
+    golden = np.load(DATA / "mstkd_losses_setA.npz")["polylr_out_epochs_0_99"]
     rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-4, Phases(100, 0), lead=1), 100)
     np.testing.assert_allclose(np.array(rates) * 1e4, golden, rtol=1e-5, atol=1e-12)
 

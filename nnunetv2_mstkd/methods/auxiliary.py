@@ -1,0 +1,29 @@
+"""Base of methods whose network has more segmentations than one: nnU-Net's loss on each, weights by name."""
+
+from __future__ import annotations
+
+import torch
+
+from nnunetv2_mstkd.architectures.taps import NetworkTaps
+from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+
+
+class nnUNetTrainerAuxiliary(nnUNetTrainerMissingModality):
+    """Supervises named lists of further segmentations beside the network's own.
+
+    Every name of ``default_weights`` beside ``segmentation`` is one of the network's taps: a list of logits
+    (B, K, *patch). Its loss is the sum of nnU-Net's segmentation loss over the list, as the methods' released
+    codes add them up. A loss of weight 0 is not computed.
+    """
+
+    def compute_losses(self, batch: MaskedBatch) -> StepLosses:
+        names = [name for name, weight in self.weights.items() if name != SEGMENTATION and weight > 0]
+        # DDP waits for a gradient of every parameter, also of those behind an output that does not count.
+        taps: NetworkTaps = self.network(batch.masked, return_taps=True if self.is_ddp else tuple(names))
+        losses = {SEGMENTATION: self.loss(taps.logits, batch.target)}
+        for name in self.weights if self.is_ddp else (SEGMENTATION, *names):
+            if name != SEGMENTATION:
+                each = [self.loss(logits, batch.target) for logits in taps.inner[name]]
+                losses[name] = torch.stack(each).sum()
+        return self.weighted(losses)
