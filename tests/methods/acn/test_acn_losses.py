@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunetv2_mstkd.architectures.blocks import Layers
 from nnunetv2_mstkd.losses.co_training import RAMP_EPOCHS, mutual_consistency_loss
-from nnunetv2_mstkd.losses.schedules import official_poly_lr, sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
 from nnunetv2_mstkd.losses.style import style_adversarial_loss
 from nnunetv2_mstkd.methods.acn.discriminators import entropy_discriminator, feature_discriminator
 from nnunetv2_mstkd.methods.acn.losses import (
@@ -27,6 +27,7 @@ from nnunetv2_mstkd.methods.acn.losses import (
 )
 from nnunetv2_mstkd.methods.acn.network import Regressor, released
 from nnunetv2_mstkd.methods.mstkd.official_dice import official_dice_losses
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 
 FOREGROUND = ("ed", "net", "et")
 PATCH = (32, 48, 64)
@@ -176,10 +177,20 @@ def test_the_autoencoders_loss():
         same_gradient(ours.grad, f"grad/vae/{theirs}")
 
 
+def learning_rates(epochs):
+    """Of the trainer's schedule, epoch by epoch."""
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], 1e-4)
+    scheduler, rates = PhasedPolyLRScheduler(optimizer, 1e-4, Phases(epochs, 0), lead=1), []
+    for epoch in range(epochs):
+        scheduler.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 def test_schedules():
     ramp = [WEIGHTS["consistency"] * sigmoid_rampup(epoch, RAMP_EPOCHS) for epoch in range(31)]
     same(torch.tensor(ramp), "out/ramp_epochs_0_to_30")
-    rates = torch.tensor([official_poly_lr(epoch, 300) for epoch in range(300)], dtype=torch.float64)
+    rates = torch.tensor(learning_rates(300), dtype=torch.float64)
     torch.testing.assert_close(rates, LOSSES["out/lr_per_epoch"].double(), rtol=1e-5, atol=1e-12)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnunetv2_mstkd.architectures.discriminators import StyleDiscriminator
 from nnunetv2_mstkd.losses.co_training import RAMP_EPOCHS, mutual_consistency_loss
-from nnunetv2_mstkd.losses.schedules import official_poly_lr, sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
 from nnunetv2_mstkd.losses.style import (
     official_gram,
     style_adversarial_loss,
@@ -21,6 +21,7 @@ from nnunetv2_mstkd.losses.style import (
 from nnunetv2_mstkd.methods.mstkd.official_dice import official_dice_losses
 from nnunetv2_mstkd.methods.smunet.losses import WEIGHTS, content_loss, style_loss
 from nnunetv2_mstkd.methods.smunet.network import released
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 
 FOREGROUND = ("ed", "net", "et")
 
@@ -137,10 +138,20 @@ def test_the_game_on_the_style():
     same_gradient(logits.grad, "grad/bce_label1")
 
 
+def learning_rates(epochs):
+    """Of the trainer's schedule, epoch by epoch."""
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], 1e-4)
+    scheduler, rates = PhasedPolyLRScheduler(optimizer, 1e-4, Phases(epochs, 0), lead=1), []
+    for epoch in range(epochs):
+        scheduler.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 def test_schedules():
     ramp = [WEIGHTS["consistency"] * sigmoid_rampup(epoch, RAMP_EPOCHS) for epoch in range(31)]
     same(torch.tensor(ramp), "out/ramp_epochs_0_to_30")
-    rates = torch.tensor([official_poly_lr(epoch, 250) for epoch in range(250)], dtype=torch.float64)
+    rates = torch.tensor(learning_rates(250), dtype=torch.float64)
     torch.testing.assert_close(rates, LOSSES["out/lr_per_epoch"].double(), rtol=1e-5, atol=1e-12)
 
 
@@ -209,7 +220,7 @@ def test_the_whole_step_at_the_released_size():
     assert_same(of_teacher["logits"].sigmoid(), "released/output_full")
     assert_same(of_student["logits"].sigmoid(), "released/output_missing")
     discriminator = StyleDiscriminator.official()
-    discriminator.load_official_state_dict(weights("d_style", SHAPES["d_style"]))
+    discriminator.load_released_state_dict(weights("d_style", SHAPES["d_style"]))
     judged = {"full": discriminator(of_teacher["style"]), "missing": discriminator(of_student["style"])}
     for role, logit in judged.items():
         torch.testing.assert_close(logit, NETWORK[f"released/d_out_{role}"], rtol=1e-4, atol=1e-5)

@@ -88,7 +88,7 @@ def test_the_released_style_discriminator():
     network = released()
     assert (network.bottleneck_channels, network.bottleneck_size) == (128, (20, 24, 16))
     discriminator = StyleDiscriminator(network.bottleneck_channels, network.bottleneck_size)
-    discriminator.load_official_state_dict(weights("d_style", SHAPES["d_style"]))
+    discriminator.load_released_state_dict(weights("d_style", SHAPES["d_style"]))
     for name, size in {"released": (20, 24, 16), "larger": (21, 32, 26)}.items():
         style = normal(f"d_input_{name}", (1, 128, *size))
         with torch.no_grad():
