@@ -15,7 +15,7 @@ def leftovers(nnunet):
     return sorted(str(p) for folder in vars(nnunet).values() for p in folder.rglob("*"))
 
 
-# Found in names, in headers, and in voxels. (All that is wrong with a case: end_to_end/reliability/bad_inputs.)
+# Found in names, headers and voxels. (All that is wrong with a case: end_to_end/reliability/bad_inputs.)
 BAD_CASES = {
     "unknown modality": (lambda d, f: (d / f"{GLI}-adc.nii.gz").write_bytes(b""), "unknown modality"),
     "a spacing at which nnU-Net would stop": (
