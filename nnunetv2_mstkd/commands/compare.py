@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_mstkd.evaluation.comparison.compare import DEFAULT_RESAMPLES
+from nnunetv2_mstkd.evaluation.comparison.published import DATASETS
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE
+
 if TYPE_CHECKING:
     from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 
@@ -38,11 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--ablation", action="store_true", help="ablation table; the reference is the full method")
     add(
         "--published",
-        choices=("brats2024", "fets2024"),
+        choices=tuple(DATASETS),
         help="print the published numbers in a block of their own",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default 0)")
-    add("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (default 10000)")
+    resamples = f"of the bootstrap (default {DEFAULT_RESAMPLES})"
+    add("--resamples", type=int, default=DEFAULT_RESAMPLES, metavar="N", help=resamples)
     return parser
 
 
@@ -62,7 +67,6 @@ def _summary(comparison: Comparison, folder: Path) -> str:
 
 def _difference_lines(comparison: Comparison) -> list[str]:
     """One line per run and region: the Dice difference over the incomplete subsets."""
-    from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE
     from nnunetv2_mstkd.evaluation.report.cells import interval_text, number, p_value
 
     table = comparison.differences

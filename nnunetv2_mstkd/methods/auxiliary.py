@@ -21,13 +21,10 @@ class nnUNetTrainerAuxiliary(nnUNetTrainerMissingModality):
     """
 
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
-        names = [name for name, weight in self.weights.items() if name != SEGMENTATION and weight > 0]
-        # DDP waits for a gradient of every parameter, also of those behind an output that does not count.
-        request = [name for name in self.weights if name != SEGMENTATION] if self.is_ddp else names
-        present = batch.mask.bool()
-        taps: NetworkTaps = self.network(batch.data, return_taps=tuple(request), present=present)
+        names = tuple(name for name in self.weights if name != SEGMENTATION and self.counts(name))
+        taps: NetworkTaps = self.network(batch.data, return_taps=names, present=batch.mask.bool())
         losses = {SEGMENTATION: self.loss(taps.logits, batch.target)}
-        for name in request:
+        for name in names:
             each = [self.loss(logits, batch.target) for logits in taps.inner[name]]
             losses[name] = torch.stack(each).sum()
         return self.weighted(losses)

@@ -18,12 +18,13 @@ from nnunetv2_mstkd.datasets.availability import Availability, store_availabilit
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, writable_folder
-from nnunetv2_mstkd.methods import known_terms
+from nnunetv2_mstkd.methods import known_settings, known_terms
 from nnunetv2_mstkd.models.folder import channel_names, dataset_modalities
 from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
 from nnunetv2_mstkd.plans.saving import Saved, check_replaceable
+from nnunetv2_mstkd.settings import parse_settings
 from nnunetv2_mstkd.transforms import build_sampler
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def plan_dataset(
     if target_spacing is not None:
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
     modalities = dataset_modalities(dataset_json)
-    _check_names(options.settings, modalities)
+    _check_names(parse_settings(options.settings, known_settings()), modalities)
     availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
@@ -109,11 +110,9 @@ def plan_dataset(
 
 def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
     """Names of modalities in the sampler's settings, known only with the data set, and of terms."""
-    for name in settings.get("weights") or {}:
+    for name in settings.get("weights", {}):
         if name not in known_terms():
-            raise MSTKDError(
-                f"setting 'weights': no trainer has a term '{name}'; known: {', '.join(known_terms())}"
-            )
+            raise MSTKDError(f"unknown objective term '{name}'; known: {', '.join(known_terms())}")
     given = {key: settings[key] for key in _SAMPLER_OF if key in settings}
     sampler = settings.get("sampler")
     for key in given:

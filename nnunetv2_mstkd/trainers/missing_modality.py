@@ -150,10 +150,19 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
                 )
         return {**self.weights_by_default(), **given}
 
+    def weights_now(self) -> dict[str, float]:
+        """Weights in the running epoch; a method's schedules go here."""
+        return self.weights
+
     def weighted(self, losses: Mapping[str, Tensor]) -> StepLosses:
         """Add named losses up by their weights; those of weight 0 need not be there."""
-        total = torch.stack([self.weights[name] * loss.float() for name, loss in losses.items()]).sum()
+        weights = self.weights_now()
+        total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
         return StepLosses(total, dict(losses))
+
+    def counts(self, name: str) -> bool:
+        """Whether a loss has to be computed: of weight 0 only under DDP, which waits for all gradients."""
+        return self.weights[name] > 0 or self.is_ddp
 
     def extra_state(self, final: bool) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -245,7 +254,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         name = type(self).__name__
         if self.is_cascaded:
             raise MSTKDError(
-                f"{name} has one encoder per modality and no place for the segmentation of a cascade's"
+                f"the network of {name} has no place for the segmentation of a cascade's"
                 f" previous stage; train 3d_fullres, or {self.configuration_name} with"
                 " nnUNetTrainerModalityDropout"
             )

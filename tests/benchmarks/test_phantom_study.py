@@ -154,8 +154,10 @@ def test_stock_networks_keep_their_optimizer_and_plans(study):
 
 @pytest.mark.parametrize("key", ALL_ARMS)
 def test_settings_are_accepted_by_trainer_and_objective(study, key):
-    settings = parse_settings(study.settings(Run(ALL_ARMS[key], 0)))
-    ObjectiveConfig().with_weights(settings.weights or {})
+    run = Run(ALL_ARMS[key], 0)
+    settings, trainer = study.settings(run), getattr(methods, run.arm.trainer)
+    assert parse_settings(settings, trainer.settings_read()) == settings
+    ObjectiveConfig().with_weights(settings.get("weights", {}))
 
 
 def test_variants_say_which_terms_they_leave():

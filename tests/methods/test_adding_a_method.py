@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sysconfig
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import test_every_method as tester
-from tiny_dataset import DATASET, dataset_json, plans
 
-from nnunetv2_mstkd.files import write_json
 from nnunetv2_mstkd.models.building import trainer_class
 
 NAME = "nnUNetTrainerMeanFusion"
@@ -67,24 +62,3 @@ def test_it_masks_weighs_and_refuses_as_every_trainer(method, make_trainer):
 def test_it_stops_goes_on_and_predicts(method, make_trainer, monkeypatch, folder):
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
     tester.test_three_epochs_stopped_and_continued_then_stock_nnunet_predicts(make_trainer, monkeypatch, NAME)
-
-
-@pytest.mark.slow
-def test_nnunets_own_command_trains_it(folder, nnunet_folders, tmp_path):
-    settings = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
-    base = nnunet_folders / "preprocessed" / DATASET
-    write_json(plans(settings=settings) | {"plans_name": "nnUNetOwnPlans"}, base / "nnUNetOwnPlans.json")
-    write_json(dataset_json(), base / "dataset.json")
-    environment = {f"nnUNet_{name}": str(nnunet_folders / name) for name in ("raw", "preprocessed")}
-    environment |= {"nnUNet_results": str(tmp_path), "nnUNet_n_proc_DA": "0", "nnUNet_extTrainer": str(folder)}
-    command = f"nnUNetv2_train 990 tiny 0 -tr {NAME} -p nnUNetOwnPlans -device cpu".split()
-    done = subprocess.run(
-        [Path(sysconfig.get_path("scripts")) / command[0], *command[1:]],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    for name in ("nnUNetOwnPlans.json", "dataset.json"):
-        (base / name).unlink()
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert list(tmp_path.glob(f"{DATASET}/{NAME}__nnUNetOwnPlans__tiny/fold_0/checkpoint_final.pth"))

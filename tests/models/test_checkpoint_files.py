@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from malicious import MakesFolder
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.checkpoint_files import TRUST_VARIABLE, safe_load
-
-
-class Malicious:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.victim),))
 
 
 def nnunet_like() -> dict:
@@ -83,7 +73,7 @@ def test_the_name_that_numpy_1_wrote(saved):
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
 def test_a_malicious_file_is_refused_in_one_line_and_does_nothing(saved, tmp_path, options):
     victim = tmp_path / "victim"
-    path = saved(nnunet_like() | {"mstkd": Malicious(victim)}, **options)
+    path = saved(nnunet_like() | {"mstkd": MakesFolder(victim)}, **options)
     with pytest.raises(MSTKDError, match=r"c\.pth holds posix\.mkdir.*--trust_checkpoint") as error:
         safe_load(path)
     assert "\n" not in str(error.value)
@@ -92,7 +82,7 @@ def test_a_malicious_file_is_refused_in_one_line_and_does_nothing(saved, tmp_pat
 
 def test_a_bare_malicious_pickle_does_nothing(tmp_path):
     path, victim = tmp_path / "c.pth", tmp_path / "victim"
-    path.write_bytes(pickle.dumps({"network_weights": Malicious(victim)}, protocol=2))
+    path.write_bytes(pickle.dumps({"network_weights": MakesFolder(victim)}, protocol=2))
     with pytest.raises(MSTKDError, match=r"c\.pth"):
         safe_load(path)
     assert not victim.exists()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from malicious import MakesFolder
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -20,14 +18,6 @@ from nnunetv2_mstkd.models.loading import load_nnunet_predictor, trained_for_mis
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
 
-class Malicious:
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.victim),))
-
-
 @pytest.fixture
 def spoiled(tmp_path, files):
     """A model whose checkpoint also holds something that makes a folder when it is read.
@@ -36,7 +26,7 @@ def spoiled(tmp_path, files):
     """
     model = files.write_model(tmp_path / "model", files.dataset_json(), files.plans_json())
     content = torch.load(model / CHECKPOINT)
-    torch.save(content | {"mstkd": Malicious(tmp_path / "victim")}, model / CHECKPOINT)
+    torch.save(content | {"mstkd": MakesFolder(tmp_path / "victim")}, model / CHECKPOINT)
     return model
 
 

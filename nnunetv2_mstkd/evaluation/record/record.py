@@ -156,7 +156,7 @@ class EvaluationRecord:
     ignore: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``evaluation.json``."""
+        """Return the content of ``evaluation.json``."""
         return {"version": RECORD_VERSION, **asdict(self)}
 
     @classmethod
@@ -187,12 +187,12 @@ class EvaluationRecord:
         return tuple(dict.fromkeys(command for command in (*made, self.command) if command))
 
     def subsets_of(self, case: str) -> tuple[str, ...]:
-        """The subsets that a case is scored under, as far as it has their modalities."""
+        """Return the subsets that a case is scored under, as far as it has their modalities."""
         own = self.cases[case].subsets
         return self.subsets if own is None else own
 
     def prediction_folder(self, folder: Path, subset: str) -> Path:
-        """Where the segmentations under a subset are; ``folder`` is the evaluation's."""
+        """Return where the segmentations under a subset are; ``folder`` is the evaluation's."""
         listed = self.predictions.get(subset)
         if listed is None:
             return folder / PREDICTIONS / subset
@@ -237,7 +237,7 @@ class Evaluation:
         return table[~table["case"].isin(self.without)].reset_index(drop=True) if self.without else table
 
     def prediction(self, case: str, subset: str) -> Path:
-        """The segmentation of a case under a subset; it may not be there (predictions can be deleted)."""
+        """Return the file of a case's segmentation under a subset, which may have been deleted."""
         return self.record.prediction_folder(self.folder, subset) / f"{case}{self.record.file_ending}"
 
 

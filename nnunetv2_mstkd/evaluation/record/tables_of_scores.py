@@ -69,7 +69,7 @@ def _collect(record: EvaluationRecord, folder: Path) -> Collected:
 
 
 def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> EvaluationRecord:
-    """The record, listing of each case only images that show something."""
+    """Return the record, listing of each case only images that show something."""
     cases = {
         name: replace(case, images={m: p for m, p in case.images.items() if m not in stored[name].lacking})
         for name, case in record.cases.items()
@@ -78,7 +78,7 @@ def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, Case
 
 
 def metrics_table(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> pd.DataFrame:
-    """One row per case, subset and region; see ``record.METRIC_COLUMNS``."""
+    """List one row per case, subset and region; see ``record.METRIC_COLUMNS``."""
     rows = [
         _row(record, case, subset, region, score)
         for case, scores in stored.items()
@@ -119,7 +119,7 @@ def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: R
 
 
 def subset_means(table: pd.DataFrame, record: EvaluationRecord, metric: str) -> pd.DataFrame:
-    """Mean over cases: rows are regions, columns subsets and their average; nan where nothing is defined.
+    """Average over cases: rows are regions, columns subsets and their average; nan where undefined.
 
     The average is the mean of the columns, as in the published tables, so that each subset counts alike.
     """

@@ -51,7 +51,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
 
 
 def overview(comparison: Comparison) -> Table:
-    """A row per evaluation."""
+    """Make a row per evaluation."""
     titles = ("Run", "Model", "Id", "Folds", "Seed", "Cases", "Commit")
     rows = []
     for run in comparison.runs:
@@ -66,7 +66,7 @@ def overview(comparison: Comparison) -> Table:
 
 
 def settings_table(comparison: Comparison) -> Table | None:
-    """A row per setting, a column per run; None where no model says anything of its training."""
+    """Make a row per setting, a column per run; None where no model says anything of its training."""
     names: dict[str, None] = {}
     for _, evaluation in titled(comparison):
         names |= dict.fromkeys(_settings(evaluation.record))
@@ -79,12 +79,12 @@ def settings_table(comparison: Comparison) -> Table | None:
 
 
 def _settings(record: EvaluationRecord) -> dict[str, Any]:
-    """What the training went by: what the plans set, and what its trainer says of the rest."""
+    """Return what the training went by: what the plans set, and what its trainer says of the rest."""
     return {**(record.model.get("in_force") or {}), **(record.model.get("settings") or {})}
 
 
 def _setting_cell(run: ComparedRun, name: str) -> Cell:
-    """The values of a run's evaluations, each once (seeds differ)."""
+    """Print the values of a run's evaluations, each once (seeds differ)."""
     records = [evaluation.record for evaluation in run.evaluations]
     values = [_settings(record)[name] for record in records if name in _settings(record)]
     texts = dict.fromkeys(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
@@ -104,12 +104,12 @@ def _short_commit(commit: str | None) -> str:
 
 
 def described(comparison: Comparison) -> list[DescribedEvaluation]:
-    """Every evaluation of every run."""
+    """Describe every evaluation of every run."""
     return [_described(title, evaluation) for title, evaluation in titled(comparison)]
 
 
 def titled(comparison: Comparison) -> Iterator[tuple[str, Evaluation]]:
-    """Every evaluation under the name of its run, numbered where a run has several."""
+    """Yield every evaluation under the name of its run, numbered where a run has several."""
     for run in comparison.runs:
         count = len(run.evaluations)
         for position, evaluation in enumerate(run.evaluations, start=1):
@@ -140,7 +140,7 @@ def _described(title: str, evaluation: Evaluation) -> DescribedEvaluation:
 
 
 def _session(session: Session) -> str:
-    """``2026-11-24 10:15:02 UTC: 33 scores, commit c0ffee…``."""
+    """Print ``2026-11-24 10:15:02 UTC: 33 scores, commit c0ffee…``."""
     when = f"{session.started[:19].replace('T', ' ')} UTC"
     scored = "killed" if session.scored is None else f"{session.scored} scores"
     return f"{when}: {scored}, commit {_short_commit(session.git)}"

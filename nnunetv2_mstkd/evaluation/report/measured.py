@@ -32,18 +32,18 @@ _Key = tuple[str, str, str]
 
 
 def _keyed(table: pd.DataFrame, metric: str) -> dict[_Key, dict]:
-    """(region, run, subset) → row."""
+    """Map (region, run, subset) to row."""
     rows = table[table["metric"] == metric].to_dict("records")
     return {(row["region"], row["run"], row["subset"]): row for row in rows}
 
 
 def _marked(comparison: Comparison, run: str) -> Cell:
-    """The name of a run; the reference says that it is one, where there is anything to refer to it."""
+    """Print the name of a run; the reference says that it is one, where anything is referred to it."""
     return Cell(run, "(reference)" if run == comparison.reference and len(comparison.runs) > 1 else "")
 
 
 def summaries(comparison: Comparison) -> list[Table]:
-    """Per metric: mean and difference over all and over the incomplete subsets."""
+    """Make per metric a table of mean and difference over all and over the incomplete subsets."""
     return [_summary(comparison, metric) for metric in comparison.metrics]
 
 
@@ -79,7 +79,7 @@ def _summary_cells(mean: Mapping, difference: Mapping | None, metric: str, paire
 
 
 def spreads(comparison: Comparison) -> list[Table]:
-    """Per metric: spread between patients, and between seeds where there are several."""
+    """Make per metric a table of the spread between patients, and between seeds where there are several."""
     several = bool((comparison.means["seeds"] > 1).any())
     columns = [*_ROW_HEADS, Column("Subsets", numeric=False), Column("Mean"), Column("SD of patients")]
     columns += [Column("Patients")]
@@ -101,7 +101,7 @@ def spreads(comparison: Comparison) -> list[Table]:
 
 
 def means(comparison: Comparison) -> list[Table]:
-    """Per metric, laid out as the published tables: a row per region and run, a column per subset."""
+    """Make per metric a table as the published ones: a row per region and run, a column per subset."""
     subsets = (*comparison.subsets, AVERAGE)
     columns = (*_ROW_HEADS, *map(Column, subsets))
     tables = []
@@ -122,7 +122,7 @@ def means(comparison: Comparison) -> list[Table]:
 
 
 def _best(values: list[float], metric: str) -> float | None:
-    """The best of several runs; of one there is none."""
+    """Return the best of several runs; of one there is none."""
     known = [value for value in values if not math.isnan(value)]
     if len(values) < 2 or not known:
         return None
@@ -130,7 +130,7 @@ def _best(values: list[float], metric: str) -> float | None:
 
 
 def difference_overviews(comparison: Comparison) -> list[Table]:
-    """Per metric, laid out as the means: differences of every run to the reference."""
+    """Make per metric a table laid out as the means: differences of every run to the reference."""
     columns = (*_ROW_HEADS, *map(Column, comparison.subsets))
     others = [run.name for run in comparison.runs if run.name != comparison.reference]
     tables = []
@@ -150,7 +150,7 @@ def difference_overviews(comparison: Comparison) -> list[Table]:
 
 
 def difference_details(comparison: Comparison) -> list[Table]:
-    """Everything that the statistics say: a table of the summaries per metric, of the subsets per run too.
+    """Make tables of all statistics: per metric one of the summaries, and one of the subsets per run.
 
     Each table is one family of Holm's correction; see ``differences.holm_family``.
     """
@@ -193,7 +193,7 @@ def _difference_cells(row: Mapping) -> list[Cell]:
 
 
 def ablation_rows(ablation: pd.DataFrame, title: str) -> Table:
-    """A table of ``ablation.ablation_table``'s shape; the full method, in its last row, in bold."""
+    """Make a table of ``ablation.ablation_table``'s shape; the full method, in its last row, in bold."""
     names = [name for name in ablation.columns if name != "method"]
     columns = [Column("Method", numeric=False)]
     columns += [Column("Δ" if name.startswith("Δ") else name) for name in names]

@@ -98,5 +98,5 @@ def _resource(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """For the content security policy: the page runs this script and no other."""
+    """Digest a text for the content security policy: the page runs this script and no other."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -46,7 +46,7 @@ class ReferenceCase:
 
 
 def training_cases(model: ModelFolder, fold: Fold | None) -> list[ReferenceCase]:
-    """Cases of the data set that the model was trained on.
+    """List cases of the data set that the model was trained on.
 
     Args:
         fold: its validation cases, as ``splits_final.json`` deals them out; None takes every case.
@@ -85,7 +85,7 @@ def _validation_cases(dataset: str, fold: Fold) -> list[str]:
 def folder_cases(
     folder: Path, model: ModelFolder, labels: Path | None, *, source_labels: bool = False
 ) -> tuple[list[ReferenceCase], dict[str, str]]:
-    """Cases of a folder.
+    """Find the cases of a folder.
 
     Args:
         folder: in a layout of :func:`~nnunetv2_mstkd.datasets.discovery.discover`.
@@ -132,7 +132,7 @@ def _reference(case: Case, labels: Path | None, file_ending: str) -> Path | None
 
 
 def source_label_map(dataset_json: Mapping[str, Any], *, required: bool = False) -> dict[int, int] | None:
-    """Value in the source's segmentations → value in the data set; None where they are the same.
+    """Map value in the source's segmentations to value in the data set; None where they are the same.
 
     Args:
         required: refuse a data set that does not name its source's values, instead of taking them as its own.

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import DEFAULT_RULES, RULES
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
@@ -70,7 +72,7 @@ class EvaluationRequest:
     predictions: _Path | None = None
     step_size: float = 0.5
     mirroring: bool = True
-    device: Any = None
+    device: str | torch.device | None = None
     everything_on_device: bool = True
     trust_checkpoint: bool = False
     readers: int = 3

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from nnunetv2_mstkd.methods.rfnet.network import RFNet
-from torch import Tensor, nn
+from torch import nn
 
 from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
+from nnunetv2_mstkd.methods.rfnet.network import RFNet
 from nnunetv2_mstkd.settings import Setting, is_number
 from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
-from nnunetv2_mstkd.trainers.step import StepLosses
 
 
 class nnUNetTrainerRFNet(nnUNetTrainerAuxiliary):
@@ -43,9 +42,8 @@ class nnUNetTrainerRFNet(nnUNetTrainerAuxiliary):
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
 
-    def weighted(self, losses: Mapping[str, Tensor]) -> StepLosses:
+    def weights_now(self) -> dict[str, float]:
         if self.current_epoch >= round(self.fusion_start * self.num_epochs):
-            return super().weighted(losses)
+            return self.weights
         # Times 0, not left out: Adam then decays the weights that no gradient reaches yet, as released.
-        step = super().weighted({name: loss for name, loss in losses.items() if name != SEGMENTATION})
-        return StepLosses(step.total + 0 * losses[SEGMENTATION], dict(losses))
+        return {**self.weights, SEGMENTATION: 0.0}

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_official
+from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.presence import presence, shown
 from nnunetv2_mstkd.architectures.shapes import pad_to_multiple
 from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, wants
@@ -154,7 +154,7 @@ class RMBTS(nn.Module):
             MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
         """
         weights = from_tensorflow({key.removeprefix("module."): value for key, value in state_dict.items()})
-        load_official(self, released_names(self), weights)
+        load_foreign(self, released_names(self), weights)
 
 
 class ContentLevel(nn.ModuleList):

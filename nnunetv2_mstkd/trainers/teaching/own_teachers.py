@@ -120,15 +120,15 @@ class Shared(Teaching):
     """The network sees the whole patch, learns from it, and distils what it showed into the masked one.
 
     The gradients of the whole patch are taken before the masked patch runs, so that the feature maps of one
-    patch are held at a time: half of what two networks at once need. That is exact because the default
-    objective detaches whatever the teacher shows.
+    patch are held at a time: half of what two networks at once need. That is exact where the terms
+    detach whatever the teacher shows.
     """
 
     def build(self) -> None:
         if self.choice.gets_gradients:
             raise MSTKDError(
-                "teacher 'shared' needs the default objective: the official one lets gradients into the "
-                "teacher's side; set teacher 'joint'"
+                "teacher 'shared' needs terms that leave the teacher alone, but this trainer's lead gradients"
+                " into the teacher's side too; set teacher 'joint'"
             )
 
     def run(self, batch: MaskedBatch, request: Request) -> Passes:

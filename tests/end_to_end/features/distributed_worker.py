@@ -96,7 +96,7 @@ def one_step(
     from nnunetv2_mstkd.trainers.base import unwrap
     from nnunetv2_mstkd.trainers.step import MaskedBatch
 
-    known = {"gradient_shares_every": 1, "base_features": 4}
+    known = {"gradient_shares_every": 1, "base_features": 8}
     read = getattr(methods, name).settings_read()
     settings = {key: value for key, value in known.items() if key in read}
     if teacher is not None:

@@ -16,6 +16,7 @@ from nnunetv2_mstkd.evaluation.report import output
 
 
 def save_figures(comparison, folder: Path) -> list:
+    folder.mkdir()
     for suffix in ("png", "svg"):
         (folder / f"heatmap.{suffix}").write_text("figure")
     files = {suffix: folder / f"heatmap.{suffix}" for suffix in ("png", "svg")}

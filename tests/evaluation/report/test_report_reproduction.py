@@ -105,7 +105,9 @@ def test_what_training_wrote_down_is_in_force(tmp_path):
         )
     )
     known = {"num_epochs": 40, "optimizer": "adamw", "weights": {"kl": 0.2}, "initial_lr": 0.003}
-    assert settings_in_force(tmp_path) == known
-    assert settings_in_force(tmp_path / "none") == {}
+    trainer = "nnUNetTrainerMSTKD"
+    assert settings_in_force(tmp_path, trainer) == known
+    assert settings_in_force(tmp_path / "none", trainer) == {}
+    assert settings_in_force(tmp_path, "nnUNetTrainer") == {}, "not a trainer of this plugin"
     (tmp_path / "debug.json").write_text("{")
-    assert settings_in_force(tmp_path) == {}
+    assert settings_in_force(tmp_path, trainer) == {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from loop import train
+from malicious import MakesFolder
 from test_teaching import finished_models, student, unet_model  # noqa: F401  fixtures
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -36,16 +34,6 @@ def test_plans_with_another_teacher_do_not_turn_a_trainer_into_another(
     with pytest.raises(MSTKDError, match=message):
         make_trainer(trainer_class, settings=settings).initialize()
     assert make_trainer(trainer_class, settings={"teacher": own}).teacher == own
-
-
-class MakesFolder:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
 
 
 def test_a_teachers_checkpoint_runs_nothing(make_trainer, unet_model, tmp_path):  # noqa: F811

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from malicious import MakesFolder
 from tiny_model import MODALITIES, write_volume
 
 CASE = "BraTS-GLI-00001-000"
@@ -217,16 +218,6 @@ def settings(**values: Any) -> Spoil:
 
 
 # ---------------------------------------------------------------- checkpoints
-
-
-class MakesFolder:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.path),))
 
 
 def checkpoint(**changes: Any) -> Spoil:

@@ -1,0 +1,1 @@
+"""ACN: network, discriminators, losses."""

@@ -1,0 +1,1 @@
+"""SMU-Net: network, losses."""
