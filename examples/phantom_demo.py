@@ -24,9 +24,9 @@ from pathlib import Path
 DATASET = "Dataset900_Phantom"
 CONFIGURATION = "3d_fullres"
 SHAPE = "48 48 40"
-TRAIN_CASES, TEST_CASES = 24, 4
+TRAIN_CASES, TEST_CASES = 20, 4
 SIZE = "--patch-size 32 32 32 --batch-size 2 --base-features 8 --max-stages 4"
-EPOCHS, ITERATIONS = 10, 24
+EPOCHS, ITERATIONS = 10, 20
 STEPS = EPOCHS * ITERATIONS
 LENGTH = f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2"
 PHASES = "full_phase=0.5 seed=0"
@@ -147,7 +147,7 @@ class Demo:
 NEXT = """The three models share the network (MSTKDNet), patches, optimizer and number of steps ({steps}).
 The first half of the steps shows all sequences, the second half a random subset; "no masking" shows all
 sequences throughout. This is one seed, a short training and {cases} cases: enough to see what masking does,
-too little to rank the two masked models. docs/benchmarks.md has the study with three seeds.
+too little to rank the two masked models. docs/benchmarks.md has the study with up to three seeds.
 
 Figures and statistics: open
   {report}
