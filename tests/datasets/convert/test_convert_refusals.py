@@ -1,5 +1,6 @@
 import shutil
 
+import numpy as np
 import pytest
 
 from nnunetv2_mstkd.cli import main
@@ -14,9 +15,13 @@ def leftovers(nnunet):
     return sorted(str(p) for folder in vars(nnunet).values() for p in folder.rglob("*"))
 
 
-# Found in the names, and in the voxels. (All that is wrong with a case: end_to_end/reliability/bad_inputs.)
+# Found in the names, in the headers and in the voxels. (The others: end_to_end/reliability/bad_inputs.)
 BAD_CASES = {
     "unknown modality": (lambda d, f: (d / f"{GLI}-adc.nii.gz").write_bytes(b""), "unknown modality"),
+    "a spacing at which nnU-Net would stop": (
+        lambda d, f: f.write_volume(
+            d / f"{GLI}-t2f.nii.gz", np.ones((6, 7, 8), np.int16), spacing=(1, 1, 1.0001)),
+        "differ in spacing (1, 1, 1) and (1, 1, 1.0001)"),
     "a label of another year": (
         lambda d, f: f.write_volume(d / f"{GLI}-seg.nii.gz", f.segmentation_with((1, 2, 3, 4))),
         "label values 0, 1, 2, 3, 4 contradict brats2023 (0, 1, 2, 3); all cases together fit brats2024"),
