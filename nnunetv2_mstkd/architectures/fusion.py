@@ -274,7 +274,8 @@ def bias_where_blank(logits: Tensor, head: nn.Module, blank: Tensor) -> Tensor:
         blank: (B,) bool.
     """
     voxel = [1] * (logits.ndim - 2)
-    bias = head.get_parameter("bias").detach().to(logits.dtype).view(1, -1, *voxel)
+    assert isinstance(head.bias, Tensor), "a head has a bias"
+    bias = head.bias.detach().to(logits.dtype).view(1, -1, *voxel)
     return torch.where(blank.view(-1, 1, *voxel), bias, logits)
 
 

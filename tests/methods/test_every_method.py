@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tiny_dataset import LABELS, plans
 from torch import nn
 from torch._dynamo import OptimizedModule
 
+from nnunetv2_mstkd.architectures.shapes import run_on_meta
 from nnunetv2_mstkd.environment import external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import METHODS
@@ -261,6 +263,21 @@ def test_the_list_says_what_it_needs(make_trainer, name):
     needs = trainer.needs()
     assert ("teacher" in needs) == bool(getattr(trainer, "distils", False))
     assert ("discriminator" in needs) == bool(getattr(trainer, "adversaries", {}))
+
+
+FOLDERS = sorted({m.module.split(".")[0] for m in METHODS if "." in m.module})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_builds_its_network_as_released(folder):
+    with torch.device("meta"):
+        network = import_module(f"nnunetv2_mstkd.methods.{folder}").released((64, 64, 64), input_channels=4)
+    assert not network.training
+    with pytest.raises(MSTKDError, match=r"does not fit this .*: it misses"):
+        network.load_released_state_dict({})
+    logits = run_on_meta(network, (1, 4, 64, 64, 64))
+    assert logits.shape[0] == 1
+    assert logits.shape[2:] == (64, 64, 64)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.trainer)

@@ -247,5 +247,10 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             module.apply(InitWeights_He(1e-2))
 
 
+def released(patch_size: Sequence[int] = (160, 192, 128), input_channels: int = 4) -> MSTKDNet:
+    """The published network, in eval mode; channels and heads in the order of the released code."""
+    return MSTKDNet.official(input_channels, patch_size=patch_size).eval()
+
+
 # As plans files name it.
 NETWORK_CLASS = f"{MSTKDNet.__module__}.{MSTKDNet.__qualname__}"

@@ -1,4 +1,4 @@
-"""Every method by the real commands: trained by nnU-Net's own, sequences missing for both predict commands."""
+"""Every method by the real commands: trained by nnU-Net's own, sequences missing for both predictions."""
 
 from __future__ import annotations
 
