@@ -51,6 +51,7 @@ class Planned:
         memory: estimate for each configuration planned now (a cascade shares that of 3d_fullres).
         target_gb: GPU memory that was planned for.
         availability: which modalities each training case has; stored for the trainers.
+        options: that were planned with.
     """
 
     saved: Saved
@@ -58,6 +59,7 @@ class Planned:
     memory: Mapping[str, Memory]
     target_gb: float
     availability: Availability
+    options: PlanOptions
 
 
 def plan_dataset(
@@ -84,7 +86,7 @@ def plan_dataset(
     Raises:
         MSTKDError: anything that the user has to change first.
     """
-    file_name = plans_name(options.network, name)
+    file_name = plans_name(options.network, name or _default_name(options))
     raw = dataset_folder(nnunet_folder("nnUNet_raw"), dataset)
     preprocessed = nnunet_folder("nnUNet_preprocessed") / raw.name
     dataset_json = _check_dataset(raw, preprocessed)
@@ -105,7 +107,21 @@ def plan_dataset(
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
         planner.plan_experiment()
-    return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB, availability)
+    return Planned(
+        planner.saved,
+        dataset_json,
+        planner.memory,
+        planner.UNet_vram_target_GB,
+        availability,
+        options,
+    )
+
+
+def _default_name(options: PlanOptions) -> str | None:
+    """Plans of a method with a network of its own are named after it."""
+    if options.method is None:
+        return None
+    return f"nnUNet{options.method.__name__.removeprefix('nnUNetTrainer')}Plans"
 
 
 def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
