@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -66,3 +68,8 @@ def test_a_setting_replaces_an_attribute_that_the_trainer_has(method):
     for name, setting in trainer.settings_read().items():
         known = name in from_nnunet | written | set(of_network) or hasattr(trainer, setting.attribute or name)
         assert known, name
+
+
+def test_every_setting_is_in_the_docs():
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    assert [name for name in known_settings() if f"`{name}`" not in page] == []
