@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.folder import dataset_modalities
 from nnunetv2_mstkd.settings import (
-    SETTINGS_KEY,
     Setting,
     is_number,
     one_of,
-    true_or_false,
     weights_by_name,
-    whole_number,
 )
 from nnunetv2_mstkd.trainers.adversary import Adversary
 from nnunetv2_mstkd.trainers.generators import build_generators
@@ -56,10 +50,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         subset_weights: for ``weights``: ``{"t1c+t2f": 2.0, ...}``.
         weights: weights of single losses by name; only of trainers that have more than the segmentation.
 
-    Attributes of the class, for a method with a network or losses of its own:
-        network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``; ``None`` is the
-            network that the plans name.
-        network_settings: settings that are arguments of ``network_class`` as well.
+    Attributes of the class:
+        network_class, network_settings: see :class:`nnUNetTrainerOwnNetwork`.
         default_weights: weight of every loss by name; the names are what the setting ``weights`` may hold.
 
     Hooks: :meth:`compute_losses`, :meth:`after_step`, and those of :class:`nnUNetTrainerFromPlans`.
@@ -75,8 +67,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         "subset_weights": weights_by_name(),
     }
     handles_missing_modalities = True
-    network_class: ClassVar[type[nn.Module] | None] = None
-    network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(1)}
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0}
 
     full_phase: float = 0.0
@@ -110,10 +100,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         read = super().settings_read()
         if len(cls.default_weights) > 1:
             read["weights"] = weights_by_name(attribute="term_weights")
-        if cls.network_class is not None:
-            read |= cls.network_settings
-        if cls._network_takes_regions():
-            read["regions"] = true_or_false()  # written by training
         return read
 
     @classmethod
@@ -197,76 +183,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         self.lr_scheduler = self.build_lr_scheduler()
 
     # ---------------------------------------------------------------- building
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The method's network in the shape of the plan, or the plan's own."""
-        if cls.network_class is None:
-            return nnUNetTrainer.build_network_architecture(
-                plans_manager,
-                configuration_manager,
-                num_input_channels,
-                num_output_channels,
-                enable_deep_supervision,
-            )
-        arguments = cls.network_arguments(configuration_manager)
-        return cls.network_class(num_input_channels, num_output_channels, **arguments)
-
-    @classmethod
-    def network_arguments(cls, configuration: ConfigurationManager) -> dict[str, Any]:
-        """Keyword arguments of ``network_class``: the plan's shape, and its settings of the network."""
-        patch, settings = configuration.patch_size, configuration.configuration.get(SETTINGS_KEY) or {}
-        strides = configuration.network_arch_init_kwargs["strides"]
-        per_axis = [list(s) if isinstance(s, (list, tuple)) else [s] * len(patch) for s in strides]
-        own = {name: settings[name] for name in cls.network_settings if settings.get(name) is not None}
-        if cls._network_takes_regions():
-            own["regions"] = bool(settings.get("regions"))
-        return {"patch_size": list(patch), "strides": per_axis, **own}
-
-    @classmethod
-    def _network_takes_regions(cls) -> bool:
-        return cls.network_class is not None and "regions" in signature(cls.network_class).parameters
-
-    def new_network(self) -> nn.Module:
-        """Another network like the one that is trained, on the device."""
-        return self.build_network_architecture(
-            self.plans_manager,
-            self.configuration_manager,
-            self.num_input_channels,
-            self.label_manager.num_segmentation_heads,
-            self.enable_deep_supervision,
-        ).to(self.device)
-
-    def initialize(self) -> None:
-        if self.network_class is not None:
-            self._prepare_own_network()
-        super().initialize()
-
-    def _prepare_own_network(self) -> None:
-        """Settle what nnU-Net would ask of its own networks only."""
-        name = type(self).__name__
-        if self.is_cascaded:
-            raise MSTKDError(
-                f"the network of {name} has no place for the segmentation of a cascade's"
-                f" previous stage; train 3d_fullres, or {self.configuration_name} with"
-                " nnUNetTrainerModalityDropout"
-            )
-        if self.settings.get("enable_deep_supervision"):
-            raise MSTKDError(
-                f"{name} has no lower-resolution outputs for nnU-Net's deep supervision; set"
-                " enable_deep_supervision to false, or leave it out"
-            )
-        self.enable_deep_supervision = False
-        if self._network_takes_regions():
-            # Whoever builds the network for prediction has the plans, but not the labels.
-            self.store_settings({"regions": self.label_manager.has_regions})
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """``module`` for distributed data parallel, with synchronised batch norms, as nnU-Net's network."""
