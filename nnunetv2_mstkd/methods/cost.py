@@ -54,8 +54,8 @@ def count_cost(trainer: Any) -> Cost:
     # Nothing but a distillation or further segmentations asks a network for more than its logits.
     request = len([name for name, weight in trainer.weights_by_default().items() if weight > 0]) > 1
     step = _multiply_adds(network, x, request)
-    if "teacher" in needs:
-        learns = trainer.teacher in (JOINT, SHARED)
+    if "second pass" in needs:
+        learns = "teacher" not in needs or trainer.teacher in (JOINT, SHARED)
         with nullcontext() if learns else torch.no_grad():
             step += _multiply_adds(network, x, request)
     trained = [p for p in network.parameters() if p.requires_grad]

@@ -19,7 +19,7 @@ class Adversary:
         discriminator: judges features.
         loss: what it minimises: ``loss(discriminator=..., **features)``, a scalar; it detaches the features.
         lr: constant; 1e-4 in MST-KDNet's script (released train.py), with betas (0.9, 0.99).
-        betas: of its Adam.
+        betas, weight_decay: of its Adam.
         renew_optimizer: a new Adam for every step, as that script does; its moments then stay empty.
             By default the optimizer persists, and is in checkpoints.
         parallel: the discriminator in its DDP wrapper, where training is distributed.
@@ -31,18 +31,19 @@ class Adversary:
         loss: Callable[..., Tensor],
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
         renew_optimizer: bool = False,
         parallel: nn.Module | None = None,
     ) -> None:
         self.discriminator = discriminator
         self.loss = loss
-        self.lr, self.betas = lr, betas
+        self.options: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         self.renew_optimizer = renew_optimizer
         self._forward = parallel if parallel is not None else discriminator
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=self.betas)
+        return torch.optim.Adam(self.discriminator.parameters(), **self.options)
 
     def step(self, **features: Tensor) -> Tensor:
         """One update on detached features, in float32; returns the loss.
