@@ -44,6 +44,12 @@ class NetworkTaps:
         assert isinstance(tap, Tensor), f"tap '{name}' is a list"
         return tap
 
+    def several(self, name: str) -> list[Tensor]:
+        """The tap of this name, which is a list."""
+        tap = self.inner[name]
+        assert not isinstance(tap, Tensor), f"tap '{name}' is one tensor"
+        return tap
+
     def select(self, samples: Tensor) -> NetworkTaps:
         """The taps of some samples of the batch.
 
