@@ -194,12 +194,12 @@ class FusionDecoder(nn.Module):
             blank: (B,) bool, samples in which nothing is to be seen.
             with_scales: compute the logits of the levels.
         """
-        x, scale_logits = fused, []
+        x, scale_logits = fused, list[Tensor]()
         for level in reversed(range(len(stacks))):
             if level < len(self.ups):
                 x = self.ups[level](x, stacks[level].shape[3:])
             if with_scales:
-                head = self.scale_heads[level]
+                head: Any = self.scale_heads[level]
                 scale_logits.insert(0, bias_where_blank(head(x), head[-1], blank))
             x = self.joins[level](self.fusions[level](x, stacks[level], present), x)
         return bias_where_blank(self.head(x), self.head, blank), scale_logits
@@ -236,7 +236,7 @@ _MLP = {"0": "norm", "1": "fn.net.0", "4": "fn.net.3"}
 def _released_names(network: M2FTrans) -> dict[str, str]:
     bottleneck = r"^transformer\.layers\.(\d)\."
     attention = "Bottleneck.trans_bottle.cross_attention_list"
-    others = {
+    others: dict[str, Any] = {
         r"^transformer\.positions$": "pos",
         r"^transformer\.fusion_tokens$": "fusion",
         bottleneck + r"attention\.norm\.": rf"{attention}.\1.fn.norm.",
