@@ -195,7 +195,8 @@ class FusionDecoder(nn.Module):
             blank: (B,) bool, samples in which nothing is to be seen.
             with_scales: compute the logits of the levels.
         """
-        x, scale_logits = fused, list[Tensor]()
+        x = fused
+        scale_logits: list[Tensor] = []
         for level in reversed(range(len(stacks))):
             if level < len(self.ups):
                 x = self.ups[level](x, stacks[level].shape[3:])
