@@ -56,6 +56,7 @@ METHODS = (
     Method("nnUNetTrainerMSTKD_woSLKD", "mstkd.variants", "without logit terms", _MSTKD),
     Method("nnUNetTrainerMSTKD_PlainStudent", "mstkd.variants", "without a teacher", _MSTKD),
     Method("nnUNetTrainerRFNet", "rfnet.trainer", "region-aware fusion", "Ding et al., ICCV 2021"),
+    Method("nnUNetTrainerMMFormer", "mmformer.trainer", "transformer fusion", "Zhang et al., MICCAI 2022"),
     Method("nnUNetTrainerRMBTS", "rmbts.trainer", "gated fusion, reconstruction", "Chen et al., MICCAI 2019"),
     Method("nnUNetTrainerACN", "acn.trainer", "adversarial co-training", "Wang et al., MICCAI 2021"),
     Method("nnUNetTrainerSMUNet", "smunet.trainer", "style and content", "Azad et al., MIDL 2022"),
