@@ -58,6 +58,7 @@ METHODS = (
     Method("nnUNetTrainerRFNet", "rfnet.trainer", "region-aware fusion", "Ding et al., ICCV 2021"),
     Method("nnUNetTrainerRAHVED", "rahved.trainer", "product of experts", "Jeong et al., ACCV 2022"),
     Method("nnUNetTrainerM2FTrans", "m2ftrans.trainer", "masked fusion transformer", "Shi et al., JBHI 2024"),
+    Method("nnUNetTrainerMMFormer", "mmformer.trainer", "transformer fusion", "Zhang et al., MICCAI 2022"),
     Method("nnUNetTrainerRMBTS", "rmbts.trainer", "gated fusion, reconstruction", "Chen et al., MICCAI 2019"),
     Method("nnUNetTrainerACN", "acn.trainer", "adversarial co-training", "Wang et al., MICCAI 2021"),
     Method("nnUNetTrainerSMUNet", "smunet.trainer", "style and content", "Azad et al., MIDL 2022"),

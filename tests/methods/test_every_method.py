@@ -37,7 +37,7 @@ NEEDS_A_MODEL = {"nnUNetTrainerMSTKDFrozenTeacher"}
 OF_THE_PLAN = {"nnUNetTrainerFullModality", "nnUNetTrainerModalityDropout", "nnUNetTrainerMSTKDUNet"}
 # 154 million parameters whatever the plan: its own tests have it.
 OF_ONE_SIZE = {"nnUNetTrainerMSTKDOfficial"}
-SMALLER = {"base_features": 8}
+SMALLER = {"base_features": 8, "token_features": 16}
 PATCH = (16, 16, 16)
 
 

@@ -194,10 +194,10 @@ class TokenFusion(nn.Module):
     def forward(self, maps: Sequence[Tensor], present: Tensor) -> Tensor:
         """(B, M·C, *grid) from a map (B, C, *grid) per modality and the present ones, (B, M) bool."""
         grid = maps[0].shape[2:]
-        positions = [of_one.positions_on(grid) for of_one in self.within]
-        found = [of_one(*given) for of_one, *given in zip(self.within, maps, positions, strict=True)]
-        tokens = stack_present(found, present) + torch.stack(positions, dim=1)
-        mixed = self.across(tokens.flatten(1, 2))
+        found = [of_one(of_its) for of_one, of_its in zip(self.within, maps, strict=True)]
+        tokens, positions = zip(*found, strict=True)
+        placed = stack_present(tokens, present) + torch.stack(positions, dim=1)
+        mixed = self.across(placed.flatten(1, 2))
         if self.token_order == MENDED_ORDER:
             mixed = mixed.unflatten(1, (len(maps), -1)).transpose(1, 2)
         cells = mixed.reshape(mixed.shape[0], prod(grid), -1)
@@ -221,9 +221,10 @@ class ModalityTokens(nn.Module):
         self.positions = nn.Parameter(torch.zeros(1, prod(self.grid), token_features))
         self.layer = TransformerLayer(token_features)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Tokens (B, N, D), the last axis fastest, from a map (B, C, *grid) and positions (1, N, D)."""
-        return self.layer(self.embedding(x).flatten(2).transpose(1, 2) + positions)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, D), the last axis fastest, and their positions (1, N, D) of a map (B, C, *grid)."""
+        positions = self.positions_on(x.shape[2:])
+        return self.layer(self.embedding(x).flatten(2).transpose(1, 2) + positions), positions
 
     def positions_on(self, grid: Sequence[int]) -> Tensor:
         """Table of positions (1, N, D), interpolated linearly for a grid that is not its own."""
