@@ -98,7 +98,7 @@ def one_step(
     from nnunetv2_mstkd.trainers.step import MaskedBatch
 
     rahved.drawn = lambda mean, log_variance: mean  # noise would be another in every process
-    known = {"gradient_shares_every": 1, "base_features": 8}
+    known = {"gradient_shares_every": 1, "base_features": 8, "token_features": 16}
     read = getattr(methods, name).settings_read()
     settings = {key: value for key, value in known.items() if key in read}
     if teacher is not None:
