@@ -62,6 +62,7 @@ METHODS = (
     Method("nnUNetTrainerRMBTS", "rmbts.trainer", "gated fusion, reconstruction", "Chen et al., MICCAI 2019"),
     Method("nnUNetTrainerACN", "acn.trainer", "adversarial co-training", "Wang et al., MICCAI 2021"),
     Method("nnUNetTrainerSMUNet", "smunet.trainer", "style and content", "Azad et al., MIDL 2022"),
+    Method("nnUNetTrainerIMFuse", "imfuse.trainer", "fusion by Mamba", "IM-Fuse, MICCAI 2025"),
 )
 _BY_NAME = {method.trainer: method for method in METHODS}
 
