@@ -1,8 +1,8 @@
 """The main job, end to end, on the built-in phantom: what ``make demo`` runs.
 
-Phantom → convert → nnU-Net's planning and preprocessing → our plans → three trainings of equal length →
-prediction of held-out cases that lack files → evaluation of every model under every subset of the sequences →
-comparison: tables, figures and report.html.
+Phantom → convert → nnU-Net's planning and preprocessing → our plans → three trainings with the same network,
+optimizer and number of steps → prediction of held-out cases that lack files → evaluation of every model under
+every subset of the sequences → comparison: tables, figures and report.html.
 
     python examples/phantom_demo.py --out demo
 
@@ -24,19 +24,33 @@ from pathlib import Path
 DATASET = "Dataset900_Phantom"
 CONFIGURATION = "3d_fullres"
 SHAPE = "48 48 40"
-TRAIN_CASES, TEST_CASES = 24, 4
-# One size for all: patch, batch, features and number of iterations are the same for the three models.
+TRAIN_CASES, TEST_CASES = 20, 4
 SIZE = "--patch-size 32 32 32 --batch-size 2 --base-features 8 --max-stages 4"
-LENGTH = "num_epochs=10 num_iterations_per_epoch=24 num_val_iterations_per_epoch=2 full_phase=0.5 seed=0"
-# name in the table -> (trainer, plans)
-MODELS = {
-    "nnU-Net, all modalities": ("nnUNetTrainerFullModality", "nnUNetDemoPlans"),
-    "nnU-Net + modality dropout": ("nnUNetTrainerModalityDropout", "nnUNetDemoPlans"),
-    "MSTKD": ("nnUNetTrainerMSTKD", "nnUNetMSTKDPlans"),
+EPOCHS, ITERATIONS = 10, 20
+STEPS = EPOCHS * ITERATIONS
+LENGTH = f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2"
+PHASES = "full_phase=0.5 seed=0"
+OPTIMIZER = "optimizer=adamw initial_lr=0.003 weight_decay=0.01"
+ALL_SEQUENCES = """sampler=weights 'subset_weights={"t1n+t1c+t2w+t2f": 1}'"""
+# Two plans files that differ only in the subsets that training draws; the network of both is MSTKDNet.
+PLANS = {
+    "nnUNetMSTKDPlans": f"{LENGTH} {PHASES} {OPTIMIZER}",
+    "nnUNetUnmaskedPlans": f"{LENGTH} {PHASES} {OPTIMIZER} {ALL_SEQUENCES}",
 }
-# What the cases of a hospital may have; evaluate goes through all fifteen subsets.
+# name in the tables -> (trainer, plans); the last one is the trainer that docs/benchmarks.md recommends
+MODELS = {
+    "no masking": ("nnUNetTrainerModalityDropout", "nnUNetUnmaskedPlans"),
+    "MSTKD": ("nnUNetTrainerMSTKD", "nnUNetMSTKDPlans"),
+    "modality dropout": ("nnUNetTrainerModalityDropout", "nnUNetMSTKDPlans"),
+}
+RECOMMENDED = "modality dropout"
+# The files that each case to segment has; evaluate goes through all fifteen subsets.
 PRESENT = ("t1c", "t2f")
-REFERENCE = "nnU-Net + modality dropout"
+
+
+def folder_name(model: str) -> str:
+    """The name of a model as the name of a folder."""
+    return model.replace(" ", "_")
 
 
 class Demo:
@@ -72,6 +86,10 @@ class Demo:
         """A path below the demo's folder, quoted for a command."""
         return shlex.quote(str(self.out.joinpath(*parts)))
 
+    def evaluation(self, name: str) -> str:
+        """The folder of a model's evaluation, quoted for a command."""
+        return self.path("evaluations", folder_name(name))
+
     # ------------------------------------------------------------ steps
 
     def make_data(self) -> None:
@@ -83,9 +101,9 @@ class Demo:
 
     def plan(self) -> None:
         self.run(f"nnUNetv2_plan_and_preprocess -d 900 -c {CONFIGURATION} -npfp 2 -np 2")
-        options = f"-d 900 -c {CONFIGURATION} {SIZE} --set {LENGTH}"
-        self.run(f"nnUNetv2_mstkd plan {options}")
-        self.run(f"nnUNetv2_mstkd plan --network plans -overwrite_plans_name nnUNetDemoPlans {options}")
+        for name, settings in PLANS.items():
+            options = f"-d 900 -c {CONFIGURATION} -overwrite_plans_name {name} {SIZE} --set {settings}"
+            self.run(f"nnUNetv2_mstkd plan {options}")
 
     def train(self) -> None:
         for trainer, plans in MODELS.values():
@@ -100,47 +118,47 @@ class Demo:
                 name = f"{case.name}-{modality}.nii.gz"
                 shutil.copyfile(case / name, folder / case.name / name)
         folders = f"-i {self.path('phantom', 'incomplete')} -o {self.path('predictions')}"
-        trainer, plans = MODELS["MSTKD"]
+        trainer, plans = MODELS[RECOMMENDED]
         model = f"-d 900 -c {CONFIGURATION} -f 0 -tr {trainer} -p {plans} --disable_tta"
         self.run(f"nnUNetv2_mstkd predict {folders} {model} -device cpu")
 
     def evaluate(self) -> None:
         cases = f"--cases {self.path('phantom', 'test')} --disable_tta -device cpu -npp 1 -nps 1"
-        for trainer, plans in MODELS.values():
+        for name, (trainer, plans) in MODELS.items():
             model = f"-d 900 -c {CONFIGURATION} -f 0 -tr {trainer} -p {plans}"
-            self.run(f"nnUNetv2_mstkd evaluate {model} {cases} -o {self.path('evaluations', trainer)}")
+            self.run(f"nnUNetv2_mstkd evaluate {model} {cases} -o {self.evaluation(name)}")
 
     def compare(self) -> None:
-        runs = " ".join(self.path("evaluations", trainer) for trainer, _ in MODELS.values())
+        runs = " ".join(map(self.evaluation, MODELS))
         names = " ".join(map(shlex.quote, MODELS))
-        out = f"-o {self.path('comparison')} --names {names} --reference {shlex.quote(REFERENCE)}"
+        out = f"-o {self.path('comparison')} --names {names} --reference {shlex.quote(RECOMMENDED)}"
         self.run(f"nnUNetv2_mstkd compare {runs} {out}")
 
     def tables(self) -> str:
         """Mean Dice of each model, as ``evaluate`` writes it: a column per subset."""
         shown = []
-        for name, (trainer, _) in MODELS.items():
-            lines = (self.out / "evaluations" / trainer / "table.md").read_text().splitlines()
+        for name in MODELS:
+            lines = (self.out / "evaluations" / folder_name(name) / "table.md").read_text().splitlines()
             table = [line for line in lines if line.startswith("|") and "HD95" not in line]
             shown += [name, "", *table, ""]
         return "\n".join(shown)
 
 
-NEXT = """Everything above and more, with figures and statistics: open
+NEXT = """The three models share the network (MSTKDNet), patches, optimizer and number of steps ({steps}).
+The first half of the steps shows all sequences, the second half a random subset; "no masking" shows all
+sequences throughout. This is one seed, a short training and {cases} cases: enough to see what masking does,
+too little to rank the two masked models. docs/benchmarks.md has the study with up to three seeds.
+
+Figures and statistics: open
   {report}
 
 Also there ({out}):
   predictions   predictions/: cases that have only t1c and t2f, and modalities.json
-  evaluations   evaluations/<trainer>/: metrics.csv, table.md, segmentations by subset
+  evaluations   evaluations/<model>/: metrics.csv, table.md, segmentations by subset
   models        nnUNet_results/{dataset}/, training logs and distillation.png in fold_0/
   commands      commands.log
 
-For real data (BraTS 2024, say), with nnUNet_raw, nnUNet_preprocessed and nnUNet_results exported:
-  nnUNetv2_mstkd convert -i /path/to/BraTS2024 -d 226 --name BraTS2024GLI --format brats2024
-  nnUNetv2_plan_and_preprocess -d 226 -c 3d_fullres --verify_dataset_integrity
-  nnUNetv2_mstkd plan -d 226
-  nnUNetv2_mstkd train 226 3d_fullres 0 -tr nnUNetTrainerMSTKD -p nnUNetMSTKDPlans
-  nnUNetv2_mstkd predict -i /path/to/cases -o /path/to/out -d 226 -c 3d_fullres -f 0
+The same commands for your data: README.md.
 """
 
 
@@ -160,7 +178,8 @@ def main() -> None:
         step()
     demo.say("done")
     print(f"\nMean Dice of {TEST_CASES} held-out phantom cases by sequences present:\n\n{demo.tables()}")
-    print(NEXT.format(out=demo.out, dataset=DATASET, report=demo.out / "comparison" / "report.html"))
+    report = demo.out / "comparison" / "report.html"
+    print(NEXT.format(out=demo.out, dataset=DATASET, report=report, steps=STEPS, cases=TEST_CASES))
 
 
 if __name__ == "__main__":

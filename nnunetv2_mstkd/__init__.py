@@ -12,25 +12,48 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_mstkd.errors import MSTKDError
 
 if TYPE_CHECKING:
+    from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+    from nnunetv2_mstkd.evaluation.report.run import ComparisonRequest, compare
+    from nnunetv2_mstkd.evaluation.scoring.request import EvaluationRequest
+    from nnunetv2_mstkd.evaluation.scoring.run import Evaluated, evaluate
     from nnunetv2_mstkd.inference.images_in_memory import Volume
     from nnunetv2_mstkd.inference.result import SegmentationResult
     from nnunetv2_mstkd.inference.segmenter import Segmenter, segment
 
 __version__ = "0.1.0"
-__all__ = ["MSTKDError", "SegmentationResult", "Segmenter", "Volume", "__version__", "segment"]
+__all__ = [
+    "Comparison",
+    "ComparisonRequest",
+    "Evaluated",
+    "EvaluationRequest",
+    "MSTKDError",
+    "SegmentationResult",
+    "Segmenter",
+    "Volume",
+    "__version__",
+    "compare",
+    "evaluate",
+    "segment",
+]
 
 _HOMES = {
-    "SegmentationResult": "result",
-    "Segmenter": "segmenter",
-    "Volume": "memory",
-    "segment": "segmenter",
+    "Comparison": "evaluation.comparison.runs",
+    "ComparisonRequest": "evaluation.report.run",
+    "Evaluated": "evaluation.scoring.run",
+    "EvaluationRequest": "evaluation.scoring.request",
+    "SegmentationResult": "inference.result",
+    "Segmenter": "inference.segmenter",
+    "Volume": "inference.images_in_memory",
+    "compare": "evaluation.report.run",
+    "evaluate": "evaluation.scoring.run",
+    "segment": "inference.segmenter",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.inference.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "env": "print the export line that lets nnUNetv2_train and nnUNetv2_predict find the trainers",
     "convert": "write BraTS/FeTS/MSD folders as an nnU-Net raw data set",
     "phantom": "write a small synthetic BraTS-like data set",
+    "methods": "list the trainers, what they need and what they cost",
     "plan": "write nnUNetMSTKDPlans.json beside nnU-Net's own plans",
     "train": "nnUNetv2_train with this plugin's trainers in reach",
     "predict": "segment cases, whatever modalities they have",

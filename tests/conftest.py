@@ -13,12 +13,12 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from places import SHARED, TESTS
 from tiny_dataset import PATCH, dataset_json, plans, write_dataset
 
-TESTS = Path(__file__).parent
 ONE_CORE = TESTS / "one_core"
 # Their files share models that take minutes to train: one worker takes the whole room.
-WHOLE_ROOMS = ("features", "other_datasets")
+WHOLE_ROOMS = ("end_to_end/features", "end_to_end/other_datasets")
 
 
 def pytest_configure() -> None:
@@ -44,8 +44,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _group(path: Path) -> str:
-    room, *_ = within = path.relative_to(TESTS).parts
-    return room if room in WHOLE_ROOMS else "/".join(within)
+    within = path.relative_to(TESTS).as_posix()
+    return next((room for room in WHOLE_ROOMS if within.startswith(f"{room}/")), within)
 
 
 class Workplace:
@@ -99,6 +99,14 @@ class Workplace:
 @pytest.fixture(scope="session")
 def new_workplace(tmp_path_factory) -> Callable[[str], Workplace]:
     return lambda name: Workplace(tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real cases that are not in the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real cases (../shared/data) are not here")
+    return SHARED / "data"
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,7 @@ import pytest
 
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import (
-    LOCK_FILE,
-    atomic_path,
-    locked_folder,
-    read_json,
-    writable_folder,
-    write_json,
-)
+from nnunetv2_mstkd.files import LOCK_FILE, atomic_path, locked_folder, read_json, writable_folder, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -1,16 +1,21 @@
+from pathlib import Path
+
 import pytest
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods import METHODS, known_settings
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.settings import parse_settings
 
 
 def test_nothing_given():
-    assert parse_settings(None).given() == parse_settings({}).given() == {}
+    assert parse_settings(None, {}) == parse_settings({}, {}) == {}
+    assert parse_settings({"seed": None}, known_settings()) == {}
 
 
 def test_what_is_given_comes_back():
     given = {"num_epochs": 5, "full_phase": 0, "sampler": "weights", "subset_weights": {"t1c": 1}}
-    assert parse_settings(given).given() == given
+    assert parse_settings(given, known_settings()) == given
 
 
 @pytest.mark.parametrize(
@@ -43,4 +48,28 @@ def test_what_is_given_comes_back():
 )
 def test_refusals(settings, message):
     with pytest.raises(MSTKDError, match=message):
-        parse_settings(settings)
+        parse_settings(settings, known_settings())
+
+
+def test_what_a_trainer_does_not_read_is_refused_with_what_it_reads():
+    read = nnUNetTrainerModalityDropout.settings_read()
+    with pytest.raises(MSTKDError, match=r"TrainerX does not read the setting 'teacher'.* reads: num_epochs"):
+        parse_settings({"teacher": "joint"}, read, reader="TrainerX")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.trainer)
+def test_a_setting_replaces_an_attribute_that_the_trainer_has(method):
+    """Or it is an argument of the network; else it would be read by nobody."""
+    trainer = method.load()
+    of_network = getattr(trainer, "network_settings", {}) if getattr(trainer, "network_class", None) else {}
+    from_nnunet = {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"}
+    from_nnunet |= {"initial_lr", "weight_decay", "enable_deep_supervision"}
+    written = {"terms_off", "regions"}
+    for name, setting in trainer.settings_read().items():
+        known = name in from_nnunet | written | set(of_network) or hasattr(trainer, setting.attribute or name)
+        assert known, name
+
+
+def test_every_setting_is_in_the_docs():
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    assert [name for name in known_settings() if f"`{name}`" not in page] == []

@@ -107,7 +107,7 @@ def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
 def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> list[str]:
     settings, folders = models[0]["settings"], [_folder(out, model) for model in models]
     steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
-    full = round(settings["full_phase"] * epochs)
+    full = round(settings.get("full_phase", 0.0) * epochs)
     ratio = forward_flops(folders[0]) / unit
     student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
     runs = [epoch_times(next(folder.glob("fold_*"))) for folder in folders]

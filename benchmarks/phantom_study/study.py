@@ -41,7 +41,7 @@ class Study:
         optimizer = {"optimizer": "adamw", "initial_lr": self.size.learning_rate}
         return {
             "num_epochs": full + masked,
-            "full_phase": full / (full + masked),
+            **({"full_phase": full / (full + masked)} if full else {}),
             "num_iterations_per_epoch": steps,
             "num_val_iterations_per_epoch": 2,
             "save_every": 10,

@@ -1,4 +1,4 @@
-"""A foreign state dict under other names."""
+"""Loading weights that another code has saved under names of its own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from nnunetv2_mstkd.errors import MSTKDError
 _LISTED = 4
 
 
-def load_official(module: nn.Module, names: Mapping[str, str], state_dict: Mapping[str, Tensor]) -> None:
+def load_foreign(module: nn.Module, names: Mapping[str, str], state_dict: Mapping[str, Tensor]) -> None:
     """Load ``state_dict``, whose keys are the values of ``names``, into ``module``, whose keys are the keys.
 
     Raises:
         MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
     """
+    state_dict = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}  # DataParallel's
     own = module.state_dict()
     expected = {names[key]: tuple(tensor.shape) for key, tensor in own.items()}
     shared = expected.keys() & state_dict.keys()

@@ -1,4 +1,4 @@
-"""What a network would compute, in shapes only: nothing is calculated, stored or changed."""
+"""Shapes: what a network would compute, without calculating it; sizes that a network can take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
@@ -64,3 +65,23 @@ def input_convolutions(network: nn.Module, input_shape: Sequence[int]) -> list[s
     leaves = [m for m in network.modules() if not list(m.children())]
     run_on_meta(network, shape, look, leaves)
     return [name for name, module in network.named_modules() if module in found]
+
+
+def pad_to_multiple(x: Tensor, multiple: Sequence[int], least: int = 1) -> tuple[Tensor, tuple[Any, ...]]:
+    """Zero-pad the end of every axis to a multiple of a number, for networks that take no other size.
+
+    Args:
+        x: (B, C, ...).
+        multiple: per axis.
+        least: so many multiples at least.
+
+    Returns:
+        The padded tensor, and the index that crops an output of its size back: ``output[crop]``.
+    """
+    sizes = x.shape[2:]
+    missing = [max(-(-n // m), least) * m - n for n, m in zip(sizes, multiple, strict=True)]
+    crop = (..., *(slice(0, n) for n in sizes))
+    if not any(missing):
+        return x, crop
+    ends = [amount for extra in reversed(missing) for amount in (0, extra)]
+    return F.pad(x, ends), crop

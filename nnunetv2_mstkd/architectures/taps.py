@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
@@ -15,7 +15,7 @@ TensorOrList = Tensor | list[Tensor]
 # False: logits alone; True: with everything the network shows; names: with these at least.
 Request = bool | Collection[str]
 
-_UNETS = (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)
+UNETS = (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)
 # What a U-Net shows: its deepest features (B, C, *bottleneck).
 ENCODED = "encoded"
 
@@ -38,6 +38,18 @@ class NetworkTaps:
         """Logits at full resolution (B, K, *patch)."""
         return self.logits if isinstance(self.logits, Tensor) else self.logits[0]
 
+    def one(self, name: str) -> Tensor:
+        """The tap of this name, which is one tensor."""
+        tap = self.inner[name]
+        assert isinstance(tap, Tensor), f"tap '{name}' is a list"
+        return tap
+
+    def several(self, name: str) -> list[Tensor]:
+        """The tap of this name, which is a list."""
+        tap = self.inner[name]
+        assert not isinstance(tap, Tensor), f"tap '{name}' is one tensor"
+        return tap
+
     def select(self, samples: Tensor) -> NetworkTaps:
         """The taps of some samples of the batch.
 
@@ -55,6 +67,27 @@ class NetworkTaps:
             return function(value) if isinstance(value, Tensor) else [function(level) for level in value]
 
         return NetworkTaps(apply(self.logits), {name: apply(value) for name, value in self.inner.items()})
+
+
+def size_misfit(student: Mapping[str, TensorOrList], teacher: Mapping[str, TensorOrList]) -> str | None:
+    """Why taps of the same names cannot be compared, in words; ``None`` if they can.
+
+    Sizes count per sample, so that taps of different batches can be asked about.
+    """
+    for name, tensors in student.items():
+        sizes = [_sizes(tensors), _sizes(teacher[name])]
+        if sizes[0] != sizes[1]:
+            return f"{name} is {_text(sizes[0])} in the student, {_text(sizes[1])} in the teacher"
+    return None
+
+
+def _sizes(tensors: TensorOrList) -> list[tuple[int, ...]]:
+    levels = [tensors] if isinstance(tensors, Tensor) else tensors
+    return [tuple(level.shape[1:]) for level in levels]
+
+
+def _text(sizes: list[tuple[int, ...]]) -> str:
+    return ", ".join(" x ".join(map(str, size)) for size in sizes)
 
 
 def wants(request: Request, name: str) -> bool:
@@ -78,7 +111,7 @@ def with_taps(network: nn.Module) -> nn.Module:
     if "return_taps" in signature(type(network).forward).parameters:
         return network
     # Whoever changed the forward of a U-Net may do more than the two steps that _TappedUNet repeats.
-    is_unet = any(isinstance(network, unet) and type(network).forward is unet.forward for unet in _UNETS)
+    is_unet = any(isinstance(network, unet) and type(network).forward is unet.forward for unet in UNETS)
     tapped: type[_Tapped] = _TappedUNet if is_unet else _TappedLogits
     network.__class__ = _subclass(tapped, type(network))  # type: ignore[arg-type]  # hashable they are
     return network

@@ -17,9 +17,9 @@ from nnunetv2_mstkd.models.folder import (
     find_model_folder,
     open_model_folder,
 )
+from nnunetv2_mstkd.settings import MSTKD_PLANS
 
 DEFAULT_TRAINER = "nnUNetTrainerMSTKD"
-DEFAULT_PLANS = "nnUNetMSTKDPlans"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: bool = False) -> None:
@@ -37,7 +37,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: b
     )
     # The defaults are filled in later: with -m these flags must not be given.
     group.add_argument("-tr", metavar="TRAINER", help=f"trainer of the model (default {DEFAULT_TRAINER})")
-    group.add_argument("-p", metavar="PLANS", help=f"plans of the model (default {DEFAULT_PLANS})")
+    group.add_argument("-p", metavar="PLANS", help=f"plans of the model (default {MSTKD_PLANS})")
     group.add_argument("-c", metavar="CONFIGURATION", help=f"configuration of the model ({which})")
     group.add_argument(
         "-m", metavar="MODEL_FOLDER", type=Path, help="the model's TRAINER__PLANS__CONFIGURATION folder"
@@ -45,7 +45,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: b
 
 
 def chosen_model(arguments: argparse.Namespace, *, any_configuration: bool = False) -> ModelFolder:
-    """The model that the flags name.
+    """Open the model that the flags name; see :func:`chosen_model_folder`."""
+    return open_model_folder(chosen_model_folder(arguments, any_configuration=any_configuration))
+
+
+def chosen_model_folder(arguments: argparse.Namespace, *, any_configuration: bool = False) -> Path:
+    """Return the folder of the model that the flags name.
 
     Args:
         any_configuration: -c may be left out.
@@ -58,11 +63,11 @@ def chosen_model(arguments: argparse.Namespace, *, any_configuration: bool = Fal
     if arguments.m is not None:
         if arguments.tr or arguments.p or arguments.c:
             raise MSTKDError("-tr, -p and -c belong to -d; with -m leave them away")
-        return open_model_folder(arguments.m)
+        return Path(arguments.m)
     if arguments.c is None and not any_configuration:
         raise MSTKDError("-d needs -c CONFIGURATION, for example -c 3d_fullres")
-    trainer, plans = arguments.tr or DEFAULT_TRAINER, arguments.p or DEFAULT_PLANS
-    return open_model_folder(find_model_folder(arguments.d, trainer, plans, arguments.c or "*"))
+    trainer, plans = arguments.tr or DEFAULT_TRAINER, arguments.p or MSTKD_PLANS
+    return find_model_folder(arguments.d, trainer, plans, arguments.c or "*")
 
 
 def add_trust_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,22 +18,19 @@ from nnunetv2_mstkd.commands.arguments import (
     add_window_arguments,
     check_numbers,
     chosen_folds,
-    chosen_model,
+    chosen_model_folder,
 )
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
-from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.modalities import Subset, all_subsets, parse_subset
+from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
 
 if TYPE_CHECKING:
-    from nnunetv2_mstkd.commands.evaluate_runs import Evaluated
     from nnunetv2_mstkd.evaluation.scoring.evaluator import TaskReport
+    from nnunetv2_mstkd.evaluation.scoring.request import EvaluationRequest
 
 _EPILOG = """OUT gets metrics.csv (a row per case, subset and region), table.md and table.csv (a column per
 subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
 evaluated) and cases/ (raw scores). Finished work is never done again: type the same command to go on, or with
 another --policy to have the tables anew. Several runs may share the work (-num_parts, -part_id)."""
-_POLICIES = ("brats", "nnunet", "official")
-_DEFAULT = "default"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,11 +71,11 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         metavar="NAMES",
         help='all (default), or some: t1c+t2f t2f (or "t1c+t2f,t2f")',
     )
-    add("--policy", choices=_POLICIES, default="brats", help="for empty masks (default brats)")
+    add("--policy", choices=tuple(POLICIES), default="brats", help="for empty masks (default brats)")
     add(
         "--lesionwise",
         nargs="?",
-        const=_DEFAULT,
+        const="default",
         metavar="RULES",
         help="score single lesions too, by the rules of a BraTS 2023 challenge (default adult glioma)",
     )
@@ -94,82 +93,54 @@ def run(argv: Sequence[str]) -> int:
     """Evaluate and print the table; 2 if something could not be scored."""
     arguments = _parser().parse_args(argv)
     check_numbers(arguments)
-    arguments.lesionwise = _lesion_rules(arguments.lesionwise)
-    if arguments.predictions is not None:
-        from nnunetv2_mstkd.commands.evaluate_runs import score_predictions
+    from nnunetv2_mstkd.evaluation.scoring.run import evaluate
 
-        return _finish(arguments, score_predictions(arguments, argv, _progress))
-    from nnunetv2_mstkd.commands.evaluate_runs import evaluate_model
-
-    model = chosen_model(arguments)
-    folds = chosen_folds(arguments)
-    subsets = chosen_subsets(arguments.subsets, model.modalities)
-    return _finish(arguments, evaluate_model(arguments, model, folds, subsets, argv, _progress))
-
-
-def chosen_subsets(texts: Sequence[str], modalities: Sequence[str]) -> tuple[Subset, ...]:
-    """The subsets that ``--subsets`` names, in table order.
-
-    ``+`` joins the names of a subset; a comma or a blank separates subsets.
-
-    Raises:
-        MSTKDError: a name is not among ``modalities``.
-    """
-    names = [part for text in texts for part in text.split(",") if part.strip()]
-    every = all_subsets(modalities)
-    if names == ["all"]:
-        return every
-    wanted = {parse_subset(name, modalities) for name in names}
-    if not wanted:
-        raise MSTKDError("--subsets names nothing; give all, or subsets like t1c+t2f")
-    return tuple(subset for subset in every if subset in wanted)
-
-
-def _lesion_rules(name: str | None) -> str | None:
-    if name is None:
-        return None
-    from nnunetv2_mstkd.evaluation.metrics.lesionwise import DEFAULT_RULES, RULES
-
-    chosen = DEFAULT_RULES if name == _DEFAULT else name
-    if chosen not in RULES:
-        raise MSTKDError(f"--lesionwise {name} is not known; there are {', '.join(RULES)}")
-    return chosen
-
-
-def _progress(
-    total: int, reports: Iterable[TaskReport], *, disable: bool, verbose: bool = True
-) -> dict[str, str]:
-    """Take reports as they come; returns what failed and why."""
-    from nnunetv2_mstkd.environment import quiet
-
-    failed: dict[tuple[str, str], list[str]] = {}
-    bar = CaseProgress(total, "evaluating", disable=disable)
-    with bar, quiet(not verbose):
-        for report in reports:
-            task = report.task
-            text = "not possible" if report.impossible else "scored"
-            bar.update(f"{task.case.name} {task.name}", None if report.problem else text)
-            if report.problem is not None:
-                failed.setdefault((task.case.name, report.problem), []).append(task.name)
-    return {_named(case, names): problem for (case, problem), names in failed.items()}
-
-
-def _named(case: str, subsets: Sequence[str]) -> str:
-    return f"{case} {subsets[0]}" if len(subsets) == 1 else f"{case} ({len(subsets)} subsets)"
-
-
-def _finish(arguments: argparse.Namespace, evaluated: Evaluated) -> int:
-    """Write the tables of all that is scored, by this run or others, and say how much is missing."""
-    from nnunetv2_mstkd.evaluation.record.tables_of_scores import collect
-
-    found = collect(evaluated.record, arguments.o, evaluated.session)
-    print(
-        f"{arguments.o}: {found.scored} of {found.scored + found.missing} scores (cases by subsets)", end=""
-    )
-    print(
-        f"; {found.impossible} are not possible: their cases lack modalities" if found.impossible else "",
-        end="",
-    )
-    print(f"; {found.missing} are missing, the tables are without them" if found.missing else "")
+    done = evaluate(_request(arguments), partial(_bar, disable=arguments.disable_progress_bar))
+    print(f"{arguments.o}: {done.scored} of {done.scored + done.missing} scores (cases by subsets)", end="")
+    if done.impossible:
+        print(f"; {done.impossible} are not possible: their cases lack modalities", end="")
+    print(f"; {done.missing} are missing, the tables are without them" if done.missing else "")
     print((arguments.o / "table.md").read_text(encoding="utf-8").rstrip())
-    return report_problems(evaluated.problems)
+    return report_problems(done.problems)
+
+
+def _request(arguments: argparse.Namespace) -> EvaluationRequest:
+    from nnunetv2_mstkd.evaluation.scoring.request import EvaluationRequest
+    from nnunetv2_mstkd.inference.folder import Part
+
+    # Beside predictions the request refuses a model, whichever way it is named.
+    model = chosen_model_folder(arguments) if arguments.predictions is None else arguments.m or arguments.d
+    return EvaluationRequest(
+        output=arguments.o,
+        model=model,
+        folds=chosen_folds(arguments),
+        checkpoint=arguments.chk,
+        cases=arguments.cases,
+        labels=arguments.labels,
+        source_labels=arguments.source_labels,
+        subsets=arguments.subsets,
+        policy=arguments.policy,
+        lesionwise=arguments.lesionwise,
+        predictions=arguments.predictions,
+        step_size=arguments.step_size,
+        mirroring=not arguments.disable_tta,
+        device=arguments.device,
+        everything_on_device=not arguments.not_on_device,
+        trust_checkpoint=arguments.trust_checkpoint,
+        readers=arguments.npp,
+        writers=arguments.nps,
+        part=Part(arguments.part_id, arguments.num_parts),
+        executor=arguments.executor,
+        verbose=arguments.verbose,
+    )
+
+
+@contextmanager
+def _bar(total: int, *, disable: bool) -> Iterator[Callable[[TaskReport], None]]:
+    with CaseProgress(total, "evaluating", disable=disable) as bar:
+
+        def show(report: TaskReport) -> None:
+            text = "not possible" if report.impossible else "scored"
+            bar.update(f"{report.task.case.name} {report.task.name}", None if report.problem else text)
+
+        yield show

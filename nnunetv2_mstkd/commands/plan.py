@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import PRESETS
+from nnunetv2_mstkd.settings import NETWORKS, PRESETS
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.plans.options import PlanOptions
@@ -27,9 +27,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help=f"of MSTKDNet (default {PRESETS[0]}, or the teacher's)")
     add(
         "--network",
-        choices=("mstkdnet", "plans"),
-        default="mstkdnet",
+        choices=NETWORKS,
         help="plans: the network of nnU-Net's own planner, for baselines with equal plans",
+    )
+    add(
+        "--trainer",
+        metavar="TRAINER",
+        help="plan for this trainer: its settings are checked, and its network, if it has one of its own"
+        " (nnUNetv2_mstkd methods), decides what fits",
     )
     add(
         "--set",
@@ -94,18 +99,26 @@ def _options(args: argparse.Namespace) -> PlanOptions:
     from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments
     from nnunetv2_mstkd.plans.teacher import with_teacher
 
+    settings = parse_assignments(entry for entries in args.set for entry in entries)
+    base_features = args.base_features
+    own_network = False
+    if args.trainer is not None:
+        own_network = PlanOptions(trainer=args.trainer, network="plans").method is not None
+        if own_network and base_features is not None:
+            settings, base_features = {"base_features": base_features, **settings}, None
     options = PlanOptions(
-        network=args.network,
+        network=args.network or ("plans" if own_network else NETWORKS[0]),
+        trainer=args.trainer,
         preset=args.preset or PRESETS[0],
         configurations=tuple(args.c),
         patch_size=tuple(args.patch_size) if args.patch_size else None,
         batch_size=args.batch_size,
         min_batch_size=args.min_batch_size,
-        base_features=args.base_features,
+        base_features=base_features,
         max_features=args.max_features,
         max_stages=args.max_stages,
         token_patch=tuple(args.token_patch) if args.token_patch else None,
-        settings=parse_assignments(entry for entries in args.set for entry in entries),
+        settings=settings,
     )
     if args.teacher is not None:
         if not args.teacher.strip():

@@ -1,4 +1,4 @@
-"""What a trainer knows of its cases: the stored availability, completed from preprocessed volumes.
+"""Which modalities the cases of a training have: what is stored, completed from preprocessed volumes.
 
 ``nnUNetv2_mstkd plan`` stores it. A training on stock plans may come without, or with a file that fits no
 longer; then the preprocessed volumes of the training's own folder are read, each case once and whole. That
@@ -9,10 +9,11 @@ resampling a constant gives the constant up to rounding, which :func:`is_constan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -31,48 +32,69 @@ from nnunetv2_mstkd.datasets.volumes import is_constant
 from nnunetv2_mstkd.environment import nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 
-if TYPE_CHECKING:
-    from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """Where a training finds what its cases have.
+
+    Attributes:
+        dataset_json: of the data set; may hold the converter's record.
+        modalities: in channel order.
+        base: the data set's folder below ``nnUNet_preprocessed``, where the availability is stored.
+        volumes: the folder of the configuration's preprocessed cases.
+        dataset_class: nnU-Net's reader of that folder.
+        log: told what is found out, and what contradicts.
+    """
+
+    dataset_json: Mapping[str, Any]
+    modalities: tuple[str, ...]
+    base: Path
+    volumes: Path
+    dataset_class: type[nnUNetBaseDataset]
+    log: Callable[[str], None]
 
 
-def case_availability(trainer: nnUNetTrainerMissingModality, cases: Sequence[str]) -> Availability:
+def case_availability(data: Preprocessed, cases: Iterable[str], *, store: bool = True) -> Availability:
     """Which modalities each of ``cases`` has.
 
     The converter's record comes first, then the stored file where it still fits the images, then the
-    preprocessed volumes. What had to be found out is stored by rank 0; the other ranks find the same, so that
-    none has to wait for another.
+    preprocessed volumes.
+
+    Args:
+        data: the data set as it was preprocessed.
+        cases: their names.
+        store: keep what had to be found out beside the plans. In a distributed training rank 0 does; the
+            others find the same, so that none has to wait for another.
 
     Raises:
         MSTKDError: a case has no modality at all (naming it), or is not preprocessed.
     """
-    base, folder = Path(trainer.preprocessed_dataset_folder_base), Path(trainer.preprocessed_dataset_folder)
-    record = recorded(trainer.dataset_json, trainer.modalities)
-    stored = load_availability(base, trainer.modalities)
-    entries = {case: record.entries[case] for case in sorted(set(cases)) if case in record.entries}
-    _say_contradictions(trainer, stored, entries)
-    raw = _raw_files(trainer)
-    for case in set(cases).difference(entries):
+    wanted = set(cases)
+    record = recorded(data.dataset_json, data.modalities)
+    stored = load_availability(data.base, data.modalities)
+    entries = {case: record.entries[case] for case in sorted(wanted) if case in record.entries}
+    _say_contradictions(data, stored, entries)
+    raw = _raw_files(data)
+    for case in wanted.difference(entries):
         entry = stored.entries.get(case)
-        if entry is not None and _fits(entry, case, base, raw):
+        if entry is not None and _fits(entry, case, data.base, raw):
             entries[case] = entry
-    unread = sorted(set(cases).difference(entries))
+    unread = sorted(wanted.difference(entries))
     if unread:
-        trainer.print_to_log_file(
+        data.log(
             f"{FILE_NAME} does not say what {len(unread)} cases have, or they have changed since; reading"
-            f" their preprocessed volumes in {folder} once"
+            f" their preprocessed volumes in {data.volumes} once"
         )
-        entries |= _read(trainer, folder, unread)
-    availability = Availability(trainer.modalities, entries)
+        entries |= _read(data, unread)
+    availability = Availability(data.modalities, entries)
     availability.refuse_empty_cases()
-    everything = Availability(trainer.modalities, {**stored.entries, **entries})
-    if trainer.local_rank == 0 and everything != stored:
-        _store(trainer, everything, base)
+    everything = Availability(data.modalities, {**stored.entries, **entries})
+    if store and everything != stored:
+        _store(data, everything)
     return availability
 
 
-def _say_contradictions(
-    trainer: nnUNetTrainerMissingModality, stored: Availability, record: dict[str, Entry]
-) -> None:
+def _say_contradictions(data: Preprocessed, stored: Availability, record: dict[str, Entry]) -> None:
     different = [
         case
         for case, entry in record.items()
@@ -80,17 +102,16 @@ def _say_contradictions(
     ]
     if different:
         named = ", ".join(different[:5]) + (", ..." if len(different) > 5 else "")
-        trainer.print_to_log_file(
+        data.log(
             f"WARNING: {FILE_NAME} contradicts the converter's record in dataset.json for {len(different)}"
             f" cases ({named}); the record is taken. If the data were converted again, preprocess them again"
         )
 
 
-def _raw_files(trainer: nnUNetTrainerMissingModality) -> dict[str, tuple[Path, ...]]:
+def _raw_files(data: Preprocessed) -> dict[str, tuple[Path, ...]]:
     """The raw images, where this machine has them (a cluster that trains often does not)."""
     try:
-        folder = nnunet_folder("nnUNet_raw") / trainer.plans_manager.dataset_name
-        return raw_images(folder, trainer.dataset_json)
+        return raw_images(nnunet_folder("nnUNet_raw") / data.base.name, data.dataset_json)
     except (MSTKDError, OSError):
         return {}
 
@@ -111,12 +132,12 @@ def _volume_digest(folder: Path, case: str) -> str | None:
     return digest([next((path for path in volumes if path.exists()), folder / case)])
 
 
-def _read(trainer: nnUNetTrainerMissingModality, folder: Path, cases: Sequence[str]) -> dict[str, Entry]:
-    dataset = trainer.dataset_class(str(folder), list(cases))
+def _read(data: Preprocessed, cases: Sequence[str]) -> dict[str, Entry]:
+    dataset = data.dataset_class(str(data.volumes), list(cases))
 
     def entry(case: str) -> Entry:
-        absent = _constant_channels(dataset, case, trainer.modalities)
-        return Entry(absent, folder.name, _volume_digest(folder, case))
+        absent = _constant_channels(dataset, case, data.modalities)
+        return Entry(absent, data.volumes.name, _volume_digest(data.volumes, case))
 
     with ThreadPoolExecutor(max(1, get_allowed_n_proc_DA())) as pool:
         return dict(zip(cases, pool.map(entry, cases), strict=True))
@@ -144,11 +165,11 @@ def _constant_channels(dataset: nnUNetBaseDataset, case: str, modalities: Sequen
     )
 
 
-def _store(trainer: nnUNetTrainerMissingModality, availability: Availability, folder: Path) -> None:
+def _store(data: Preprocessed, availability: Availability) -> None:
     try:
-        availability.write(folder)
+        availability.write(data.base)
     except (OSError, MSTKDError) as error:
-        trainer.print_to_log_file(
-            f"{FILE_NAME} could not be written into {folder} ({error}); the next training will have to find"
-            " out again what each case has"
+        data.log(
+            f"{FILE_NAME} could not be written into {data.base} ({error}); the next training will have to"
+            " find out again what each case has"
         )

@@ -86,20 +86,20 @@ def style_discriminator_loss(*, student: Tensor, teacher: Tensor, variant: str =
 
 
 def discriminator_loss_on_styles(
-    *, student: Tensor, teacher: Tensor, style_discriminator: nn.Module, variant: str = "default"
+    *, student: Tensor, teacher: Tensor, discriminator: nn.Module, variant: str = "default"
 ) -> Tensor:
     """:func:`style_discriminator_loss` from the style features; neither network gets a gradient.
 
     Args:
         student: style features of the student (B, C, ...).
         teacher: of the teacher.
-        style_discriminator: one logit per sample from style features.
+        discriminator: one logit per sample from style features.
         variant: ``default`` or ``official``.
     """
     styles = torch.cat((student, teacher)).detach().float()
     with torch.autocast(styles.device.type, enabled=False):
         # One forward for both: DDP allows only one before the backward.
-        of_student, of_teacher = style_discriminator(styles).chunk(2)
+        of_student, of_teacher = discriminator(styles).chunk(2)
     return style_discriminator_loss(student=of_student, teacher=of_teacher, variant=variant)
 
 

@@ -1,36 +1,89 @@
-"""Every trainer by name: what ``-tr`` finds, and the folder that explains it.
+"""Every trainer by name: what ``-tr`` finds, the folder that holds it, and the paper that it comes from.
 
-The classes are imported when first used: a network of a method can be had without nnU-Net's training code.
+To add a method, add its folder and its lines here. The classes are imported when first used: a network of a
+method can be had without nnU-Net's training code.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
-    "nnUNetTrainerFullModality": "baselines",
-    "nnUNetTrainerModalityDropout": "baselines",
-    "nnUNetTrainerMSTKD": "mstkd.trainer",
-    "nnUNetTrainerMSTKDUNet": "mstkd.trainer",
-    "nnUNetTrainerMSTKDJoint": "mstkd.variants",
-    "nnUNetTrainerMSTKDShared": "mstkd.variants",
-    "nnUNetTrainerMSTKDFrozenTeacher": "mstkd.variants",
-    "nnUNetTrainerMSTKDOfficial": "mstkd.official",
-    "nnUNetTrainerMSTKD_woTransformerKD": "mstkd.variants",
-    "nnUNetTrainerMSTKD_woGSME": "mstkd.variants",
-    "nnUNetTrainerMSTKD_woSLKD": "mstkd.variants",
-    "nnUNetTrainerMSTKD_PlainStudent": "mstkd.variants",
-}
+from nnunetv2_mstkd.settings import Setting
 
-__all__ = sorted(_HOMES)
+_NNUNET = "Isensee et al., Nature Methods 2021"
+_MSTKD = "MST-KDNet, arXiv 2507.22626"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One trainer of the list.
+
+    Attributes:
+        trainer: name for ``-tr``.
+        module: that holds its class, below this package.
+        title: what it is, in a line.
+        paper: that it comes from.
+    """
+
+    trainer: str
+    module: str
+    title: str
+    paper: str
+
+    @property
+    def page(self) -> str:
+        """The page of the documentation that explains it."""
+        return f"docs/methods/{self.module.split('.')[0]}.md"
+
+    def load(self) -> Any:
+        """The trainer's class."""
+        return getattr(import_module(f"{__name__}.{self.module}"), self.trainer)
+
+
+METHODS = (
+    Method("nnUNetTrainerFullModality", "baselines", "nnU-Net on all modalities", _NNUNET),
+    Method("nnUNetTrainerModalityDropout", "baselines", "nnU-Net with modality dropout", _NNUNET),
+    Method("nnUNetTrainerMSTKD", "mstkd.trainer", "MST-KD, teacher: its own past", _MSTKD),
+    Method("nnUNetTrainerMSTKDUNet", "mstkd.trainer", "MST-KD for the plan's own network", _MSTKD),
+    Method("nnUNetTrainerMSTKDJoint", "mstkd.variants", "teacher: a second network", _MSTKD),
+    Method("nnUNetTrainerMSTKDShared", "mstkd.variants", "teacher: the network itself", _MSTKD),
+    Method("nnUNetTrainerMSTKDFrozenTeacher", "mstkd.variants", "teacher: a finished model", _MSTKD),
+    Method("nnUNetTrainerMSTKDOfficial", "mstkd.official", "MST-KDNet as released", _MSTKD),
+    Method("nnUNetTrainerMSTKD_woTransformerKD", "mstkd.variants", "without token terms", _MSTKD),
+    Method("nnUNetTrainerMSTKD_woGSME", "mstkd.variants", "without style terms", _MSTKD),
+    Method("nnUNetTrainerMSTKD_woSLKD", "mstkd.variants", "without logit terms", _MSTKD),
+    Method("nnUNetTrainerMSTKD_PlainStudent", "mstkd.variants", "without a teacher", _MSTKD),
+    Method("nnUNetTrainerRFNet", "rfnet.trainer", "region-aware fusion", "Ding et al., ICCV 2021"),
+    Method("nnUNetTrainerRAHVED", "rahved.trainer", "product of experts", "Jeong et al., ACCV 2022"),
+    Method("nnUNetTrainerM2FTrans", "m2ftrans.trainer", "masked fusion transformer", "Shi et al., JBHI 2024"),
+    Method("nnUNetTrainerRMBTS", "rmbts.trainer", "gated fusion, reconstruction", "Chen et al., MICCAI 2019"),
+    Method("nnUNetTrainerACN", "acn.trainer", "adversarial co-training", "Wang et al., MICCAI 2021"),
+    Method("nnUNetTrainerSMUNet", "smunet.trainer", "style and content", "Azad et al., MIDL 2022"),
+)
+_BY_NAME = {method.trainer: method for method in METHODS}
+
+__all__ = list(_BY_NAME)
+
+
+def known_settings() -> dict[str, Setting]:
+    """Every setting of the plans that some trainer reads, by name."""
+    trainers = [method.load() for method in METHODS]
+    return {name: setting for trainer in trainers for name, setting in trainer.settings_read().items()}
+
+
+def known_terms() -> tuple[str, ...]:
+    """Names that the setting ``weights`` may hold, of all trainers."""
+    weights = [getattr(method.load(), "default_weights", {}) for method in METHODS]
+    return tuple(dict.fromkeys(name for names in weights for name in names))
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _BY_NAME:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return _BY_NAME[name].load()
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_BY_NAME})

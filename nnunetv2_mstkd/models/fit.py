@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.modalities import modalities_of
-from nnunetv2_mstkd.models.folder import ModelFolder
+from nnunetv2_mstkd.models.folder import ModelFolder, dataset_modalities
 
 _INTENSITIES = "foreground_intensity_properties_per_channel"
 # Schemes whose result depends on the training data's intensities, and on which of them.
@@ -35,7 +34,7 @@ class Described:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names in channel order."""
-        return modalities_of(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+        return dataset_modalities(self.dataset_json)
 
     def __getitem__(self, key: str) -> Any:
         """An entry of the configuration, inherited ones included; ``None`` where there is none."""

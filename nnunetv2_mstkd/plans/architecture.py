@@ -12,6 +12,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS
 from nnunetv2_mstkd.methods.mstkd.sizes import (
     CLASS_KWARGS,
     bottleneck_size,
@@ -21,8 +22,6 @@ from nnunetv2_mstkd.methods.mstkd.sizes import (
 from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.plans.topology import truncate
-
-MSTKDNET = "nnunetv2_mstkd.methods.mstkd.network.MSTKDNet"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def for_network(
         kwargs["token_patch_size"] = thrifty_token_patch(kwargs["token_patch_size"], patch, kwargs["strides"])
     _check_tokens(options, kwargs)
     return {
-        "network_class_name": MSTKDNET,
+        "network_class_name": NETWORK_CLASS,
         "arch_kwargs": kwargs,
         "_kw_requires_import": list(CLASS_KWARGS),
     }
@@ -114,7 +113,7 @@ def _axes(sizes: Sequence[int]) -> str:
 
 def at_patch(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
     """The same network in plans with this patch: MSTKDNet's entry states it, and no weight depends on it."""
-    if architecture["network_class_name"] != MSTKDNET:
+    if architecture["network_class_name"] != NETWORK_CLASS:
         return dict(architecture)
     patch = [int(n) for n in patch_size]
     return {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], "patch_size": patch}}

@@ -21,6 +21,9 @@ feature maps and a second network beside it, so for it the 8 GB are taken apart:
   one has no weights of its own, and its feature maps are gone before the student's too.
 * ``LOGIT_LOSSES``: consistency and KL work in 32 bits at full resolution. Per logit they save 32 bytes
   (measured likewise, region heads), the teacher's logits take 4, gradients and temporaries an assumed 12.
+* A trainer with a network of its own (``plan --trainer``) is counted by what autograd keeps of a pass with
+  all outputs that training uses, on fake tensors, times ``OVERHEAD``; every segmentation at full resolution
+  costs ``LOGIT_LOSSES``, a joint teacher is a second network. Discriminators are not counted.
 * ``ATTENTION_LOSSES``: per element of the tapped attention matrices, 23 bytes saved (measured likewise) and
   the teacher's own 4. It only matters with thousands of tokens.
 """
@@ -31,12 +34,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 
 from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions
+from nnunetv2_mstkd.settings import JOINT, SETTINGS_KEY, SHARED, WARM_START, teacher_of
 
 GIGABYTE = 1e9
 
@@ -104,6 +115,8 @@ def estimate_memory(
             for nnU-Net's own networks.
     """
     patch = tuple(map(int, patch_size))
+    if options.method is not None:
+        return _of_method(options, architecture, patch, channels, outputs)
     counts = _count(json.dumps(architecture, default=int), patch, channels, outputs)
     joint = trains_teacher(options)
     losses = prod(patch) * outputs * _LOGIT_LOSSES_BYTES + counts.attention * _ATTENTION_LOSSES_BYTES
@@ -111,21 +124,86 @@ def estimate_memory(
         features = counts.elements * nnunet_bytes  # weights included, also a joint teacher's
         if "teacher" not in options.settings:
             return Memory(0.0, features, rounds=True)
-        frozen = 0 if joint or _teacher(options) == "shared" else _FROZEN_BYTES
+        frozen = 0 if joint or _teacher(options) == SHARED else _FROZEN_BYTES
         return Memory(float(counts.weights * frozen), features * (2 if joint else 1) + losses)
-    teacher = 0 if _teacher(options) == "shared" else _TRAINED_BYTES if joint else _FROZEN_BYTES
+    teacher = 0 if _teacher(options) == SHARED else _TRAINED_BYTES if joint else _FROZEN_BYTES
     per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + teacher
     features = counts.elements * _SAVED_BYTES[options.preset] * _OVERHEAD * (2 if joint else 1)
     return Memory(float(counts.weights * per_weight), features + losses)
 
 
+def _of_method(
+    options: PlanOptions,
+    architecture: Mapping[str, Any],
+    patch: tuple[int, ...],
+    channels: int,
+    outputs: int,
+) -> Memory:
+    """Memory of training a trainer's own network in the place of ``architecture``, its teacher included."""
+    stated = json.dumps([architecture, dict(options.settings)], default=int)
+    saved = _saved(options.method, stated, patch, channels, outputs)
+    networks = 1
+    per_weight: float = _TRAINED_BYTES
+    if "teacher" in options.method.needs():
+        teacher = teacher_of(options.settings, options.method.teacher)
+        networks = 2 if teacher == JOINT else 1
+        per_weight += {JOINT: _TRAINED_BYTES, SHARED: 0}.get(teacher, _FROZEN_BYTES)
+    losses = prod(patch) * outputs * saved.segmentations * _LOGIT_LOSSES_BYTES
+    features = saved.bytes * _OVERHEAD * networks
+    return Memory(saved.weights * per_weight, features + losses * networks)
+
+
+class _Saved(NamedTuple):
+    weights: int
+    bytes: int
+    segmentations: int
+
+
+@lru_cache(maxsize=256)
+def _saved(trainer: Any, stated: str, patch: tuple[int, ...], channels: int, outputs: int) -> _Saved:
+    """What autograd keeps of a pass with all outputs that training uses, under 16-bit autocast.
+
+    On fake tensors, which have sizes and no content. Weights and their 16-bit copies are not in it.
+    """
+    architecture, settings = json.loads(stated)
+    configuration = ConfigurationManager(
+        {"patch_size": list(patch), "architecture": architecture, SETTINGS_KEY: settings}
+    )
+    with torch.device("meta"):
+        network = trainer.build_network_architecture(None, configuration, channels, outputs, False).train()
+    kept: dict[int, int] = {}
+    with FakeTensorMode():
+        tensors = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
+            for name, tensor in chain(network.named_parameters(), network.named_buffers())
+        }
+        weights = {tensor.untyped_storage()._cdata: tensor.numel() for tensor in tensors.values()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        x, everything = torch.empty(1, channels, *patch), {"return_taps": True}
+        with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+            taps = torch.func.functional_call(network, tensors, (x,), everything, tie_weights=False)
+    full = [t for t in _tensors([taps.logits, *taps.inner.values()]) if tuple(t.shape[2:]) == patch]
+    copies = 2 * sum(weights.values())
+    return _Saved(sum(weights.values()), max(sum(kept.values()) - copies, 0), len(full))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [values] if isinstance(values, Tensor) else [t for value in values for t in _tensors(value)]
+
+
 def trains_teacher(options: PlanOptions) -> bool:
     """Whether the teacher is a second trained network: as set, else as the preset's trainer has it."""
-    return _teacher(options) == "joint"
+    return _teacher(options) == JOINT
 
 
 def _teacher(options: PlanOptions) -> str:
-    return options.settings.get("teacher", "joint" if options.preset == "official" else "warm_start")
+    return teacher_of(options.settings, JOINT if options.preset == "official" else WARM_START)
 
 
 class _Counts(NamedTuple):

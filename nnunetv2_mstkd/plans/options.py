@@ -6,15 +6,25 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from nnunetv2_mstkd.environment import quiet
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods import known_settings
 from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
-from nnunetv2_mstkd.settings import PRESETS, TEACHERS, parse_settings
+from nnunetv2_mstkd.models.building import trainer_class
+from nnunetv2_mstkd.settings import (
+    MSTKD_PLANS,
+    NETWORKS,
+    PRESETS,
+    TEACHERS,
+    Setting,
+    parse_settings,
+    teacher_of,
+)
 
 NNUNET_PLANS = "nnUNetPlans"
-MSTKD_PLANS = "nnUNetMSTKDPlans"
-NETWORKS = ("mstkdnet", "plans")
 CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 
 _LONGEST_NAME = 100
@@ -59,6 +69,7 @@ class PlanOptions:
         token_patch: bottleneck voxels per token and axis, one number or one per axis; the weights of a
             network fit another patch size only with the same tokens.
         settings: trainer settings for the ``"mstkd"`` dict of each configuration.
+        trainer: name of the trainer to plan for; its network, if it has one of its own, is what has to fit.
         template: network (and, at its own patch size, batch size) instead of what the planner would choose.
     """
 
@@ -73,6 +84,7 @@ class PlanOptions:
     max_stages: int | None = None
     token_patch: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trainer: str | None = None
     template: Template | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +109,37 @@ class PlanOptions:
         if self.preset == "official":
             self._check_official()
         _check_patch(self.patch_size, self.configurations)
-        parse_settings(self.settings)
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        if self.trainer is None:
+            parse_settings(self.settings, known_settings())
+            return
+        known: Mapping[str, Setting] = getattr(self.trainer_class, "settings_read", dict)()
+        parse_settings(self.settings, known, reader=self.trainer)
+        _require(
+            self.method is None or self.network == "plans",
+            f"--trainer {self.trainer} has a network of its own; leave out --network mstkdnet",
+        )
+
+    @cached_property
+    def trainer_class(self) -> Any:
+        """The class that ``trainer`` names, as nnU-Net would find it; ``None`` if none is named."""
+        if self.trainer is None:
+            return None
+        try:
+            with quiet():
+                return trainer_class(self.trainer)
+        except RuntimeError:
+            raise MSTKDError(
+                f"no trainer '{self.trainer}' is found; nnUNetv2_mstkd methods lists those of this plugin"
+            ) from None
+
+    @property
+    def method(self) -> Any:
+        """That class if it builds a network of its own in place of the plan's."""
+        own = getattr(self.trainer_class, "network_class", None)
+        return None if own is None else self.trainer_class
 
     def _check_token_patch(self, given: tuple[int, ...]) -> None:
         text = f"--token-patch {' '.join(map(str, given))}"
@@ -146,7 +188,7 @@ class PlanOptions:
 
     def settings_for(self, configuration: str) -> dict[str, Any]:
         """The trainer settings of one configuration: a model teaches only what it was named for."""
-        if self.named(configuration) or self.settings.get("teacher", TEACHERS[0]) in TEACHERS:
+        if self.named(configuration) or teacher_of(self.settings) in TEACHERS:
             return dict(self.settings)
         return {key: value for key, value in self.settings.items() if key not in _OF_A_MODEL}
 

@@ -18,8 +18,8 @@ from nnunetv2_mstkd.datasets.availability import Availability, store_availabilit
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, writable_folder
-from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
-from nnunetv2_mstkd.modalities import modalities_of
+from nnunetv2_mstkd.methods import known_settings, known_terms
+from nnunetv2_mstkd.models.folder import channel_names, dataset_modalities
 from nnunetv2_mstkd.plans.memory import Memory
 from nnunetv2_mstkd.plans.options import PlanOptions, plans_name
 from nnunetv2_mstkd.plans.planner import planner_class
@@ -51,6 +51,7 @@ class Planned:
         memory: estimate for each configuration planned now (a cascade shares that of 3d_fullres).
         target_gb: GPU memory that was planned for.
         availability: which modalities each training case has; stored for the trainers.
+        options: that were planned with.
     """
 
     saved: Saved
@@ -58,6 +59,7 @@ class Planned:
     memory: Mapping[str, Memory]
     target_gb: float
     availability: Availability
+    options: PlanOptions
 
 
 def plan_dataset(
@@ -84,7 +86,7 @@ def plan_dataset(
     Raises:
         MSTKDError: anything that the user has to change first.
     """
-    file_name = plans_name(options.network, name)
+    file_name = plans_name(options.network, name or _default_name(options))
     raw = dataset_folder(nnunet_folder("nnUNet_raw"), dataset)
     preprocessed = nnunet_folder("nnUNet_preprocessed") / raw.name
     dataset_json = _check_dataset(raw, preprocessed)
@@ -99,19 +101,34 @@ def plan_dataset(
         arguments["gpu_memory_target_in_gb"] = gpu_memory_target
     if target_spacing is not None:
         arguments["overwrite_target_spacing"] = [float(mm) for mm in target_spacing]
-    channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
-    modalities = modalities_of(channel_names)
-    _check_names(parse_settings(options.settings).given(), modalities)
+    modalities = dataset_modalities(dataset_json)
+    _check_names(parse_settings(options.settings, known_settings()), modalities)
     availability = store_availability(raw, preprocessed, modalities)
     with _nnunet_output_to_log():
         planner = planner_class(base, options)(raw.name, **arguments)
         planner.plan_experiment()
-    return Planned(planner.saved, dataset_json, planner.memory, planner.UNet_vram_target_GB, availability)
+    return Planned(
+        planner.saved,
+        dataset_json,
+        planner.memory,
+        planner.UNet_vram_target_GB,
+        availability,
+        options,
+    )
+
+
+def _default_name(options: PlanOptions) -> str | None:
+    """Plans of a method with a network of its own are named after it."""
+    if options.method is None:
+        return None
+    return f"nnUNet{options.method.__name__.removeprefix('nnUNetTrainer')}Plans"
 
 
 def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None:
     """Names of modalities in the sampler's settings, known only with the data set, and of terms."""
-    ObjectiveConfig().with_weights(settings.get("weights", {}))
+    for name in settings.get("weights", {}):
+        if name not in known_terms():
+            raise MSTKDError(f"unknown objective term '{name}'; known: {', '.join(known_terms())}")
     given = {key: settings[key] for key in _SAMPLER_OF if key in settings}
     sampler = settings.get("sampler")
     for key in given:
@@ -138,7 +155,7 @@ def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:
             f"no {_FINGERPRINT} in {preprocessed}; run nnUNetv2_plan_and_preprocess -d {number}"
             f" (or only nnUNetv2_extract_fingerprint -d {number})"
         )
-    channels = len(dataset_json.get("channel_names") or dataset_json.get("modality") or ())
+    channels = len(channel_names(dataset_json))
     problem = _fingerprint_problem(read_json(file), channels)
     if problem:
         raise MSTKDError(f"{file} {problem}; run nnUNetv2_extract_fingerprint -d {number} --clean")

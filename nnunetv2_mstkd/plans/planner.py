@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunetv2_mstkd.environment import nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.models.folder import channel_names
 from nnunetv2_mstkd.plans.architecture import Preset, at_patch, for_network, stage_limit
 from nnunetv2_mstkd.plans.memory import GIGABYTE, Memory, estimate_memory
 from nnunetv2_mstkd.plans.options import PlanOptions, Template
@@ -39,6 +40,31 @@ else:
     _Mixed = object
 
 _UNLIMITED = 999999  # nnU-Net's own value for "as many poolings as the patch allows"
+
+
+@dataclass(frozen=True)
+class _Configuration:
+    """What the options mean for the configuration that nnU-Net's planner is at, for its calls back.
+
+    Attributes:
+        options: with patch and tokens only if they are meant for it.
+        template: the network to plan, if one is meant for it.
+    """
+
+    options: PlanOptions
+    template: Template | None = None
+
+    @classmethod
+    def of(cls, options: PlanOptions, name: str, axes: int) -> _Configuration:
+        # nnU-Net plans all configurations, also those that are left out later: they may not fit the tokens.
+        tokens = options.token_patch if options.chosen(name) else None
+        meant = replace(options, patch_size=options.patch_for(name, axes), token_patch=tokens)
+        return cls(meant, options.template_for(name))
+
+    @property
+    def patch(self) -> tuple[int, ...] | None:
+        """The given patch size; ``None`` where nnU-Net searches for one."""
+        return self.options.patch_size
 
 
 class MSTKDPlannerMixin(_Mixed):
@@ -66,9 +92,7 @@ class MSTKDPlannerMixin(_Mixed):
         self.memory: dict[str, Memory] = {}
         self.saved: Saved | None = None
         self.preset = Preset.of(self.options)
-        self._searching = True
-        self._template: Template | None = None
-        self._meant = self.options
+        self._running = _Configuration(self.options)
         base = self.options.base_features or self.preset.base_features
         self.UNet_base_num_features = base or self.UNet_base_num_features
         self.UNet_max_features_2d = self.options.max_features or self.UNet_max_features_2d
@@ -108,7 +132,7 @@ class MSTKDPlannerMixin(_Mixed):
         batch has) exceed the target; the estimate is scaled so that this tests the wanted batch size.
         nnU-Net's own method, replaced here, sets torch's threads to ``nnUNet_n_proc_DA`` and fails at 0.
         """
-        if not self._searching:
+        if self._running.patch is not None:
             return 1.0
         if arch_kwargs["n_stages"] < 2:  # the patch has shrunk to a few voxels
             raise MSTKDError(_no_patch_fits(self.UNet_vram_target_GB, self.options))
@@ -136,14 +160,10 @@ class MSTKDPlannerMixin(_Mixed):
     ) -> dict[str, Any]:
         """One configuration: nnU-Net's search, then this network's stages and the overrides."""
         name = data_identifier.removeprefix(f"{self.plans_identifier}_")
-        given = self.options.patch_for(name, len(spacing))
-        self._searching = given is None
-        self._template = self.options.template_for(name)
-        # nnU-Net plans all configurations, also those that are left out later: they may not fit the tokens.
-        tokens = self.options.token_patch if self.options.chosen(name) else None
-        self._meant = replace(self.options, patch_size=given, token_patch=tokens)
+        self._running = _Configuration.of(self.options, name, len(spacing))
+        given = self._running.patch
         # A skipped search must not leave its meaningless estimates to the other configurations.
-        cache = _cache if self._searching else {}
+        cache = _cache if given is None else {}
         clipped = self.preset.clip(median_shape)
         plan = super().get_plans_for_configuration(
             spacing, clipped, data_identifier, approximate_n_voxels_dataset, cache
@@ -176,7 +196,7 @@ class MSTKDPlannerMixin(_Mixed):
 
     @property
     def _channels(self) -> int:
-        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+        return len(channel_names(self.dataset_json))
 
     @property
     def _target_bytes(self) -> float:
@@ -201,9 +221,9 @@ class MSTKDPlannerMixin(_Mixed):
 
     def _network(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
         """What a nnU-Net ``architecture`` becomes: the network of the options, or the template's."""
-        if self._template is None:
-            return for_network(architecture, patch_size, self._meant)
-        return at_patch(self._template.architecture, patch_size)
+        if self._running.template is None:
+            return for_network(architecture, patch_size, self._running.options)
+        return at_patch(self._running.template.architecture, patch_size)
 
     def _with_patch(
         self, architecture: Mapping[str, Any], patch_size: Sequence[int], spacing: np.ndarray, name: str
@@ -220,8 +240,8 @@ class MSTKDPlannerMixin(_Mixed):
         blocks = self.UNet_blocks_per_stage_encoder, self.UNet_blocks_per_stage_decoder
         kwargs = with_topology(architecture["arch_kwargs"], strides, kernels, features, blocks)
         used = truncate(kwargs, stage_limit(self.options))["strides"]
-        if self._template is not None:
-            used = strides = self._template.architecture["arch_kwargs"]["strides"]
+        if self._running.template is not None:
+            used = strides = self._running.template.architecture["arch_kwargs"]["strides"]
         # nnU-Net pads to what all its stages need; a patch that it could choose is allowed here too.
         largest = round_up(self._largest_image(spacing).tolist(), strides)
         check_patch(patch_size, used, largest.tolist(), name)
@@ -243,7 +263,7 @@ class MSTKDPlannerMixin(_Mixed):
         """Patches that fit and do not cover too much of the data set, at least the smallest batch."""
         if self.options.batch_size is not None:
             return self.options.batch_size
-        template = self._template
+        template = self._running.template
         if template and template.patch_size == tuple(patch_size) and self.options.min_batch_size is None:
             return template.batch_size
         fitting = memory.patches_within(self._target_bytes)

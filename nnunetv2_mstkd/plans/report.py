@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mstkd.datasets.availability import describe as describe_availability
@@ -13,7 +14,7 @@ from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.plan_dataset import Planned
 from nnunetv2_mstkd.plans.teacher import describe_transfer
-from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
+from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
 # Trainer by preset of MSTKDNet; None is a network of nnU-Net, which the baseline trains as it is.
@@ -46,14 +47,23 @@ def _row(planned: Planned, name: str) -> tuple[str, ...]:
     architecture = configuration["architecture"]
     heads = PlansManager(dict(planned.saved.plans)).get_label_manager(planned.dataset_json)
     channels = len(configuration["normalization_schemes"])
-    network = build_on_meta(architecture, channels, heads.num_segmentation_heads)
+    method = planned.options.method
+    if method is None:
+        network = build_on_meta(architecture, channels, heads.num_segmentation_heads)
+        features = ",".join(map(str, architecture["arch_kwargs"]["features_per_stage"]))
+    else:
+        manager = PlansManager(dict(planned.saved.plans)).get_configuration(name)
+        with torch.device("meta"):
+            outputs = heads.num_segmentation_heads
+            network = method.build_network_architecture(None, manager, channels, outputs, False)
+        features = str(configuration.get(SETTINGS_KEY, {}).get("base_features", "as released"))
     parameters = sum(p.numel() for p in network.parameters())
     source = planned.saved.sources[name]
     return (
         name,
         _times(configuration["patch_size"]),
         str(configuration["batch_size"]),
-        ",".join(map(str, architecture["arch_kwargs"]["features_per_stage"])),
+        features,
         _times(network.token_grid) if isinstance(network, MSTKDNet) else "-",
         f"{parameters / 1e6:.1f} M",
         f"{_gigabytes(planned, name):.1f} GB",
@@ -101,14 +111,14 @@ def _train(planned: Planned) -> str:
     name = next((name for name in (*taught, "3d_fullres") if name in names), names[0])
     architecture = entries[entries[name].get("inherits_from", name)]["architecture"]
     preset = architecture["arch_kwargs"].get("preset")
-    trainer = _TRAINERS[preset]
-    if taught:
+    trainer = planned.options.trainer or _TRAINERS[preset]
+    if taught and planned.options.trainer is None:
         trainer = _WITH_A_MODEL_AS_TEACHER.get(preset, trainer)
     return f"next: nnUNetv2_mstkd train {_number(planned)} {name} 0 -p {plans['plans_name']} -tr {trainer}"
 
 
 def _teacher(configuration: Mapping[str, Any]) -> str:
-    return configuration.get(SETTINGS_KEY, {}).get("teacher", TEACHERS[0])
+    return teacher_of(configuration.get(SETTINGS_KEY, {}))
 
 
 def _number(planned: Planned) -> int:

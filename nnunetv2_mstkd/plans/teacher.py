@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, ResidualUNet
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_mstkd.architectures.matching import matching, share
+from nnunetv2_mstkd.architectures.taps import UNETS
 from nnunetv2_mstkd.environment import (
     activate,
     quiet,
 )
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
+from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS, MSTKDNet
 from nnunetv2_mstkd.methods.mstkd.sizes import CLASS_KWARGS
 from nnunetv2_mstkd.models.building import (
     build_network,
@@ -30,9 +30,9 @@ from nnunetv2_mstkd.models.building import (
 )
 from nnunetv2_mstkd.models.fit import Described, check_teacher, described
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, ModelFolder, open_model_folder
-from nnunetv2_mstkd.plans.architecture import MSTKDNET, build_on_meta
+from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions, Template
-from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS
+from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
 
 
 def with_teacher(
@@ -112,16 +112,13 @@ def check_planned(
 
 
 def _teacher(settings: Mapping[str, Any]) -> ModelFolder | None:
-    teacher = settings.get("teacher", TEACHERS[0])
+    teacher = teacher_of(settings)
     if teacher in TEACHERS:
         return None
-    if not isinstance(teacher, str):
-        raise MSTKDError(f"teacher {teacher!r} is not the name of a folder")
     return open_model_folder(Path(teacher))
 
 
 _log = logging.getLogger(__name__)
-_UNETS = (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)
 _SIZES = ("base_features", "max_features", "max_stages", "token_patch")
 
 
@@ -136,14 +133,14 @@ def template_of(model: ModelFolder, options: PlanOptions) -> Template | None:
     configuration = PlansManager(dict(model.plans)).get_configuration(model.configuration)
     architecture = configuration.configuration["architecture"]
     if isinstance(network, MSTKDNet):
-        if architecture["network_class_name"] != MSTKDNET:  # trained on stock plans
+        if architecture["network_class_name"] != NETWORK_CLASS:  # trained on stock plans
             kwargs = trainer_class(_trainer(model)).network_kwargs(configuration)
             architecture = {
-                "network_class_name": MSTKDNET,
+                "network_class_name": NETWORK_CLASS,
                 "arch_kwargs": kwargs,
                 "_kw_requires_import": list(CLASS_KWARGS),
             }
-    elif not isinstance(network, _UNETS) or not isinstance(network, _class_of(architecture)):
+    elif not isinstance(network, UNETS) or not isinstance(network, _class_of(architecture)):
         return None
     if isinstance(network, MSTKDNet) != (options.network == "mstkdnet"):
         return None
@@ -183,7 +180,7 @@ def describe_transfer(
     for name in configurations:
         configuration = manager.get_configuration(name)
         settings = configuration.configuration.get(SETTINGS_KEY, {})
-        teacher = settings.get("teacher", TEACHERS[0])
+        teacher = teacher_of(settings)
         if teacher in TEACHERS or settings.get("init_from_teacher") is False:
             continue
         theirs = network_of(open_model_folder(Path(teacher)))

@@ -1,24 +1,25 @@
-"""The style discriminator's side of the game: its optimizer, its step, its state."""
+"""A discriminator's side of a game: its optimizer, its step, its state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.losses.style import discriminator_loss_on_styles
 from nnunetv2_mstkd.trainers.checkpoints import count_steps_on_cpu
 
 
-class StyleAdversary:
-    """Trains a style discriminator to tell the teacher's style features from the student's.
+class Adversary:
+    """Trains a discriminator on what the networks showed in the step before.
 
     Args:
-        discriminator: gives one logit per sample from style features (B, C, ...).
+        discriminator: judges features.
+        loss: what it minimises: ``loss(discriminator=..., **features)``, a scalar; it detaches the features.
         lr: constant; 1e-4 in MST-KDNet's script (released train.py), with betas (0.9, 0.99).
+        betas, weight_decay: of its Adam.
         renew_optimizer: a new Adam for every step, as that script does; its moments then stay empty.
             By default the optimizer persists, and is in checkpoints.
         parallel: the discriminator in its DDP wrapper, where training is distributed.
@@ -27,21 +28,25 @@ class StyleAdversary:
     def __init__(
         self,
         discriminator: nn.Module,
+        loss: Callable[..., Tensor],
         lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
         renew_optimizer: bool = False,
         parallel: nn.Module | None = None,
     ) -> None:
         self.discriminator = discriminator
-        self._forward = parallel if parallel is not None else discriminator
-        self.lr = lr
+        self.loss = loss
+        self.options: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         self.renew_optimizer = renew_optimizer
+        self._forward = parallel if parallel is not None else discriminator
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=(0.9, 0.99))
+        return torch.optim.Adam(self.discriminator.parameters(), **self.options)
 
-    def step(self, student_style: Tensor, teacher_style: Tensor) -> Tensor:
-        """One update on detached style features, in float32; returns the loss.
+    def step(self, **features: Tensor) -> Tensor:
+        """One update on detached features, in float32; returns the loss.
 
         A batch whose loss is not finite changes nothing: gradient scaling lets the main optimizer skip such
         a step, and it must not be the discriminator that stays poisoned.
@@ -49,9 +54,7 @@ class StyleAdversary:
         if self.renew_optimizer:
             self.optimizer = self._new_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = discriminator_loss_on_styles(
-            student=student_style, teacher=teacher_style, style_discriminator=self._forward
-        )
+        loss = self.loss(discriminator=self._forward, **features)
         if _finite_everywhere(loss):
             loss.backward()
             self.optimizer.step()

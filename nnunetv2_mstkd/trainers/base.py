@@ -1,19 +1,212 @@
-"""How many cores a training on the CPU takes."""
+"""nnU-Net's trainer, told by the plans how long and with what to train."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 from zlib import crc32
 
 import numpy as np
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 
+from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT
+from nnunetv2_mstkd.settings import (
+    SETTINGS_KEY,
+    Setting,
+    non_negative,
+    one_of,
+    parse_settings,
+    positive,
+    true_or_false,
+    whole_number,
+)
+from nnunetv2_mstkd.trainers.checkpoints import count_steps_on_cpu, load_extra, save_with_extra
 
-def keep_to_thread_limit(device: torch.device) -> None:
+OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+class nnUNetTrainerFromPlans(nnUNetTrainer):
+    """Reads settings from the plans, seeds what is random, writes checkpoints that a crash cannot halve.
+
+    Settings (the plans' ``"mstkd"`` dict; each replaces the attribute of the same name):
+        num_epochs: epochs in all, a full-modality phase included.
+        num_iterations_per_epoch: training steps per epoch.
+        num_val_iterations_per_epoch: online-validation steps per epoch.
+        save_every: epochs between two ``checkpoint_latest.pth``.
+        seed: seeds every epoch from (seed, epoch, rank), so that a continued run repeats an uninterrupted
+            one (exactly with single-process loading, ``nnUNet_n_proc_DA=0``).
+        initial_lr: learning rate at the start.
+        weight_decay: of the optimizer.
+        optimizer: ``sgd`` (nnU-Net's: momentum 0.99, Nesterov) or ``adamw`` instead of the trainer's own.
+        enable_deep_supervision: losses on the lower-resolution outputs too.
+
+    Hooks for subclasses: :meth:`set_defaults`, :meth:`build_beside`, :meth:`trainable_parameters`,
+    :meth:`build_optimizer`, :meth:`build_lr_scheduler`, :meth:`extra_state`, :meth:`load_extra_state`.
+
+    Attributes of the class:
+        own_settings: settings that a class adds to those of its bases.
+    """
+
+    own_settings: ClassVar[Mapping[str, Setting]] = {
+        "num_epochs": whole_number(1),
+        "num_iterations_per_epoch": whole_number(1),
+        "num_val_iterations_per_epoch": whole_number(1),
+        "save_every": whole_number(1),
+        "seed": whole_number(0),
+        "initial_lr": positive(),
+        "weight_decay": non_negative(),
+        "optimizer": one_of(OPTIMIZERS, attribute="optimizer_name"),
+        "enable_deep_supervision": true_or_false(),
+    }
+    enable_deep_supervision: bool
+    seed: int | None = None
+    optimizer_name: str | None = None
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        _keep_to_thread_limit(device)
+        self.set_defaults()
+        known = self.settings_read()
+        given = self.configuration_manager.configuration.get(SETTINGS_KEY)
+        self.settings = parse_settings(given, known, reader=type(self).__name__)
+        for name, value in self.settings.items():
+            setattr(self, known[name].attribute or name, value)
+
+    @classmethod
+    def settings_read(cls) -> dict[str, Setting]:
+        """Every setting of the plans that this trainer reads, by name."""
+        own = [base.__dict__.get("own_settings", {}) for base in reversed(cls.__mro__)]
+        return {name: setting for settings in own for name, setting in settings.items()}
+
+    @classmethod
+    def needs(cls) -> tuple[str, ...]:
+        """What this trainer uses beside one network and one pass, for the list of methods."""
+        return ()
+
+    @classmethod
+    def weights_by_default(cls) -> dict[str, float]:
+        """Weight of every term by name, for plans that set none."""
+        return {}
+
+    # ---------------------------------------------------------------- what subclasses change
+
+    def set_defaults(self) -> None:
+        """Change what nnU-Net's constructor sets (learning rate, epochs); the plans' settings follow."""
+
+    def build_beside(self) -> None:
+        """Make what learns or teaches beside the network; called once the network exists."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the main optimizer updates and gradient clipping bounds."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The trainer's own optimizer, for plans that name no other; here nnU-Net's."""
+        return self._named_optimizer("sgd", parameters)
+
+    def build_lr_scheduler(self) -> PolyLRScheduler:
+        """Learning rate of ``self.optimizer`` over the epochs; here nnU-Net's polynomial decay."""
+        return PolyLRScheduler(self.optimizer, self.initial_lr, self.num_epochs)
+
+    def extra_state(self, final: bool) -> dict[str, Any]:
+        """State beyond nnU-Net's for a checkpoint; the final one holds only what inference may want."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`extra_state`."""
+
+    # ---------------------------------------------------------------- building
+
+    def initialize(self) -> None:
+        if self.seed is not None:
+            _seed_everything(self.seed, "initialize")  # equal on every rank: DDP broadcasts rank 0 anyway
+        self._supervise_one_scale_plainly()
+        super().initialize()
+
+    def _supervise_one_scale_plainly(self) -> None:
+        """Switch deep supervision off for a network of two stages, whose decoder has a single output.
+
+        nnU-Net leaves the lowest output out by a weight of 0 and divides by the sum of the weights: with one
+        output that is 0 / 0, and the loss is nan.
+        """
+        if self.enable_deep_supervision and len(self._get_deep_supervision_scales()) < 2:
+            self.enable_deep_supervision = False
+            self.print_to_log_file("One decoder stage: training without deep supervision.")
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        self.build_beside()
+        parameters, named = self.trainable_parameters(), self.settings.get("optimizer")
+        self.optimizer: torch.optim.Optimizer = (
+            self.build_optimizer(parameters) if named is None else self._named_optimizer(named, parameters)
+        )
+        self.optimizer_name = type(self.optimizer).__name__.lower()  # nnU-Net's debug.json keeps it
+        return self.optimizer, self.build_lr_scheduler()
+
+    def _named_optimizer(self, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        momentum: dict[str, Any] = {"momentum": 0.99, "nesterov": True} if name == "sgd" else {}
+        return OPTIMIZERS[name](parameters, lr=self.initial_lr, weight_decay=self.weight_decay, **momentum)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        # nnU-Net takes for granted that every network has such a decoder.
+        if getattr(unwrap(self.network), "decoder", None) is not None:
+            super().set_deep_supervision_enabled(enabled)
+
+    def on_epoch_start(self) -> None:
+        super().on_epoch_start()
+        if self.seed is not None:
+            _seed_everything(self.seed, self.current_epoch, self.local_rank)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # says so, writes nothing
+            return
+        target = Path(filename)
+        extra = self.extra_state(final=target.name == FINAL_CHECKPOINT)
+        save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
+        extra = load_extra(Path(filename_or_checkpoint), self.device)
+        super().load_checkpoint(filename_or_checkpoint)
+        count_steps_on_cpu(self.optimizer)
+        self.load_extra_state(extra)
+
+    # ---------------------------------------------------------------- the stored plans
+
+    def store_settings(self, settings: Mapping[str, Any]) -> None:
+        """Add settings to the plans that nnU-Net stores with the model when training starts."""
+        self.configuration_manager.configuration[SETTINGS_KEY] = {
+            **(self.configuration_manager.configuration.get(SETTINGS_KEY) or {}),
+            **settings,
+        }
+        stored = self.plans_manager.plans["configurations"][self.configuration_name]
+        stored[SETTINGS_KEY] = dict(self.configuration_manager.configuration[SETTINGS_KEY])
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network itself, without DDP and torch.compile around it."""
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        network = network.module
+    return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+
+def _keep_to_thread_limit(device: torch.device) -> None:
     """Let ``OMP_NUM_THREADS`` count on the CPU, where nnU-Net's command gives torch every core there is.
 
     Trainings side by side would else wait for each other's threads in every convolution.
@@ -23,7 +216,7 @@ def keep_to_thread_limit(device: torch.device) -> None:
         torch.set_num_threads(int(limit))
 
 
-def seed_everything(seed: int, *context: int | str) -> None:
+def _seed_everything(seed: int, *context: int | str) -> None:
     """Seed Python, numpy and torch from ``seed`` and a context such as an epoch and a rank.
 
     Seeding anew for every epoch makes the state at an epoch's start independent of how the process got
@@ -34,21 +227,3 @@ def seed_everything(seed: int, *context: int | str) -> None:
     random.seed(int(state[0]))
     np.random.seed(int(state[1]))
     torch.manual_seed(int(state[2]))
-
-
-def supervise_one_scale_plainly(trainer: nnUNetTrainer) -> None:
-    """Switch deep supervision off for a network of two stages, whose decoder has a single output.
-
-    nnU-Net leaves the lowest output out by a weight of 0 and divides by the sum of the weights: with one
-    output that is 0 / 0, and the loss is nan.
-    """
-    if trainer.enable_deep_supervision and len(trainer._get_deep_supervision_scales()) < 2:
-        trainer.enable_deep_supervision = False
-        trainer.print_to_log_file("One decoder stage: training without deep supervision.")
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, without DDP and torch.compile around it."""
-    if isinstance(network, nn.parallel.DistributedDataParallel):
-        network = network.module
-    return network._orig_mod if isinstance(network, OptimizedModule) else network

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,42 +13,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, sweep_leftovers
 from nnunetv2_mstkd.models.checkpoint_files import safe_load
 
-if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Mixed
-else:
-    _Mixed = object
-
 EXTRA_KEY = "mstkd"
-FINAL_NAME = "checkpoint_final.pth"
-
-
-class SafeCheckpoints(_Mixed):
-    """Mixin for nnU-Net trainers: checkpoints appear in one step, and reading one runs nothing that is in it.
-
-    nnU-Net itself writes over the earlier file, and reads whatever a pickle may hold.
-    """
-
-    def extra_state(self, final: bool) -> dict[str, Any]:
-        """State beyond nnU-Net's for a checkpoint; the final one holds only what inference may want."""
-        return {}
-
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`extra_state`."""
-
-    def save_checkpoint(self, filename: str) -> None:
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)  # says so, writes nothing
-            return
-        target = Path(filename)
-        extra = self.extra_state(final=target.name == FINAL_NAME)
-        save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
-
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
-        extra = load_extra(Path(filename_or_checkpoint), self.device)
-        super().load_checkpoint(filename_or_checkpoint)
-        count_steps_on_cpu(self.optimizer)
-        self.load_extra_state(extra)
 
 
 def save_with_extra(

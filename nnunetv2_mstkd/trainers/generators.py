@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_mstkd.datasets.availability import Availability, describe
-from nnunetv2_mstkd.datasets.preprocessed_availability import case_availability
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader, WatchedAugmenter
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform
 
-if TYPE_CHECKING:
-    from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
 
-
-def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
+def build_generators(trainer: nnUNetTrainer) -> tuple[Any, Any]:
     """Training and validation generators: nnU-Net's own, except that training batches carry a mask.
 
     nnU-Net's ``get_dataloaders`` names its loader class inside the function, so the function is laid out
     here again; pipelines, patch sizes and process numbers are asked from the trainer and from nnU-Net.
+
+    Args:
+        trainer: has, beyond nnU-Net's own, ``modalities``, ``subset_sampler()``,
+            ``case_availability(cases)`` and ``seed``.
     """
     train_pipeline, validation_pipeline, initial_patch = _pipelines(trainer)
     train_set, validation_set = trainer.get_tr_and_val_datasets()
@@ -31,7 +32,7 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
         "oversample_foreground_percent": trainer.oversample_foreground_percent,
         "probabilistic_oversampling": trainer.probabilistic_oversampling,
     }
-    known = case_availability(trainer, (*train_set.identifiers, *validation_set.identifiers))
+    known = trainer.case_availability((*train_set.identifiers, *validation_set.identifiers))
     available = {case: known.flags(case) for case in known.entries}
     _report(trainer, known, train_set.identifiers, validation_set.identifiers)
     sizes, labels = (trainer.batch_size, initial_patch, patch), trainer.label_manager
@@ -52,16 +53,14 @@ def build_generators(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any]:
     return generators
 
 
-def _report(
-    trainer: nnUNetTrainerMissingModality, known: Availability, training: list[str], validation: list[str]
-) -> None:
+def _report(trainer: nnUNetTrainer, known: Availability, training: list[str], validation: list[str]) -> None:
     """Repeat in the log what the cases of this fold lack."""
     for title, cases in (("Training", training), ("Validation", validation)):
         lines = "\n".join(describe(known.of(cases)))
         trainer.print_to_log_file(f"{title} cases: {lines}", add_timestamp=False)
 
 
-def _pipelines(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any, Any]:
+def _pipelines(trainer: nnUNetTrainer) -> tuple[Any, Any, Any]:
     """nnU-Net's training transforms with the masking after them, its validation transforms, and the
     size of the patch that the training transforms start from."""
     config, labels = trainer.configuration_manager, trainer.label_manager
@@ -90,7 +89,7 @@ def _pipelines(trainer: nnUNetTrainerMissingModality) -> tuple[Any, Any, Any]:
 
 
 def _generator(
-    loader: nnUNetDataLoader, trainer: nnUNetTrainerMissingModality, processes: int, cached: int, stream: int
+    loader: nnUNetDataLoader, trainer: nnUNetTrainer, processes: int, cached: int, stream: int
 ) -> Any:
     """Wrap a loader as nnU-Net does: in this process for ``nnUNet_n_proc_DA=0``, else in workers."""
     if get_allowed_n_proc_DA() == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, nan, sqrt
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 # A term that was scaled back grows by at most this factor per check: caps act at once, recovery is slow.
 RECOVERY = 1.1
+# Step of the first measurement in a run: early enough to bound a term before it has done much.
+FIRST_CHECK = 20
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,55 @@ class TermBounds:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Restore factors; terms that have no cap any more are left out."""
         self._scales.update({name: float(state[name]) for name in self.caps if name in state})
+
+
+class GradientWatch:
+    """Measures gradient shares now and then, and bounds the terms by them.
+
+    Args:
+        caps: see :class:`TermBounds`.
+        every: steps between two measurements by which terms are bounded; 0 is never.
+        log_every: steps between measurements that are only logged; asking for a log must not change the
+            training.
+    """
+
+    def __init__(self, caps: Mapping[str, float], every: int, log_every: int = 0) -> None:
+        self.bounds = TermBounds(caps)
+        self.every, self.log_every = every, log_every
+        self.steps = 0
+
+    def on_trial(self) -> GradientWatch:
+        """A new one that measures at its first step, if this one ever does."""
+        return GradientWatch(self.bounds.caps, min(self.every, 1), self.log_every)
+
+    def step(
+        self, weighted_terms: Mapping[str, Tensor], reference: str, parameters: Iterable[nn.Parameter]
+    ) -> tuple[dict[str, Share], list[str]]:
+        """Count a step; where it is due, measure (see :func:`gradient_shares`) and adapt the bounds.
+
+        Returns:
+            The shares, empty where none were due, and lines for the log.
+        """
+        step = self.steps
+        self.steps += 1
+        bounding = _is_due(step, self.every)
+        if not bounding and not _is_due(step, self.log_every):
+            return {}, []
+        shares = gradient_shares(weighted_terms, reference, parameters)
+        return shares, self.bounds.update(shares) if bounding else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"steps": self.steps, "bounds": self.bounds.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.steps = state["steps"]
+        self.bounds.load_state_dict(state["bounds"])
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == min(FIRST_CHECK, every - 1)
 
 
 def _gradient(value: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:

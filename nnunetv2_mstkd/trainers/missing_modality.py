@@ -1,54 +1,80 @@
-"""The base of every trainer here: nnU-Net's loop with modalities masked in the student's input."""
+"""The base of every method here: nnU-Net's loop with modalities masked in the student's input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.modalities import modalities_of
-from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, parse_settings
-from nnunetv2_mstkd.trainers.base import keep_to_thread_limit, seed_everything, supervise_one_scale_plainly
-from nnunetv2_mstkd.trainers.checkpoints import SafeCheckpoints
-from nnunetv2_mstkd.trainers.generators import build_generators
-from nnunetv2_mstkd.trainers.history import TermHistory, epoch_means
-from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
-from nnunetv2_mstkd.trainers.subset_validation import (
-    SubsetRotation,
-    SubsetValidation,
-    absent_channels_at_zero,
+from nnunetv2_mstkd.models.folder import dataset_modalities
+from nnunetv2_mstkd.settings import (
+    Setting,
+    is_number,
+    one_of,
+    weights_by_name,
 )
+from nnunetv2_mstkd.trainers.adversary import Adversary
+from nnunetv2_mstkd.trainers.generators import build_generators
+from nnunetv2_mstkd.trainers.history import epoch_means
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
+from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses, StepState
+from nnunetv2_mstkd.trainers.subset_validation import SubsetRotation, nnUNetTrainerSubsetValidation
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 
+SAMPLERS = ("uniform", "bernoulli", "by_count", "weights")
+SEGMENTATION = "segmentation"
 
-class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrainer):
-    """nnU-Net's trainer with modality masking; subclasses choose network and losses.
+
+def _are_probabilities(value: Any) -> bool:
+    values = list(value.values()) if isinstance(value, Mapping) else [value]
+    return bool(values) and all(is_number(p) and 0 < p <= 1 for p in values)
+
+
+class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
+    """nnU-Net's trainer with modality masking; a method chooses network and losses.
 
     A training step sees the patch (B, C, ...) and a mask (B, C); the network's input is the patch with
     absent modalities at exactly zero. During the full-modality phase the mask is ignored.
 
-    Hooks for subclasses: :meth:`set_defaults`, :meth:`compute_losses`, :meth:`after_step`,
-    :meth:`extra_state`, :meth:`load_extra_state`.
+    Settings, beside those of :class:`nnUNetTrainerFromPlans`:
+        full_phase: share of ``num_epochs`` that trains on all modalities before masking starts, in [0, 1).
+        lr_restart: share of ``initial_lr`` at which masking starts after a full-modality phase; 0 is no
+            restart but one decay over both phases.
+        sampler: which subset a training patch keeps (see ``transforms.subset_samplers``).
+        keep_probability: for ``bernoulli``: one number, or a dict of modality names to numbers.
+        subset_weights: for ``weights``: ``{"t1c+t2f": 2.0, ...}``.
+        weights: weights of single losses by name; only of trainers that have more than the segmentation.
 
-    Attributes (each can be set in the plans, see :class:`nnunetv2_mstkd.settings.Settings`):
-        full_phase, lr_restart, sampler, keep_probability, subset_weights, seed, optimizer_name.
+    Attributes of the class:
+        network_class, network_settings: see :class:`nnUNetTrainerOwnNetwork`.
+        default_weights: weight of every loss by name; the names are what the setting ``weights`` may hold.
+
+    Hooks: :meth:`compute_losses`, :meth:`after_step`, and those of :class:`nnUNetTrainerFromPlans`.
     """
 
+    own_settings: ClassVar[Mapping[str, Setting]] = {
+        "full_phase": Setting("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
+        "lr_restart": Setting("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
+        "sampler": one_of(SAMPLERS),
+        "keep_probability": Setting(
+            "a number above 0 and up to 1, or a dict of modality names to such numbers", _are_probabilities
+        ),
+        "subset_weights": weights_by_name(),
+    }
     handles_missing_modalities = True
+    default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0}
+
     full_phase: float = 0.0
     lr_restart: float = 0.0  # one decay over both phases; why: docs/benchmarks.md
     sampler: str = "uniform"
     keep_probability: float | Mapping[str, float] = 0.5
     subset_weights: Mapping[str, float] | None = None
-    seed: int | None = None
-    optimizer_name: str = "sgd"
+    term_weights: Mapping[str, float] | None = None
     gradient_clip: float | None = 12  # nnU-Net's
     _best_ema: float | None
 
@@ -61,69 +87,102 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        keep_to_thread_limit(device)
-        self.set_defaults()
-        self.settings = parse_settings(self.configuration_manager.configuration.get(SETTINGS_KEY))
-        for name, value in self.settings.given().items():
-            setattr(self, ATTRIBUTE_OF.get(name, name), value)
-        channel_names = dataset_json.get("channel_names") or dataset_json["modality"]
-        self.modalities = modalities_of(channel_names)
+        self.modalities = dataset_modalities(dataset_json)
         self.subset_sampler()  # refuses unknown modalities before any data are read
+        self.weights = self.weights_in_force()
         self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
-        self.history = TermHistory()
+        self.step_state = StepState()
+        self.adversaries: dict[str, Adversary] = {}
+
+    @classmethod
+    def settings_read(cls) -> dict[str, Setting]:
+        read = super().settings_read()
+        if len(cls.default_weights) > 1:
+            read["weights"] = weights_by_name(attribute="term_weights")
+        return read
+
+    @classmethod
+    def weights_by_default(cls) -> dict[str, float]:
+        return dict(cls.default_weights)
 
     # ---------------------------------------------------------------- what subclasses change
 
-    def set_defaults(self) -> None:
-        """Change what nnU-Net's constructor sets (learning rate, epochs); the plans' settings follow."""
-
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
         """Loss of one step."""
-        loss = self.loss(self.network(batch.masked), batch.target)
-        return StepLosses(loss, {"segmentation": loss})
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the main optimizer updates and gradient clipping bounds."""
-        return [p for p in self.network.parameters() if p.requires_grad]
+        return self.weighted({SEGMENTATION: self.loss(self.network(batch.masked), batch.target)})
 
     def after_step(self) -> dict[str, Tensor]:
-        """Called after the main optimizer's step (a discriminator trains here); returns more for the log."""
-        return {}
+        """Called after the main optimizer's step: the discriminators' turn; returns more for the log."""
+        judged, self.step_state.judged = self.step_state.judged, {}
+        return {name: self.adversaries[name].step(**features) for name, features in judged.items()}
 
     def full_phase_in_force(self) -> float:
         """Share of the epochs with all modalities, once the settings are known."""
         return self.full_phase
 
+    def weights_in_force(self) -> dict[str, float]:
+        """Weight of every loss by name: the class's, with those of the plans put in.
+
+        Raises:
+            MSTKDError: the plans weigh a loss that this trainer does not have.
+        """
+        given = dict(self.term_weights or {})
+        for name in given:
+            if name not in self.default_weights:
+                raise MSTKDError(
+                    f"{type(self).__name__} has no term '{name}' to weigh (setting 'weights' of the plans);"
+                    f" it has: {', '.join(self.default_weights)}"
+                )
+        return {**self.weights_by_default(), **given}
+
+    def weights_now(self) -> dict[str, float]:
+        """Weights in the running epoch; a method's schedules go here."""
+        return self.weights
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> StepLosses:
+        """Add named losses up by their weights; those of weight 0 need not be there."""
+        weights = self.weights_now()
+        total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
+        return StepLosses(total, dict(losses))
+
+    def counts(self, name: str) -> bool:
+        """Whether a loss has to be computed: of weight 0 only under DDP, which waits for all gradients."""
+        return self.weights[name] > 0 or self.is_ddp
+
     def extra_state(self, final: bool) -> dict[str, Any]:
-        return {"history": self.history.state_dict(), "full_epochs": self.phases.full_epochs}
+        state: dict[str, Any] = {
+            "history": self.history.state_dict(),
+            "full_epochs": self.phases.full_epochs,
+        }
+        if self.adversaries and not final:
+            state["adversaries"] = {name: a.state_dict() for name, a in self.adversaries.items()}
+        return state
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         if self._best_ema == float("inf"):
             self._best_ema = None  # written during the full-modality phase, see on_epoch_end
         if "history" in state:
             self.history.load_state_dict(state["history"])
-        stored = state.get("full_epochs", self.phases.full_epochs)
-        if stored != self.phases.full_epochs:
-            if self.current_epoch < self.num_epochs <= stored:
-                raise MSTKDError(
-                    f"the checkpoint's full-modality phase has {stored} epochs, but these plans train for"
-                    f" {self.num_epochs}: nothing would ever be masked; set num_epochs above {stored}, or"
-                    " start anew without --c"
-                )
-            self.print_to_log_file(
-                f"Continuing with the checkpoint's full-modality phase of {stored} epochs."
+        for name, stored in state.get("adversaries", {}).items():
+            if name in self.adversaries:
+                self.adversaries[name].load_state_dict(stored)
+        self._continue_phases(state.get("full_epochs", self.phases.full_epochs))
+
+    def _continue_phases(self, stored: int) -> None:
+        if stored == self.phases.full_epochs:
+            return
+        if self.current_epoch < self.num_epochs <= stored:
+            raise MSTKDError(
+                f"the checkpoint's full-modality phase has {stored} epochs, but these plans train for"
+                f" {self.num_epochs}: nothing would ever be masked; set num_epochs above {stored}, or"
+                " start anew without --c"
             )
-            self.phases = Phases(self.num_epochs, stored)
-            self.lr_scheduler = self.build_lr_scheduler()
+        self.print_to_log_file(f"Continuing with the checkpoint's full-modality phase of {stored} epochs.")
+        self.phases = Phases(self.num_epochs, stored)
+        self.lr_scheduler = self.build_lr_scheduler()
 
     # ---------------------------------------------------------------- building
-
-    def initialize(self) -> None:
-        if self.seed is not None:
-            seed_everything(self.seed, "initialize")  # equal on every rank: DDP broadcasts rank 0 anyway
-        supervise_one_scale_plainly(self)
-        super().initialize()
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """``module`` for distributed data parallel, with synchronised batch norms, as nnU-Net's network."""
@@ -131,16 +190,16 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
         device_ids = [self.local_rank] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedPolyLRScheduler]:
-        parameters = self.trainable_parameters()
-        self.optimizer: torch.optim.Optimizer
-        if self.optimizer_name == "adamw":
-            self.optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
-        else:
-            self.optimizer = torch.optim.SGD(
-                parameters, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
-            )
-        return self.optimizer, self.build_lr_scheduler()
+    def add_adversary(self, name: str, discriminator: nn.Module, loss: Any, **options: Any) -> None:
+        """Make a discriminator learn beside the network; it judges ``step_state.judged[name]``.
+
+        Args:
+            name: of the discriminator's loss in the log.
+            discriminator, loss, options: see :class:`Adversary`.
+        """
+        discriminator = discriminator.to(self.device)
+        parallel = self.wrap_ddp(discriminator) if self.is_ddp else None
+        self.adversaries[name] = Adversary(discriminator, loss, parallel=parallel, **options)
 
     def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
         """Learning rate over the epochs of both phases."""
@@ -177,11 +236,6 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
                 "WARNING: the previous stage's segmentations were predicted with all modalities and are "
                 "never masked, so the student sees in them what its absent modalities showed"
             )
-
-    def on_epoch_start(self) -> None:
-        super().on_epoch_start()
-        if self.seed is not None:
-            seed_everything(self.seed, self.current_epoch, self.local_rank)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -230,13 +284,9 @@ class nnUNetTrainerMissingModality(SafeCheckpoints, SubsetValidation, nnUNetTrai
         super().on_train_epoch_end(train_outputs)
         means = epoch_means(steps)
         # Segmentation losses may be negative (Dice), so they are drawn in a panel of their own.
-        panels = {n: "segmentation" if n.endswith("segmentation") else "terms" for n in means}
+        panels = {n: SEGMENTATION if n.endswith(SEGMENTATION) else "terms" for n in means}
         self.history.log(self.current_epoch, {f"{panels[n]}/{n}": value for n, value in means.items()})
         self.print_to_log_file("terms", {name: float(f"{value:.4g}") for name, value in means.items()})
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        with absent_channels_at_zero(self):
-            super().perform_actual_validation(save_probabilities)
 
     def on_epoch_end(self) -> None:
         in_full_phase = self.in_full_phase

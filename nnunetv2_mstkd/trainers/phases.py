@@ -49,6 +49,8 @@ class PhasedPolyLRScheduler(PolyLRScheduler):
             both phases. Means nothing without a full-modality phase.
         lead: epochs by which the schedule runs ahead (1 for MST-KDNet's script, which steps its scheduler
             before the epoch; its last epoch then has learning rate 0).
+        warm_up: epochs, from the first, in which the learning rate rises in equal steps to ``initial_lr``;
+            the (first) decay has the epochs that remain.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class PhasedPolyLRScheduler(PolyLRScheduler):
         phases: Phases,
         lead: int = 0,
         restart: float = 0.0,
+        warm_up: int = 0,
     ) -> None:
         self.phases = phases
         self.lead = lead
         self.restart = restart
+        self.warm_up = warm_up
         super().__init__(optimizer, initial_lr, phases.num_epochs)
 
     def step(self, current_step: int | None = None) -> None:
@@ -71,15 +75,19 @@ class PhasedPolyLRScheduler(PolyLRScheduler):
             self.ctr += 1
         current_step = min(current_step, self.phases.num_epochs - 1)
         epoch, length, peak = self._decay(current_step)
-        lr = peak * max(0.0, 1 - (epoch + self.lead) / max(length, 1)) ** self.exponent
+        if epoch < 0:
+            lr = peak * (epoch + self.warm_up + 1) / self.warm_up
+        else:
+            lr = peak * max(0.0, 1 - (epoch + self.lead) / max(length, 1)) ** self.exponent
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _decay(self, step: int) -> tuple[int, int, float]:
-        """(epochs into the running decay, its length, where it starts)."""
+        """(epochs into the running decay, below 0 while warming up; its length; where it starts)."""
         if not self.restart:
-            return step, self.phases.num_epochs, self.initial_lr
+            return step - self.warm_up, self.phases.num_epochs - self.warm_up, self.initial_lr
         epoch, length = self.phases.position(step)
-        restarted = self.phases.full_epochs > 0 and not self.phases.is_full(step)
-        return epoch, length, self.initial_lr * (self.restart if restarted else 1.0)
+        if self.phases.full_epochs > 0 and not self.phases.is_full(step):
+            return epoch, length, self.initial_lr * self.restart
+        return epoch - self.warm_up, length - self.warm_up, self.initial_lr

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunetv2_mstkd.trainers.gradient_shares import GradientWatch
+from nnunetv2_mstkd.trainers.history import TermHistory
 from nnunetv2_mstkd.transforms import mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
 
@@ -68,3 +70,24 @@ class StepLosses:
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     done: Tensor | None = None
+
+
+@dataclass
+class StepState:
+    """What a step changes in its trainer, beside networks and optimizers.
+
+    It is in one place so that a step on trial leaves no trace (see ``teaching.rehearsal``).
+
+    Attributes:
+        history: what was logged.
+        judged: by discriminator: the features that it judges once the main optimizer has stepped.
+        watch: measures the terms' shares of the gradient; ``None`` where nobody does.
+    """
+
+    history: TermHistory = field(default_factory=TermHistory)
+    judged: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    watch: GradientWatch | None = None
+
+    def on_trial(self) -> StepState:
+        """An empty one whose first step does all that any step may do."""
+        return StepState(watch=self.watch.on_trial() if self.watch else None)

@@ -1,40 +1,31 @@
-"""Online validation that rotates through the subsets, as a mixin for nnU-Net trainers."""
+"""Validation with modalities missing: rotating through the subsets online, as the cases are at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.datasets.preprocessed_availability import case_availability
-from nnunetv2_mstkd.modalities import Subset, format_subset
+from nnunetv2_mstkd.datasets.availability import Availability
+from nnunetv2_mstkd.datasets.preprocessed_availability import Preprocessed, case_availability
+from nnunetv2_mstkd.modalities import Subset, all_subsets, format_subset
 from nnunetv2_mstkd.trainers.history import TermHistory
+from nnunetv2_mstkd.trainers.own_network import nnUNetTrainerOwnNetwork
 from nnunetv2_mstkd.trainers.phases import Phases
+from nnunetv2_mstkd.trainers.step import StepState
 from nnunetv2_mstkd.transforms import mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 
-if TYPE_CHECKING:
-    from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
 
-
-from dataclasses import dataclass
-
-from numpy.typing import NDArray
-
-from nnunetv2_mstkd.modalities import all_subsets
-
-if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Mixed
-else:
-    _Mixed = object
-
-
-class SubsetValidation(_Mixed):
+class nnUNetTrainerSubsetValidation(nnUNetTrainerOwnNetwork):
     """Each validation batch shows one subset; the mean over subsets is nnU-Net's ``mean_fg_dice``.
 
     A case that lacks some of the subset shows the rest, and all that it has if nothing is left; its counts
@@ -45,9 +36,15 @@ class SubsetValidation(_Mixed):
     network: nn.Module
     modalities: tuple[str, ...]
     rotation: SubsetRotation
-    history: TermHistory
+    step_state: StepState
+    dataset_class: Any
     phases: Phases
     _validation_batch: int = 0
+
+    @property
+    def history(self) -> TermHistory:
+        """What was logged, by epoch and name."""
+        return self.step_state.history
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -127,36 +124,51 @@ class SubsetValidation(_Mixed):
             # checkpoint_best goes by this moving average: the full-modality phase must not weigh in it.
             self.logger.get_value("ema_fg_dice", None)[-1] = dice.mean()
 
+    def case_availability(self, cases: Iterable[str]) -> Availability:
+        """Which modalities each of ``cases`` has."""
+        data = Preprocessed(
+            self.dataset_json,
+            self.modalities,
+            Path(self.preprocessed_dataset_folder_base),
+            Path(self.preprocessed_dataset_folder),
+            self.dataset_class,
+            self.print_to_log_file,
+        )
+        return case_availability(data, cases, store=self.local_rank == 0)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with self._absent_channels_at_zero():
+            super().perform_actual_validation(save_probabilities)
+
+    @contextmanager
+    def _absent_channels_at_zero(self) -> Iterator[None]:
+        """Let nnU-Net's final validation load cases whose absent channels are zero, as training saw them.
+
+        Preprocessing does that to an all-zero placeholder under z-score, but not to every placeholder under
+        every normalisation.
+        """
+        _, cases = self.do_split()
+        availability = self.case_availability(cases)
+        original: Any = self.dataset_class
+
+        class _AbsentAtZero(original):
+            def load_case(self, identifier: str) -> tuple[Any, ...]:
+                data, *rest = super().load_case(identifier)
+                flags = availability.flags(identifier)
+                if not all(flags):
+                    data = data[:].copy()
+                    data[[not flag for flag in flags]] = 0
+                return (data, *rest)
+
+        self.dataset_class = _AbsentAtZero
+        try:
+            yield
+        finally:
+            self.dataset_class = original
+
 
 def _rows(target: Tensor | list[Tensor], rows: list[int]) -> Tensor | list[Tensor]:
     return [level[rows] for level in target] if isinstance(target, list) else target[rows]
-
-
-@contextmanager
-def absent_channels_at_zero(trainer: nnUNetTrainerMissingModality) -> Iterator[None]:
-    """Let nnU-Net's final validation load cases whose absent channels are exactly zero, as training saw them.
-
-    Preprocessing does that to an all-zero placeholder under z-score, but not to every placeholder under every
-    normalisation.
-    """
-    _, cases = trainer.do_split()
-    availability = case_availability(trainer, cases)
-    original: Any = trainer.dataset_class
-
-    class _AbsentAtZero(original):
-        def load_case(self, identifier: str) -> tuple[Any, ...]:
-            data, *rest = super().load_case(identifier)
-            flags = availability.flags(identifier)
-            if not all(flags):
-                data = data[:].copy()
-                data[[not flag for flag in flags]] = 0
-            return (data, *rest)
-
-    trainer.dataset_class = _AbsentAtZero
-    try:
-        yield
-    finally:
-        trainer.dataset_class = original
 
 
 class SubsetRotation:

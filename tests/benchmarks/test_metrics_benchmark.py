@@ -4,13 +4,11 @@ import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
-ROOT = Path(__file__).parents[2]
+from places import ROOT
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from places import ROOT
 
-import nnunetv2_mstkd.trainers as trainers
 from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
 from benchmarks.phantom_study.data import limit_validation
 from benchmarks.phantom_study.parts import ALL_ARMS, PARTS, Run
@@ -21,11 +20,13 @@ from benchmarks.phantom_study.sizes import SIZES
 from benchmarks.phantom_study.study import Study
 from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, PLANS_OF, Workplace
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.files import read_json, write_json
 from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
 from nnunetv2_mstkd.settings import parse_settings
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow  # a quick look is test_phantom_study_quick.py
+
 LENGTH = {"num_epochs", "full_phase", "num_iterations_per_epoch"}
 
 
@@ -72,7 +73,7 @@ def test_lengths_of_the_arms():
 
 
 def test_arms_are_trainers_of_this_package():
-    assert {arm.trainer for arm in ALL_ARMS.values()} <= set(trainers.__all__)
+    assert {arm.trainer for arm in ALL_ARMS.values()} <= set(methods.__all__)
     assert all(arm.seeds >= 1 and arm.network in PLANS_OF for arm in ALL_ARMS.values())
 
 
@@ -153,8 +154,10 @@ def test_stock_networks_keep_their_optimizer_and_plans(study):
 
 @pytest.mark.parametrize("key", ALL_ARMS)
 def test_settings_are_accepted_by_trainer_and_objective(study, key):
-    settings = parse_settings(study.settings(Run(ALL_ARMS[key], 0)))
-    ObjectiveConfig().with_weights(settings.weights or {})
+    run = Run(ALL_ARMS[key], 0)
+    settings, trainer = study.settings(run), getattr(methods, run.arm.trainer)
+    assert parse_settings(settings, trainer.settings_read()) == settings
+    ObjectiveConfig().with_weights(settings.get("weights", {}))
 
 
 def test_variants_say_which_terms_they_leave():
@@ -200,7 +203,6 @@ def _kill_when(command, pattern, out):
         process.wait()
 
 
-@pytest.mark.slow
 def test_one_command_trains_evaluates_and_compares_and_goes_on(tmp_path):
     out = tmp_path / "study"
     command = _command(out, "--seeds", "1", "--jobs", "1", "--parts", "main")

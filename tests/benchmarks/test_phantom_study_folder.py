@@ -18,6 +18,8 @@ from benchmarks.phantom_study.workplace import BASE_PLANS, DATASET, RECORD, Work
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
 
+pytestmark = pytest.mark.slow  # with the study itself; a quick look is test_phantom_study_quick.py
+
 
 @pytest.mark.parametrize(
     ("present", "expected"),
@@ -191,13 +193,6 @@ def test_epoch_times_are_read_by_phase_and_a_repeated_epoch_counts_once(tmp_path
         EpochTime(MASKED, 3.0),
         EpochTime(MASKED, 4.0),
     ]
-
-
-def test_listing_costs_makes_nothing(tmp_path, capsys):
-    out = tmp_path / "none"
-    assert command.main(["-o", str(out), "--list", "--seeds", "1", "--parts", "few_labels"]) == 0
-    assert "3 runs, 2300 student steps" in capsys.readouterr().out
-    assert not out.exists()
 
 
 def test_arms_that_no_chosen_part_has_are_refused(tmp_path, capsys):

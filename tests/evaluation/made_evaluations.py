@@ -61,6 +61,7 @@ def make_evaluation(
         policy=policy,
         command="nnUNetv2_mstkd evaluate -d 900 -c 3d_fullres -f 0 -o OUT",
         versions={"nnunetv2-mstkd": "0.1.0", "nnunetv2": "2.8.1"},
+        region_keys={name: str(labels) for name, labels in REGIONS.items()},
     )
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows, columns=METRIC_COLUMNS).to_csv(folder / "metrics.csv", index=False)

@@ -1,3 +1,3 @@
 """Models and cases for prediction."""
 
-from tiny_model import brats, files, models, predict, shared_data  # noqa: F401  fixtures
+from tiny_model import brats, files, models, predict  # noqa: F401  fixtures

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from places import ROOT
 
-BLOCKS = re.findall(
-    r"```python\n(.*?)```", Path(__file__).parents[2].joinpath("docs/api.md").read_text(), re.S
-)
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.S)
 # `name, name  # ('a',) ('b',)`: what the line prints, where the comment is a literal.
 PRINTED = re.compile(r"^\s*print\((.*)\)  # (.*)$", re.M)
 
@@ -20,7 +19,8 @@ PRINTED = re.compile(r"^\s*print\((.*)\)  # (.*)$", re.M)
 def here(models, brats, files, tmp_path, monkeypatch):
     """A folder with everything that the blocks name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nnunetv2_mstkd.inference.segmenter.default_device", lambda: "cpu")
+    for module in ("inference.segmenter", "evaluation.scoring.request"):
+        monkeypatch.setattr(f"nnunetv2_mstkd.{module}.default_device", lambda: "cpu")
     shutil.copytree(models.regions, "MODEL_FOLDER", ignore=shutil.ignore_patterns("fold_1"))
     modalities = ("T2", "DWI b1000")
     files.write_model(
@@ -31,6 +31,10 @@ def here(models, brats, files, tmp_path, monkeypatch):
         Path(target).parent.mkdir(exist_ok=True)
         modality = "t2f" if target == "flair" else "t1c"
         shutil.copy(case / f"{case.name}-{modality}.nii.gz", f"{target}.nii.gz")
+    shutil.copytree(case, tmp_path / "cases" / case.name)
+    image = sitk.ReadImage("t1c.nii.gz")
+    labels = sitk.Cast(sitk.GreaterImageFilter().Execute(image, 0.0), sitk.sitkUInt8)
+    sitk.WriteImage(labels, f"cases/{case.name}/{case.name}-seg.nii.gz")
     return tmp_path
 
 
@@ -39,13 +43,17 @@ def test_block(here, block, capsys):
     space: dict = {}
     exec(block, space)
     assert capsys.readouterr().out.splitlines() == [comment for _, comment in PRINTED.findall(block)]
-    for path in re.findall(r'output="([^"]+)"', block):
+    for path in re.findall(r'output="([^"]+gz)"', block):
         assert sitk.ReadImage(path).GetSize() == sitk.ReadImage("t1c.nii.gz").GetSize()
     for patient in re.findall(r'"(patient_\w)"', block):
         assert Path("out", f"{patient}.nii.gz").is_file()
+    if "comparison" in space:
+        assert set(space["comparison"].differences["subset"]) == {"Avg.", "t1c", "t1c+t2f"}
+        assert Path("comparison", "report.html").is_file()
+        assert space["done"].evaluation.prediction("BraTS-GLI-00002-000", "t1c").is_file()
     if "tumour_ml" in space:
         assert space["tumour_ml"] > 0
 
 
 def test_the_page_has_blocks():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

@@ -7,8 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plans import unet
+from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS
 from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
-from nnunetv2_mstkd.plans.architecture import MSTKDNET, Preset, build_on_meta, for_network, stage_limit
+from nnunetv2_mstkd.plans.architecture import Preset, build_on_meta, for_network, stage_limit
 from nnunetv2_mstkd.plans.options import PlanOptions
 
 
@@ -32,7 +33,7 @@ def test_the_default_network_costs_less_than_a_third_of_nnunets():
 
 def test_mstkdnet_replaces_nnunets_network_with_the_plans_stages():
     entry = for_network(_nnunet(16, 6), (128,) * 3, PlanOptions())
-    assert entry["network_class_name"] == MSTKDNET
+    assert entry["network_class_name"] == NETWORK_CLASS
     assert entry["_kw_requires_import"] == ["conv_op", "norm_op", "nonlin"]
     assert entry["arch_kwargs"]["n_stages"] == 4
     assert entry["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128]

@@ -10,8 +10,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS
 from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
-from nnunetv2_mstkd.plans.architecture import MSTKDNET, build_on_meta
+from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import Memory, estimate_memory
 from nnunetv2_mstkd.plans.options import PlanOptions
 
@@ -33,7 +34,7 @@ _PLAIN = {
 
 def _architecture(patch: int, preset: str = "nnunet") -> dict:
     return {
-        "network_class_name": MSTKDNET,
+        "network_class_name": NETWORK_CLASS,
         "arch_kwargs": mstkdnet_kwargs(_PLAIN, [patch] * 3, preset),
         "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
     }

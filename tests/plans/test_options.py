@@ -78,6 +78,9 @@ def test_default_names_of_the_plans_file():
         ("mstkdnet", "../x", "'../x' is not possible"),
         ("mstkdnet", "a__b", "'a__b' is not possible"),
         ("mstkdnet", "", "'' is not possible"),
+        ("mstkdnet", "..", "'..' is not possible"),
+        ("mstkdnet", "-x", "'-x' is not possible"),
+        ("mstkdnet", "a" * 300, "has 300 characters"),
     ],
 )
 def test_bad_names_of_the_plans_file(network, name, message):

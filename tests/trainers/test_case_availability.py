@@ -13,17 +13,11 @@ from tiny_dataset import CASES, DATASET, MODALITIES, dataset_json, plans, write_
 
 from nnunetv2_mstkd.datasets import preprocessed_availability as module
 from nnunetv2_mstkd.datasets.availability import FILE_NAME, Availability, Entry, load_availability
-from nnunetv2_mstkd.datasets.preprocessed_availability import (
-    case_availability,
-)
 from nnunetv2_mstkd.datasets.raw_images import digest
 from nnunetv2_mstkd.datasets.volumes import is_constant
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader
-from nnunetv2_mstkd.trainers.subset_validation import (
-    absent_channels_at_zero,
-)
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform
 
 FOLDER = "nnUNetPlans_3d"
@@ -78,19 +72,19 @@ def log_of(trainer) -> str:
 
 class TestWithoutAStoredFile:
     def test_the_preprocessed_volumes_tell_and_the_answer_is_stored(self, trainer, base, read, make_trainer):
-        availability = case_availability(trainer, CASES)
+        availability = trainer.case_availability(CASES)
         assert availability.incomplete == FOUND
         assert sorted(read) == list(CASES)
         assert f"{FILE_NAME} does not say what 4 cases have" in log_of(trainer)
         stored = load_availability(base, MODALITIES)
         assert stored == availability
         assert stored.entries["case_0"].source == FOLDER
-        assert case_availability(new_trainer(make_trainer), CASES) == availability
+        assert new_trainer(make_trainer).case_availability(CASES) == availability
         assert len(read) == 4, "the second training must not read again"
 
     def test_cases_of_another_fold_are_added_to_the_file(self, trainer, base):
-        case_availability(trainer, CASES[:2])
-        case_availability(trainer, CASES[2:])
+        trainer.case_availability(CASES[:2])
+        trainer.case_availability(CASES[2:])
         assert set(load_availability(base, MODALITIES).entries) == set(CASES)
 
     def test_batches_are_zero_where_the_case_has_nothing(self, trainer):
@@ -118,25 +112,25 @@ class TestWithoutAStoredFile:
 
     def test_only_rank_0_writes_and_no_rank_waits_for_it(self, trainer, base):
         trainer.local_rank = 1
-        assert case_availability(trainer, CASES).incomplete == FOUND
+        assert trainer.case_availability(CASES).incomplete == FOUND
         assert not (base / FILE_NAME).exists()
 
     def test_a_folder_that_cannot_be_written_stops_no_training(self, trainer, base):
         (base / FILE_NAME).mkdir()
-        assert case_availability(trainer, CASES).incomplete == FOUND
+        assert trainer.case_availability(CASES).incomplete == FOUND
         assert "could not be written" in log_of(trainer)
 
 
 class TestWithAStoredFile:
     def test_it_is_believed(self, trainer, base, read):
         Availability(MODALITIES, {case: Entry(("t2w",), "raw", "x") for case in CASES}).write(base)
-        assert set(case_availability(trainer, CASES).incomplete.values()) == {("t2w",)}
+        assert set(trainer.case_availability(CASES).incomplete.values()) == {("t2w",)}
         assert read == []
 
     def test_a_volume_that_changed_since_is_read_again(self, trainer, base, read):
-        case_availability(trainer, CASES)
+        trainer.case_availability(CASES)
         write_case(base / FOLDER, "case_1", 4, seed=1, constants={2: 0.0})
-        assert case_availability(trainer, CASES).incomplete == {**FOUND, "case_1": ("t2w",)}
+        assert trainer.case_availability(CASES).incomplete == {**FOUND, "case_1": ("t2w",)}
         assert read[4:] == ["case_1"]
 
     def test_raw_images_that_changed_since_void_what_was_read_of_them(
@@ -148,23 +142,23 @@ class TestWithAStoredFile:
         for file in (f for case in CASES for f in files[case]):
             file.write_bytes(b"as it was")
         Availability(MODALITIES, {c: Entry((), "raw", digest(files[c])) for c in CASES}).write(base)
-        assert not case_availability(trainer, CASES).incomplete
+        assert not trainer.case_availability(CASES).incomplete
         files["case_0"][2].write_bytes(b"as it is now")
-        assert case_availability(trainer, CASES).incomplete == {"case_0": FOUND["case_0"]}
+        assert trainer.case_availability(CASES).incomplete == {"case_0": FOUND["case_0"]}
         assert read == ["case_0"]
 
     def test_the_converters_record_wins_and_a_contradiction_is_said(self, make_trainer, base, read):
         Availability(MODALITIES, {case: Entry((), "raw", "x") for case in CASES}).write(base)
         record = {"patients": dict.fromkeys(CASES, "p"), "incomplete_cases": {"case_2": ["FLAIR"]}}
         trainer = new_trainer(make_trainer, extra={"mstkd": record})
-        assert case_availability(trainer, CASES).incomplete == {"case_2": ("t2f",)}
+        assert trainer.case_availability(CASES).incomplete == {"case_2": ("t2f",)}
         assert "contradicts the converter's record in dataset.json for 1 cases (case_2)" in log_of(trainer)
         assert read == []
         assert load_availability(base, MODALITIES).entries["case_2"] == Entry(("t2f",), "record")
 
     def test_a_record_that_is_gone_is_not_believed(self, trainer, base):
         Availability(MODALITIES, {case: Entry(("t2w",), "record") for case in CASES}).write(base)
-        assert case_availability(trainer, CASES).incomplete == FOUND
+        assert trainer.case_availability(CASES).incomplete == FOUND
 
 
 class TestRefusals:
@@ -189,7 +183,7 @@ class TestRefusals:
 
 def test_the_final_validation_reads_absent_channels_as_zero(trainer):
     original = trainer.dataset_class
-    with absent_channels_at_zero(trainer):
+    with trainer._absent_channels_at_zero():
         dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, ["case_3"])
         data, seg, _, properties = dataset.load_case("case_3")
         assert not data[:][0].any()
@@ -203,7 +197,7 @@ def test_the_final_validation_reads_absent_channels_as_zero(trainer):
 
 def test_subsets_are_uniform_over_what_each_case_has(trainer):
     """Through nnU-Net's loader, case by case; crops only, no other augmentation."""
-    known = case_availability(trainer, CASES)
+    known = trainer.case_availability(CASES)
     train_set, _ = trainer.get_tr_and_val_datasets()
     masking = ModalityMaskingTransform(MODALITIES, trainer.subset_sampler())
     loader = MaskedPatchLoader(

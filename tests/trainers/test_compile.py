@@ -14,13 +14,8 @@ import torch
 from loop import losses, train
 from torch._dynamo import OptimizedModule
 
-from nnunetv2_mstkd.methods.mstkd.trainer import (
-    nnUNetTrainerMSTKD,
-    nnUNetTrainerMSTKDUNet,
-)
-from nnunetv2_mstkd.methods.mstkd.variants import (
-    nnUNetTrainerMSTKDJoint,
-)
+from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
+from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
 
 
 def compile_with(monkeypatch, trainer_class, backend: str) -> None:

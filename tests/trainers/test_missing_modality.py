@@ -6,10 +6,7 @@ from loop import losses, train
 
 from benchmarks.plans import unet
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods.baselines import (
-    nnUNetTrainerFullModality,
-    nnUNetTrainerModalityDropout,
-)
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.modalities import format_subset
 from nnunetv2_mstkd.trainers.checkpoints import EXTRA_KEY
 
@@ -88,8 +85,9 @@ def test_settings_reach_the_trainer_and_unknown_ones_are_refused(make_trainer):
     assert trainer.initial_lr == 0.5
     trainer.initialize()
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
-    with pytest.raises(MSTKDError, match=r"unknown setting 'learning_rate'.*initial_lr"):
-        make_trainer(nnUNetTrainerModalityDropout, settings={"learning_rate": 0.5})
+    for unread in ("learning_rate", "teacher"):
+        with pytest.raises(MSTKDError, match=rf"does not read the setting '{unread}'.*initial_lr"):
+            make_trainer(nnUNetTrainerModalityDropout, settings={unread: "joint"})
     with pytest.raises(MSTKDError, match=r"'full_phase'.*1.5.*from 0 to below 1"):
         make_trainer(nnUNetTrainerModalityDropout, settings={"full_phase": 1.5})
 
@@ -152,14 +150,19 @@ def test_the_full_modality_baseline_supervises_a_single_head_plainly(make_traine
 def test_full_modality_baseline_differs_from_stock_only_in_what_it_reads(make_trainer):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    assert set(vars(nnUNetTrainerFullModality)) - {"__module__", "__doc__", "__annotations__"} == {
-        "_READ", "seed", "__init__", "initialize", "on_epoch_start",
-    } | (set(vars(nnUNetTrainerFullModality)) & {"__firstlineno__", "__static_attributes__"})  # fmt: skip
     trainer = make_trainer(nnUNetTrainerFullModality)
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (4, 2)
     stock = make_trainer(nnUNetTrainer)
-    assert trainer.initial_lr == stock.initial_lr
-    train(trainer)
+    trainer.initialize()
+    stock.initialize()
+    for name in ("initial_lr", "weight_decay", "enable_deep_supervision", "oversample_foreground_percent"):
+        assert getattr(trainer, name) == getattr(stock, name)
+    for ours, theirs in ((trainer.optimizer, stock.optimizer), (trainer.lr_scheduler, stock.lr_scheduler)):
+        assert type(ours) is type(theirs)
+    assert trainer.optimizer.defaults == stock.optimizer.defaults
+    assert repr(trainer.network) == repr(stock.network)
+    assert repr(trainer.loss) == repr(stock.loss)
+    trainer = train(make_trainer(nnUNetTrainerFullModality))
     assert len(losses(trainer)) == 4
 
 

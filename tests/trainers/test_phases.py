@@ -1,9 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from places import DATA
 
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 
@@ -49,7 +48,7 @@ def test_masking_starts_at_a_share_of_the_first_learning_rate(share):
 
 
 def test_the_released_schedule():
-    golden = np.load(Path(__file__).parents[1] / "data" / "mstkd_losses_setA.npz")["polylr_out_epochs_0_99"]
+    golden = np.load(DATA / "mstkd_losses_setA.npz")["polylr_out_epochs_0_99"]
     rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-4, Phases(100, 0), lead=1), 100)
     np.testing.assert_allclose(np.array(rates) * 1e4, golden, rtol=1e-5, atol=1e-12)
 
@@ -58,3 +57,30 @@ def test_official_lead_ends_at_zero():
     rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-4, Phases(100, 0), lead=1), 100)
     assert rates[0] == pytest.approx(1e-4 * 0.99**0.9)
     assert rates[-1] == 0
+
+
+def test_the_learning_rate_warms_up_as_released_with_m2ftrans():
+    golden = np.load(DATA / "m2ftrans" / "losses_A.npz")
+    # The released code spreads the decay over one epoch more than it trains.
+    scheduler = PhasedPolyLRScheduler(sgd(), 2e-4, Phases(1001, 0), warm_up=50)
+    rates = np.array(learning_rates(scheduler, 1000)).round(8)
+    np.testing.assert_allclose(rates[golden["lr_epochs"]], golden["lr_warmuppoly_base2e-4_n1000"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("full", "restart"), [(0, 0.0), (0, 0.5), (6, 0.0)])
+def test_the_decay_follows_the_warm_up(full, restart):
+    scheduler = PhasedPolyLRScheduler(sgd(), 1e-2, Phases(10, full), restart=restart, warm_up=2)
+    rates = learning_rates(scheduler, 10)
+    np.testing.assert_allclose(rates, [5e-3, 1e-2, *(1e-2 * (1 - e / 8) ** 0.9 for e in range(8))])
+
+
+def test_masking_restarts_without_a_warm_up():
+    scheduler = PhasedPolyLRScheduler(sgd(), 1e-2, Phases(10, 4), restart=0.5, warm_up=2)
+    rates = learning_rates(scheduler, 10)
+    np.testing.assert_allclose(rates[:4], [5e-3, 1e-2, 1e-2, 1e-2 * 0.5**0.9])
+    np.testing.assert_allclose(rates[4:], [5e-3 * (1 - e / 6) ** 0.9 for e in range(6)])
+
+
+def test_a_warm_up_may_be_longer_than_the_training():
+    rates = learning_rates(PhasedPolyLRScheduler(sgd(), 1e-2, Phases(2, 0), warm_up=4), 2)
+    np.testing.assert_allclose(rates, [2.5e-3, 5e-3])

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_mstkd.methods.baselines import (
-    nnUNetTrainerFullModality,
-    nnUNetTrainerModalityDropout,
-)
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
 
 
 @pytest.fixture(autouse=True)

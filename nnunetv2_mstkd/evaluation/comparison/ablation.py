@@ -16,7 +16,7 @@ _WITHOUT = re.compile(r".*_wo([A-Z]\w*)")
 def ablation_table(
     means: pd.DataFrame, full: str, regions: Sequence[str], metrics: Sequence[str]
 ) -> pd.DataFrame:
-    """Means over all subsets, and their Δ against the full method, which stands in the last row.
+    """Tabulate means over all subsets, and their Δ against the full method, which stands in the last row.
 
     Args:
         means: as in :class:`Comparison`.
@@ -46,11 +46,11 @@ def ablation_table(
 
 
 def score_column(region: str, metric: str) -> str:
-    """Head of a column: ``WT Dice (%)``."""
+    """Name a column: ``WT Dice (%)``."""
     return f"{region} {METRICS[metric].title} ({METRICS[metric].unit})"
 
 
 def without_name(name: str) -> str:
-    """``MSTKD_woGSME`` → ``w/o GSME``; other names stay."""
+    """Shorten ``MSTKD_woGSME`` to ``w/o GSME``; other names stay."""
     match = _WITHOUT.fullmatch(name)
     return f"w/o {match.group(1)}" if match else name

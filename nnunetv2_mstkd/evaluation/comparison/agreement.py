@@ -35,7 +35,7 @@ def check_agreement(runs: Sequence[ComparedRun]) -> None:
 
 
 def patients_of(run: ComparedRun) -> dict[str, str]:
-    """Case → patient, over all evaluations of a run, sorted by case."""
+    """Map case to patient, over all evaluations of a run, sorted by case."""
     cases = {
         name: case.patient for evaluation in run.evaluations for name, case in evaluation.record.cases.items()
     }
@@ -43,7 +43,7 @@ def patients_of(run: ComparedRun) -> dict[str, str]:
 
 
 def lacking_modalities(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]:
-    """Case → the modalities that it has no image of, for the cases that lack any.
+    """Map each case that lacks modalities to those that it has no image of.
 
     Evaluations of finished segmentations list no images: what others say of a case holds for them too.
     """
@@ -58,7 +58,7 @@ def lacking_modalities(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]
 
 
 def scored_subsets(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]:
-    """Case → the subsets that it is scored under.
+    """Map case to the subsets that it is scored under.
 
     In a folder of segmentations of whatever each case has, each case has one subset of its own.
 
@@ -79,7 +79,7 @@ def scored_subsets(runs: Sequence[ComparedRun]) -> dict[str, frozenset[str]]:
 
 
 def case_groups(run: ComparedRun) -> list[list[Evaluation]]:
-    """The run's evaluations, those over the same cases (seeds) together; groups (folds) share no case.
+    """Group a run's evaluations: those over the same cases are seeds; groups (folds) share no case.
 
     Raises:
         MSTKDError: two evaluations share some of their cases, but not all; or are of one model.
@@ -102,7 +102,7 @@ def case_groups(run: ComparedRun) -> list[list[Evaluation]]:
 
 
 def _refuse_one_model_twice(name: str, seeds: Sequence[Evaluation]) -> None:
-    """Copies and repetitions would make the spread between seeds look small."""
+    """Refuse copies and repetitions, which would make the spread between seeds look small."""
     models: dict[str, Evaluation] = {}
     for evaluation in seeds:
         first = models.setdefault(str(evaluation.record.model.get("id")), evaluation)
@@ -171,7 +171,7 @@ def _shown(names: Collection[str]) -> str:
 
 
 def _check_one_method(run: ComparedRun) -> None:
-    """Two methods must not be averaged as if they were seeds of one."""
+    """Refuse two methods in one run, which would be averaged as if they were seeds of one."""
     first = run.evaluations[0]
     for other in run.evaluations[1:]:
         one, two = _method(first), _method(other)
@@ -185,7 +185,7 @@ def _check_one_method(run: ComparedRun) -> None:
 
 
 def _method(evaluation: Evaluation) -> dict[str, Any]:
-    """What seeds and folds of one method have in common."""
+    """Return what seeds and folds of one method have in common."""
     model = evaluation.record.model
     settings = dict(model.get("settings") or {})
     seeded = "seed" in settings

@@ -24,13 +24,13 @@ _KEYS = ["run", "region", "subset", "metric"]
 
 
 def _index(run: str, layout: Layout) -> pd.DataFrame:
-    """Rows of one run in the order of an array (columns, regions, metrics), flattened."""
+    """List the rows of one run in the order of an array (columns, regions, metrics), flattened."""
     product = pd.MultiIndex.from_product([[run], layout.columns, layout.regions, layout.metrics])
     return product.to_frame(index=False, name=["run", "subset", "region", "metric"])[_KEYS]
 
 
 def _in_table_order(table: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """Sorted as tables print: run by run, and there by metric, region and subset."""
+    """Sort as tables print: run by run, and there by metric, region and subset."""
     orders = {"metric": layout.metrics, "region": layout.regions, "subset": layout.columns}
     ranks = {"run": {run: rank for rank, run in enumerate(dict.fromkeys(table["run"]))}}
     ranks |= {key: {name: rank for rank, name in enumerate(names)} for key, names in orders.items()}
@@ -39,13 +39,13 @@ def _in_table_order(table: pd.DataFrame, layout: Layout) -> pd.DataFrame:
 
 
 def _known_interval(samples: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The interval, nan where fewer than two patients leave nothing to resample."""
+    """Return the interval, nan where fewer than two patients leave nothing to resample."""
     low, high = interval(samples)
     return np.where(counts > 1, low, np.nan), np.where(counts > 1, high, np.nan)
 
 
 def means_table(values: Mapping[str, RunValues], layout: Layout, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Mean over patients of every run; summaries are means of the columns, as tables print them.
+    """Average every run over patients; summaries are means of the columns, as tables print them.
 
     Returns:
         ``_KEYS`` and ``MEANS_COLUMNS``, as :class:`Comparison` describes them.
@@ -66,14 +66,14 @@ def means_table(values: Mapping[str, RunValues], layout: Layout, bootstrap: Boot
 
 
 def _std(values: np.ndarray) -> np.ndarray:
-    """Sample standard deviation per column over what is not nan; nan for fewer than two."""
+    """Compute the sample standard deviation per column over what is not nan; nan for fewer than two."""
     return pd.DataFrame(values).std(ddof=1).to_numpy()
 
 
 def differences_table(
     values: Mapping[str, RunValues], reference: str, layout: Layout, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Every other run minus the reference, paired.
+    """Compare every other run with the reference, paired: run minus reference.
 
     A pair is a case under a subset; one with a nan is left out. Pairs are averaged per patient, first over
     the patient's cases, then over the subsets; patients are what is resampled, ranked and counted.
@@ -112,7 +112,7 @@ def _differences(name: str, pairs: np.ndarray, layout: Layout, bootstrap: Bootst
 
 
 def holm_family(differences: pd.DataFrame) -> pd.Series:
-    """The table in which a row is printed; Holm's correction goes over the rows of one.
+    """Name the table in which each row is printed; Holm's correction goes over the rows of one.
 
     One table per metric holds the summaries (``Avg.`` and ``incomplete``) of all runs; one per metric and
     run holds the single subsets.

@@ -59,7 +59,7 @@ def _without(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
 
 
 def run_folders(argument: str) -> list[Path]:
-    """The folders that a RUN argument names; a folder whose name has a comma is one folder."""
+    """List the folders that a RUN argument names; a folder whose name has a comma is one folder."""
     try:
         if Path(argument).exists():
             return [Path(argument)]
@@ -99,7 +99,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def default_names(arguments: Sequence[str], groups: Sequence[tuple[Evaluation, ...]]) -> list[str]:
-    """The shortest names that tell the runs apart.
+    """Find the shortest names that tell the runs apart.
 
     Trainers without ``nnUNetTrainer``; where they repeat, with configuration and plans; else the folders,
     with as many parents as it takes.
@@ -141,7 +141,7 @@ _trainer_and_plans = _trainer_and("plans")
 
 
 def find_run(text: str, arguments: Sequence[str], runs: Sequence[ComparedRun]) -> str:
-    """The name of the run that ``--reference`` means: a run's name, or its argument.
+    """Return the name of the run that ``--reference`` means: a run's name, or its argument.
 
     Raises:
         MSTKDError: no run has this name or folder.

@@ -14,6 +14,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, METRICS
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
+SOURCE = "https://github.com/Quanato607/MST-KDNet"
 DATASETS = {"brats2024": "BraTS 2024", "fets2024": "FeTS 2024"}
 # Fifteen numbers and their mean, each rounded to 0.1, cannot be further apart than 0.1.
 TOLERANCE = 0.15
@@ -26,7 +27,7 @@ _ROW = ["metric", "region", "method"]
 
 
 def read_published(dataset: str) -> pd.DataFrame:
-    """The published rows of one data set.
+    """Read the published rows of one data set.
 
     Returns:
         dataset, table (``comparison`` or ``ablation``), metric, region, method, subset (``Avg.`` is the
@@ -44,14 +45,14 @@ def read_published(dataset: str) -> pd.DataFrame:
 
 
 def _wide(published: pd.DataFrame) -> pd.DataFrame:
-    """The comparison tables: one row per metric, region and method, one column per subset."""
+    """Lay out the comparison tables: one row per metric, region and method, one column per subset."""
     rows = published[published["table"] == "comparison"]
     wide = rows.pivot(index=_ROW, columns="subset", values="value")
     return wide.reindex(pd.MultiIndex.from_frame(rows[_ROW].drop_duplicates()))
 
 
 def wrong_averages(published: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose printed average is not the mean of their columns.
+    """Find rows whose printed average is not the mean of their columns.
 
     Returns:
         metric, region, method, printed, computed.
@@ -62,7 +63,7 @@ def wrong_averages(published: pd.DataFrame) -> pd.DataFrame:
 
 
 def repeated_averages(published: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose whole set repeats an average that is wrong: the true value is not in the table.
+    """Find rows whose whole set repeats a wrong average: the true value is not in the table.
 
     Returns:
         metric, region, method.
@@ -73,7 +74,7 @@ def repeated_averages(published: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation_disagreements(published: pd.DataFrame) -> pd.DataFrame:
-    """Where the ablation's full method is not what the comparison table says of the same method.
+    """Find where the ablation and the comparison table differ about the full method.
 
     Returns:
         metric, region, ablation, comparison.
@@ -90,7 +91,7 @@ def ablation_disagreements(published: pd.DataFrame) -> pd.DataFrame:
 
 
 def caveats(published: pd.DataFrame) -> list[str]:
-    """What a reader must know beside the published numbers, one sentence or two each."""
+    """List what a reader must know beside the published numbers, one sentence or two each."""
     wrong, repeated = wrong_averages(published), repeated_averages(published)
     rows = len(_wide(published))
     texts = [
@@ -124,7 +125,7 @@ def caveats(published: pd.DataFrame) -> list[str]:
 
 
 def _headline(published: pd.DataFrame) -> list[str]:
-    """What is wrong with the page's headline "with all modalities"; nothing for another data set."""
+    """Say what is wrong with the page's headline "with all modalities"; nothing for another data set."""
     if (published["dataset"] != HEADLINE).any():
         return []
     wide = _wide(published)

@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 
 def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean over the values that are not nan; nan where there is none. No warnings."""
+    """Average the values that are not nan; nan where there is none. No warnings."""
     known = ~np.isnan(values)
     return _ratio(np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis))
 
@@ -31,7 +31,7 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def group_means(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """Mean per group over what is not nan.
+    """Average per group what is not nan.
 
     Args:
         values: (N, ...).
@@ -67,7 +67,7 @@ class Bootstrap:
         return draws.astype(np.uint16 if self.patients < 2**16 else np.uint32)
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """(patients, columns) → (resamples, columns): means over the drawn patients that are not nan."""
+        """Average the drawn patients that are not nan: (patients, columns) → (resamples, columns)."""
         known = ~np.isnan(values)
         filled, complete = np.where(known, values, 0.0), bool(known.all())
         result = np.empty((self.resamples, values.shape[1]))
@@ -80,7 +80,7 @@ class Bootstrap:
 
 
 def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of bootstrap samples (resamples, columns): lower and upper end per column."""
+    """Return the percentile interval of bootstrap samples (resamples, columns): both ends per column."""
     tail = 100 * (1 - CONFIDENCE) / 2
     # nanpercentile goes through the columns one by one, which is slow and rarely needed.
     percentile = np.nanpercentile if np.isnan(samples).any() else np.percentile
@@ -92,7 +92,7 @@ def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test, nan values left out, zeros dropped (Wilcoxon's way).
+    """Return the two-sided p of Wilcoxon's signed-rank test, nan left out, zeros dropped (Wilcoxon's way).
 
     1.0 where every difference is zero; nan where there is none. Exact for up to 50 differences that are not
     zero, ties included; then the normal approximation. With n differences that are not zero it cannot be
@@ -108,7 +108,7 @@ def signed_rank_p(differences: np.ndarray) -> float:
 
 
 def _exact_p(values: np.ndarray) -> float:
-    """Over all 2**n ways to give the ranks signs; scipy's exact distribution knows no ties.
+    """Count over all 2**n ways to give the ranks signs; scipy's exact distribution knows no ties.
 
     Twice the ranks are whole numbers, tied or not, so the rank sums are counted rank by rank.
     """
@@ -124,7 +124,7 @@ def _exact_p(values: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """p-values (n,) corrected for n tests by Holm's step-down method; nan is no test and stays nan."""
+    """Correct p-values (n,) for n tests by Holm's step-down method; nan is no test and stays nan."""
     result = np.full(len(p_values), np.nan)
     tests = np.flatnonzero(~np.isnan(p_values))
     order = tests[np.argsort(p_values[tests], kind="stable")]
@@ -134,7 +134,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def wins_ties_losses(differences: np.ndarray, sign: int) -> tuple[int, int, int]:
-    """How many differences are better, equal and worse; nan values count nowhere.
+    """Count the differences that are better, equal and worse; nan values count nowhere.
 
     Args:
         sign: +1 where more is better, -1 where less is.

@@ -71,14 +71,14 @@ class Layout:
         return np.concatenate([np.stack(parts, axis=1), values], axis=1)
 
     def by_patient(self, values: np.ndarray) -> np.ndarray:
-        """(cases, ...) → (patients, ...): the cases of a patient averaged, nan left out."""
+        """Average the cases of a patient, nan left out: (cases, ...) → (patients, ...)."""
         numbers = {patient: number for number, patient in enumerate(self.patient_names)}
         groups = np.array([numbers[patient] for patient in self.patients.values()])
         return group_means(values, groups, len(numbers))
 
 
 def layout_of(runs: Sequence[ComparedRun]) -> Layout:
-    """The axes of runs that agree.
+    """Return the axes of runs that agree.
 
     Raises:
         MSTKDError: a case is not scored under the same subsets everywhere.
@@ -95,7 +95,7 @@ def layout_of(runs: Sequence[ComparedRun]) -> Layout:
 
 
 def evaluation_values(evaluation: Evaluation, layout: Layout) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The scores of one evaluation.
+    """Read the scores of one evaluation.
 
     Returns:
         Its cases, sorted; scores (cases, subsets, regions, metrics), nan where a case is not scored;
@@ -196,13 +196,13 @@ def run_values(run: ComparedRun, layout: Layout) -> RunValues:
 
 
 def _weight(cases: Sequence[str], layout: Layout) -> float:
-    """Patients that these cases are, one of whom only some cases are here counted by their share."""
+    """Count the patients that these cases are; one of whom only some cases are here counts by their share."""
     counts = Counter(layout.patients.values())
     return sum(1 / counts[layout.patients[case]] for case in cases)
 
 
 def _seed_variance(stacked: np.ndarray, cases: Sequence[str], layout: Layout) -> np.ndarray:
-    """(seeds, cases, ...) → (columns, regions, metrics): variance between seeds of the mean over patients."""
+    """Return the variance between seeds of the mean over patients: (columns, regions, metrics)."""
     part = replace(layout, patients={case: layout.patients[case] for case in cases})
     means = np.stack([layout.with_summaries(known_mean(part.by_patient(v), 0)[None])[0] for v in stacked])
     return means.var(axis=0, ddof=1) if len(stacked) > 1 else np.full(means.shape[1:], np.nan)
@@ -229,7 +229,7 @@ def check_references(
 
 
 def scores_table(names: Sequence[str], values: Sequence[RunValues], layout: Layout) -> pd.DataFrame:
-    """One row per run, case, subset and region, as :class:`Comparison` describes it."""
+    """List one row per run, case, subset and region, as :class:`Comparison` describes it."""
     index = pd.MultiIndex.from_product([names, layout.patients, layout.subsets, layout.regions])
     table = index.to_frame(index=False, name=["run", *_KEYS])
     table.insert(1, "patient", table["case"].map(dict(layout.patients)))

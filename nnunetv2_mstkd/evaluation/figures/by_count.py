@@ -22,7 +22,7 @@ _MOST_RUNS = 8
 
 
 def draw_by_count(comparison: Comparison) -> DrawnFigure | None:
-    """One panel per region, one line per run; None where only one number of modalities was evaluated."""
+    """Draw a panel per region, a line per run; None where only one number of modalities was evaluated."""
     columns = columns_by_count(comparison)
     if len(columns.labels) < 2:
         return None

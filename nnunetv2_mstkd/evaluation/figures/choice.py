@@ -21,7 +21,7 @@ SUBSET_RULE = (
 
 
 def shown_subsets(comparison: Comparison) -> list[str]:
-    """At most five subsets, chosen as ``SUBSET_RULE`` says."""
+    """Choose at most five subsets, as ``SUBSET_RULE`` says."""
     rows = comparison.scores[comparison.scores["run"] == comparison.reference]
     dice = rows.groupby("subset")["dice"].mean()
     by_size: dict[int, list[str]] = {}
@@ -39,24 +39,24 @@ def shown_subsets(comparison: Comparison) -> list[str]:
 
 
 def background_of(subset: str, images: Mapping[str, str]) -> str | None:
-    """The modality of a subset to show: FLAIR, T1c, T2, T1 in this order, else the first; None if none."""
+    """Choose the modality of a subset to show: FLAIR, T1c, T2, T1 in this order, else the first; or None."""
     present = [modality for modality in subset.split("+") if modality in images]
     return next((m for m in _BACKGROUNDS if m in present), present[0] if present else None)
 
 
 def evaluation_of(run: ComparedRun, case: str) -> Evaluation:
-    """The first evaluation of a run that has the case (the first seed)."""
+    """Return the first evaluation of a run that has the case (the first seed)."""
     return next(evaluation for evaluation in run.evaluations if case in evaluation.record.cases)
 
 
 def images_of(comparison: Comparison, case: str) -> Mapping[str, str]:
-    """Modality → file: of the first run that knows (evaluations of finished segmentations do not)."""
+    """Map modality to file, by the first run that knows (evaluations of finished segmentations do not)."""
     known = (evaluation_of(run, case).record.cases[case].images for run in comparison.runs)
     return next((images for images in known if images), {})
 
 
 def shown_cases(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence[str]) -> list[str]:
-    """Cases whose images, reference and predictions are on disk, nearest to the median case first.
+    """List cases whose images, reference and predictions are on disk, nearest to the median case first.
 
     The median is that of the mean Dice of the reference run (with an even number the lower of two).
     """

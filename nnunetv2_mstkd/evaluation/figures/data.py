@@ -14,7 +14,7 @@ from nnunetv2_mstkd.evaluation.figures.style import RunStyle, run_style
 
 
 def patients_dice(comparison: Comparison, runs: Sequence[str]) -> np.ndarray:
-    """(runs, regions, subsets, patients): Dice in percent, a patient's cases averaged; nan where unknown."""
+    """Return Dice in percent (runs, regions, subsets, patients), cases averaged; nan where unknown."""
     patients = sorted(comparison.scores["patient"].unique())
     keys = ["run", "region", "subset", "patient"]
     means = comparison.scores.groupby(keys, sort=False, observed=True)["dice"].mean()
@@ -24,7 +24,7 @@ def patients_dice(comparison: Comparison, runs: Sequence[str]) -> np.ndarray:
 
 
 def sizes(comparison: Comparison) -> list[int]:
-    """Number of modalities of each subset."""
+    """Return the number of modalities of each subset."""
     return [len(subset.split("+")) for subset in comparison.subsets]
 
 
@@ -43,7 +43,7 @@ class Columns:
     labels: tuple[str, ...]
 
     def mean(self, values: np.ndarray, axis: int) -> np.ndarray:
-        """Subsets on ``axis`` → columns there: the mean over each one's members, nan left out."""
+        """Average each column's members, nan left out: subsets on ``axis`` → columns there."""
         parts = [known_mean(np.take(values, part, axis=axis), axis=axis) for part in self.members]
         return np.stack(parts, axis=axis)
 
@@ -56,7 +56,7 @@ class Columns:
 
 
 def columns_of(comparison: Comparison, most: int) -> Columns:
-    """One column per subset; where there are more than ``most``, one per number of modalities."""
+    """Make a column per subset; where there are more than ``most``, one per number of modalities."""
     subsets = comparison.subsets
     if len(subsets) <= most:
         modalities = tuple(frozenset(subset.split("+")) for subset in subsets)
@@ -65,7 +65,7 @@ def columns_of(comparison: Comparison, most: int) -> Columns:
 
 
 def columns_by_count(comparison: Comparison) -> Columns:
-    """One column per number of modalities."""
+    """Make a column per number of modalities."""
     counts = sizes(comparison)
     present = sorted(set(counts))
     members = tuple(tuple(i for i, count in enumerate(counts) if count == number) for number in present)
@@ -73,7 +73,7 @@ def columns_by_count(comparison: Comparison) -> Columns:
 
 
 def chosen_runs(comparison: Comparison, most: int) -> tuple[list[str], str]:
-    """The reference and the first other runs, in the order given; and a sentence if any is left out."""
+    """Choose the reference and the first other runs, in the order given; say if any is left out."""
     names = [run.name for run in comparison.runs]
     if len(names) <= most:
         return names, ""
@@ -83,7 +83,7 @@ def chosen_runs(comparison: Comparison, most: int) -> tuple[list[str], str]:
 
 
 def styles_of(comparison: Comparison, runs: Sequence[str]) -> list[RunStyle]:
-    """How each run is drawn: alike in every figure, however many of the runs it shows.
+    """Choose how each run is drawn: alike in every figure, however many of the runs it shows.
 
     The reference comes first, as in the choice of :func:`chosen_runs`, so that no two runs of a figure look
     alike.
@@ -96,7 +96,7 @@ def styles_of(comparison: Comparison, runs: Sequence[str]) -> list[RunStyle]:
 def mean_and_interval(
     values: np.ndarray, comparison: Comparison
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(..., patients) → mean over patients and both ends of its bootstrap interval, each (...).
+    """Average over patients (..., patients), with both ends of the bootstrap interval, each (...).
 
     Ends are nan for fewer than two patients.
     """
@@ -109,19 +109,19 @@ def mean_and_interval(
 
 
 def patients_text(comparison: Comparison) -> str:
-    """``"n = 6 patients, 8 cases"``."""
+    """Say of how many patients a figure is: ``n = 6 patients, 8 cases averaged per patient``."""
     patients, cases = (comparison.scores[column].nunique() for column in ("patient", "case"))
     text = f"n = {patients} patient" + ("s" if patients != 1 else "")
     return text if cases == patients else f"{text}, {cases} cases averaged per patient"
 
 
 def policy_text(comparison: Comparison) -> str:
-    """For captions."""
+    """Say how empty masks are scored, for captions."""
     return f"Empty masks are scored by the policy '{comparison.policy}'."
 
 
 def interval_text(comparison: Comparison) -> str:
-    """For captions."""
+    """Say what the bars are, for captions."""
     if comparison.scores["patient"].nunique() < 2:
         return "There are no intervals for one patient."
     drawn = f"{comparison.resamples} resamples, seed {comparison.seed}"

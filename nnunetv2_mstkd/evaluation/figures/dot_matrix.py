@@ -16,18 +16,18 @@ _LETTERS = 12  # of a modality's name
 
 
 def matrix_height(columns: Columns, modalities: Sequence[str]) -> float:
-    """Millimetres that :func:`draw_matrix` needs."""
+    """Return the millimetres that :func:`draw_matrix` needs."""
     return ROW * len(modalities) if columns.modalities is not None else _COUNT_HEIGHT
 
 
 def matrix_left(columns: Columns, modalities: Sequence[str]) -> float:
-    """Millimetres to the left of the circles that their names need."""
+    """Return the millimetres that the names need to the left of the circles."""
     names = short_names(modalities, _LETTERS) if columns.modalities is not None else ()
     return 3 + LETTER * max(map(len, names), default=0)
 
 
 def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits: tuple[float, float]) -> None:
-    """Circles under the columns 0, 1, …; or their labels, where a column is a number of modalities.
+    """Draw circles under the columns 0, 1, …; or labels, where a column is a number of modalities.
 
     Args:
         axes: as wide as the panel above, ``matrix_height`` mm high.

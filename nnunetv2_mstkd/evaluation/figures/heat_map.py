@@ -32,7 +32,7 @@ _MAP = "cividis"
 
 
 def draw_heat_map(comparison: Comparison) -> DrawnFigure:
-    """One panel per region, runs as rows, subsets and their average as columns."""
+    """Draw a panel per region, runs as rows, subsets and their average as columns."""
     runs, left_out = chosen_runs(comparison, _MOST_RUNS)
     columns = columns_of(comparison, _MOST_COLUMNS)
     names = [wrapped(run, _NAME) for run in runs]
@@ -71,7 +71,7 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
 
 
 def _values(comparison: Comparison, runs: list[str], region: str, columns: Columns) -> np.ndarray:
-    """(runs, columns + 1): mean Dice in percent as the tables print it, the average last."""
+    """Return mean Dice in percent as the tables print it (runs, columns + 1), the average last."""
     means = comparison.means
     rows = means[(means["region"] == region) & (means["metric"] == "dice")]
     table = 100 * rows.pivot(index="run", columns="subset", values="mean").loc[runs]
@@ -80,7 +80,7 @@ def _values(comparison: Comparison, runs: list[str], region: str, columns: Colum
 
 
 def _norm(values: np.ndarray) -> Normalize:
-    """At least one point wide: equal numbers are not worth a colour."""
+    """Span the colours over at least one point: equal numbers are not worth a colour."""
     if np.isnan(values).all():
         return Normalize(0, 100)
     low, high = np.nanmin(values), np.nanmax(values)

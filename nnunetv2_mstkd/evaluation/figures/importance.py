@@ -27,7 +27,7 @@ _TURN = 30  # degrees
 
 
 def removal_pairs(subsets: Sequence[str], modality: str) -> list[tuple[int, int]]:
-    """Positions of every subset that has the modality and of the same subset without it, both evaluated."""
+    """Find every subset that has the modality and the same subset without it, both evaluated."""
     positions = {frozenset(subset.split("+")): position for position, subset in enumerate(subsets)}
     return [
         (position, positions[present - {modality}])
@@ -37,7 +37,7 @@ def removal_pairs(subsets: Sequence[str], modality: str) -> list[tuple[int, int]
 
 
 def drops(dice: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """(runs, regions, subsets, patients) → (runs, regions, patients): mean fall of Dice over the pairs.
+    """Average the fall of Dice over the pairs (runs, regions, subsets, patients): (runs, regions, patients).
 
     A pair with a nan is left out; nan where none is left.
     """
@@ -46,7 +46,7 @@ def drops(dice: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def draw_importance(comparison: Comparison) -> DrawnFigure | None:
-    """One panel per region, a group of points per modality; None where no two subsets make a pair."""
+    """Draw a panel per region, a group of points per modality; None where no two subsets make a pair."""
     pairs = {modality: removal_pairs(comparison.subsets, modality) for modality in comparison.modalities}
     pairs = {modality: found for modality, found in pairs.items() if found}
     if not pairs:

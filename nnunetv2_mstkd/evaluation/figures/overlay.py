@@ -42,12 +42,12 @@ def overlay(
 
 
 def blended(color: str, grey: float | np.ndarray, alpha: float = ALPHA) -> np.ndarray:
-    """A colour as it is seen over a grey of 0 to 1: RGB, 0 to 1."""
+    """Return a colour as it is seen over a grey of 0 to 1: RGB, 0 to 1."""
     return (1 - alpha) * grey + alpha * np.array(to_rgb(color))
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Intensities (any shape) → 0 to 1, between the 1st and the 99.5th percentile of what is not zero."""
+    """Scale intensities (any shape) to 0 to 1, between the 1st and the 99.5th percentile of the nonzero."""
     body = image[image != 0]
     if not body.size:
         return np.zeros(image.shape)
@@ -58,7 +58,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def best_slice(labels: np.ndarray, regions: Mapping[str, tuple[int, ...]]) -> int:
-    """(Z, Y, X) label values → the z that shows most.
+    """Find the z of label values (Z, Y, X) that shows most.
 
     That of the largest area of all regions together; of several, the one with most regions in it; the middle
     one where there is nothing.
@@ -71,7 +71,7 @@ def best_slice(labels: np.ndarray, regions: Mapping[str, tuple[int, ...]]) -> in
 
 
 def window(target: np.ndarray, body: np.ndarray, spacing: tuple[float, float]) -> tuple[slice, slice]:
-    """The part of a slice around ``target``, square in mm unless the slice is too small.
+    """Find the part of a slice around ``target``, square in mm unless the slice is too small.
 
     Args:
         target: (Y, X) bool, what must be seen; empty shows the body.
@@ -95,7 +95,7 @@ def _box(mask: np.ndarray) -> Sequence[tuple[int, int]] | None:
 
 
 def _span(center: float, length: float, size: int) -> slice:
-    """``length`` pixels around ``center``, moved into 0 to ``size``."""
+    """Place ``length`` pixels around ``center``, moved into 0 to ``size``."""
     pixels = int(min(np.ceil(length), size))
     start = int(np.clip(round(center - pixels / 2), 0, size - pixels))
     return slice(start, start + pixels)

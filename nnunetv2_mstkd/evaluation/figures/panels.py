@@ -27,7 +27,7 @@ _TITLE, _HEIGHT, _BELOW = 8.0, 52.0, 14.0  # mm
 def region_panels(
     comparison: Comparison, runs: Sequence[str], *, more_below: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with the runs' legend on top and titled axes per region, three in a row.
+    """Make a figure with the runs' legend on top and titled axes per region, three in a row.
 
     Args:
         more_below: mm under each panel that its names need beside those of one line.
@@ -62,7 +62,7 @@ def draw_intervals(
     *,
     line: bool,
 ) -> None:
-    """Points with intervals, runs moved apart so that none hides another.
+    """Draw points with intervals, runs moved apart so that none hides another.
 
     Args:
         x: (positions,).

@@ -36,8 +36,8 @@ from nnunetv2_mstkd.evaluation.figures.style import (
     wrapped,
 )
 from nnunetv2_mstkd.evaluation.figures.volumes import (
+    OrientedVolume,
     UnreadableError,
-    Volume,
     read_prediction,
     read_reference,
     read_volume,
@@ -72,7 +72,7 @@ class _Slices:
 
 
 def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
-    """Runs as rows, subsets as columns, regions in colours; None where files are gone or do not fit."""
+    """Draw runs as rows, subsets as columns, regions in colours; None where files are gone or do not fit."""
     names, left_out = chosen_runs(comparison, _MOST_RUNS)
     runs = [run for run in comparison.runs if run.name in names]
     subsets = shown_subsets(comparison)
@@ -112,7 +112,7 @@ def _read(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence
     reference = read_reference(evaluation_of(runs[0], case), case)
     z = best_slice(reference.array, comparison.regions)
 
-    def cut(volume: Volume) -> np.ndarray:
+    def cut(volume: OrientedVolume) -> np.ndarray:
         if volume.array.shape != reference.array.shape:
             raise UnreadableError(f"a file of case {case} has another shape than the reference")
         return volume.array[z]
@@ -188,7 +188,7 @@ def _add_regions(
     regions: Mapping[str, tuple[int, ...]],
     per_row: int,
 ) -> None:
-    """The regions' legend at the bottom, in the colours that the reference shows: over its median grey."""
+    """Add the regions' legend at the bottom, in the colours that the reference shows over its median grey."""
     mask = _any_region(slices.reference, regions)
     below = slices.backgrounds[slices.shown[0]][mask]
     grey_level = float(np.median(below)) if mask.any() else 0.5
@@ -208,7 +208,7 @@ def _heading(text: str, modality: str, names: Mapping[str, str], letters: int) -
 
 
 def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:
-    """Subset → Dice in percent, mean over regions, of the evaluation whose segmentations are shown."""
+    """Map subset to Dice in percent, mean over regions, of the evaluation whose segmentations are shown."""
     table = evaluation_of(run, case).metrics
     return (100 * table[table["case"] == case].groupby("subset")["dice"].mean()).to_dict()
 

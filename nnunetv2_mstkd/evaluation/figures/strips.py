@@ -34,7 +34,7 @@ _LEFT, _RIGHT, _TITLE, _PANEL = 16.0, 3.0, 8.0, 36.0  # mm
 
 
 def draw_strips(comparison: Comparison) -> DrawnFigure:
-    """One panel per region; a box per run and column, with the patients as dots where they are few."""
+    """Draw a panel per region; a box per run and column, with the patients as dots where they are few."""
     runs, left_out = chosen_runs(comparison, _MOST_RUNS)
     columns = columns_of(comparison, _MOST_BOXES // len(runs))
     values = columns.mean(patients_dice(comparison, runs), axis=2)
@@ -66,7 +66,7 @@ def draw_strips(comparison: Comparison) -> DrawnFigure:
 
 
 def _draw_boxes(axes: Axes, values: np.ndarray, column_mm: float, styles: Sequence[RunStyle]) -> None:
-    """Boxes of (runs, columns, patients); ``column_mm`` is the width of a column on paper."""
+    """Draw boxes of (runs, columns, patients); ``column_mm`` is the width of a column on paper."""
     runs, count, patients = values.shape
     few = patients <= _MOST_DOTS
     # Columns of one run are as wide as 5 mm at most: fewer columns do not make fatter boxes.

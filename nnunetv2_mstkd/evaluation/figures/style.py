@@ -58,14 +58,14 @@ RC: Mapping[str, Any] = {
 
 
 def new_figure(height: float) -> Figure:
-    """A white figure, 180 mm wide and ``height`` mm high, that pyplot knows nothing about."""
+    """Make a white figure, 180 mm wide and ``height`` mm high, that pyplot knows nothing about."""
     figure = Figure(figsize=(WIDTH / _MM_PER_INCH, height / _MM_PER_INCH), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes placed in mm from the left and from the top."""
+    """Add axes, placed in mm from the left and from the top."""
     total = figure.get_figheight() * _MM_PER_INCH
     return figure.add_axes((left / WIDTH, 1 - (top + height) / total, width / WIDTH, height / total))
 
@@ -78,12 +78,12 @@ class RunStyle(NamedTuple):
 
 
 def run_style(number: int) -> RunStyle:
-    """The style of the run with this number; they repeat after eight."""
+    """Return the style of the run with this number; they repeat after eight."""
     return RunStyle(RUN_COLORS[number % len(RUN_COLORS)], MARKERS[number % len(MARKERS)])
 
 
 def region_colors(regions: Sequence[str]) -> dict[str, str]:
-    """Region → colour; they repeat after seven."""
+    """Map region to colour; they repeat after seven."""
     return {name: REGION_COLORS[i % len(REGION_COLORS)] for i, name in enumerate(regions)}
 
 
@@ -91,7 +91,7 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def wrapped(text: str, width: int, lines: int = 2) -> str:
-    """``text`` in at most ``lines`` lines of ``width`` characters; of a longer one the middle is left out.
+    """Wrap text into at most ``lines`` lines of ``width`` characters; of a longer one the middle is left out.
 
     Names of runs often differ at their end only, so that the end must stay. A word that is too long is broken
     where a capital begins, as in names of classes.
@@ -105,7 +105,7 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
 
 
 def _shortened(text: str) -> Iterator[str]:
-    """The text, then with more and more words left out in the middle, then characters."""
+    """Yield the text, then with more and more words left out in the middle, then characters."""
     yield text
     words = text.split()
     for kept in range(len(words) - 1, 1, -1):
@@ -117,7 +117,7 @@ def _shortened(text: str) -> Iterator[str]:
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
-    """Names of modalities in ``width`` characters; what all the long ones begin with is left out."""
+    """Shorten names of modalities to ``width`` characters; what all the long ones begin with is left out."""
     long = [name for name in names if len(name) > width]
     words = zip(*(name.split(" ")[:-1] for name in long), strict=False) if len(long) > 1 else ()
     begin = "".join(f"{same[0]} " for same in takewhile(lambda same: len(set(same)) == 1, words))
@@ -129,7 +129,7 @@ _LEGEND_LETTERS = 22
 
 
 def legend_height(names: Sequence[str]) -> float:
-    """Millimetres that :func:`add_legend` takes."""
+    """Return the millimetres that :func:`add_legend` takes."""
     labels = [wrapped(name, _LEGEND_LETTERS) for name in names]
     columns = min(LEGEND_COLUMNS, len(labels))
     rows = -(-len(labels) // columns)
@@ -138,7 +138,7 @@ def legend_height(names: Sequence[str]) -> float:
 
 
 def add_legend(figure: Figure, names: Sequence[str], styles: Sequence[RunStyle], *, line: bool) -> None:
-    """The runs' legend at the top, as wide as the figure."""
+    """Add the runs' legend at the top, as wide as the figure."""
     handles = [
         Line2D(
             [],

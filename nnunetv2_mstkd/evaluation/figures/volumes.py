@@ -19,7 +19,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class Volume:
+class OrientedVolume:
     """An image or a segmentation, seen as radiologists do: z upwards, y to the back, x to the left.
 
     Attributes:
@@ -31,7 +31,7 @@ class Volume:
     spacing: tuple[float, float, float]
 
 
-def read_volume(path: Path | str) -> Volume:
+def read_volume(path: Path | str) -> OrientedVolume:
     """Read a file; a 2D one gets one slice.
 
     Raises:
@@ -44,13 +44,13 @@ def read_volume(path: Path | str) -> Volume:
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
         raise UnreadableError(f"{path} is no image in 2D or 3D with one value per voxel")
     if image.GetDimension() == 2:
-        return Volume(sitk.GetArrayFromImage(image)[None], (1.0, *image.GetSpacing()[::-1]))
+        return OrientedVolume(sitk.GetArrayFromImage(image)[None], (1.0, *image.GetSpacing()[::-1]))
     image = sitk.DICOMOrient(image, "LPS")
-    return Volume(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
+    return OrientedVolume(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
 
 
-def read_reference(evaluation: Evaluation, case: str) -> Volume:
-    """The reference segmentation of a case, in the label values of the evaluation's regions.
+def read_reference(evaluation: Evaluation, case: str) -> OrientedVolume:
+    """Read the reference segmentation of a case, in the label values of the evaluation's regions.
 
     Raises:
         UnreadableError: it cannot be read, or its regions have not the sizes that were scored.
@@ -63,8 +63,8 @@ def read_reference(evaluation: Evaluation, case: str) -> Volume:
     return volume
 
 
-def read_prediction(evaluation: Evaluation, case: str, subset: str) -> Volume:
-    """A segmentation of a case, in the label values of the evaluation's regions.
+def read_prediction(evaluation: Evaluation, case: str, subset: str) -> OrientedVolume:
+    """Read a segmentation of a case, in the label values of the evaluation's regions.
 
     Raises:
         UnreadableError: it cannot be read.
@@ -74,11 +74,11 @@ def read_prediction(evaluation: Evaluation, case: str, subset: str) -> Volume:
 
 
 def _scored_sizes(evaluation: Evaluation, case: str) -> dict[str, int]:
-    """Region → voxels of the reference when it was scored."""
+    """Map region to the voxels that the reference had when it was scored."""
     table = evaluation.metrics
     rows = table[table["case"] == case].groupby("region")[["tp", "fn"]].first().dropna()
     return {str(region): int(tp + fn) for region, tp, fn in rows.itertuples()}
 
 
-def _mapped(volume: Volume, label_map: Mapping[int, int] | None) -> Volume:
+def _mapped(volume: OrientedVolume, label_map: Mapping[int, int] | None) -> OrientedVolume:
     return replace(volume, array=mapped(volume.array, label_map))

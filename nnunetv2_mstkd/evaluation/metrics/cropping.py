@@ -10,7 +10,7 @@ Box = tuple[slice, ...]
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:
-    """Smallest box around the True voxels of a bool array (2D or 3D), or None where there are none."""
+    """Find the smallest box around the True voxels of a bool array (2D or 3D); None where there are none."""
     # Each projection is taken of what the one before has left.
     bounds: list[slice] = []
     for axis in range(mask.ndim):
@@ -24,7 +24,7 @@ def bounding_box(mask: np.ndarray) -> Box | None:
 
 
 def grow(box: Sequence[slice], voxels: int, shape: Sequence[int]) -> Box:
-    """The box with ``voxels`` more on every side, cut at the borders of an array of ``shape``."""
+    """Widen the box by ``voxels`` on every side, cut at the borders of an array of ``shape``."""
     return tuple(
         slice(max(side.start - voxels, 0), min(side.stop + voxels, size))
         for side, size in zip(box, shape, strict=True)

@@ -16,7 +16,7 @@ _VOXELS_PER_POINT = 64
 
 
 def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float | None:
-    """95th percentile of the distances between the surfaces of two masks, in mm.
+    """Compute the 95th percentile of the distances between the surfaces of two masks, in mm.
 
     A surface voxel is one of the mask with a face neighbour that is not; outside of the image counts as not.
     The distances of every surface voxel to the nearest surface voxel of the other mask are put together for
@@ -49,7 +49,7 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
-    """Voxels of a bool mask (any number of axes) with a face neighbour outside of it: bool, same shape."""
+    """Find the voxels of a bool mask (any axes) with a face neighbour outside of it: bool, same shape."""
     # Shifted copies: several times faster than a binary erosion, with the same result.
     padded = np.pad(mask, 1)
     centre = (slice(1, -1),) * mask.ndim

@@ -123,7 +123,7 @@ def score_lesions(
 
 
 def _merged_lesions(reference: np.ndarray, rules: LesionRules) -> np.ndarray:
-    """Reference voxels by number of their lesion, from 1; 0 elsewhere."""
+    """Number reference voxels by their lesion, from 1; 0 elsewhere."""
     structure = _structure(reference.ndim, rules.component_connectivity)
     return label(_dilated(reference, rules), structure)[0] * reference
 
@@ -131,7 +131,7 @@ def _merged_lesions(reference: np.ndarray, rules: LesionRules) -> np.ndarray:
 def _touched(
     components: np.ndarray, lesions: np.ndarray, number: int, near: Box, rules: LesionRules
 ) -> np.ndarray:
-    """Which components overlap a lesion's dilation: bool by component number, False for 0."""
+    """Find the components that overlap a lesion's dilation: bool by component number, False for 0."""
     touched = np.zeros(int(components.max()) + 1, dtype=bool)
     touched[components[near][_dilated(lesions[near] == number, rules)]] = True
     touched[0] = False
@@ -149,7 +149,7 @@ def _structure(axes: int, connectivity: int) -> np.ndarray:
 
 
 def _around(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds several."""
+    """Find the smallest box that holds several."""
     return tuple(
         slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True)
     )

@@ -29,6 +29,6 @@ def count_overlap(prediction: np.ndarray, reference: np.ndarray) -> Overlap:
 
 
 def dice(tp: int, fp: int, fn: int, *, smooth: float = 0.0) -> float:
-    """``(2 tp + smooth) / (2 tp + fp + fn + smooth)``; nan where that is 0 / 0."""
+    """Compute ``(2 tp + smooth) / (2 tp + fp + fn + smooth)``; nan where that is 0 / 0."""
     denominator = 2 * tp + fp + fn + smooth
     return (2 * tp + smooth) / denominator if denominator else math.nan

@@ -37,21 +37,21 @@ class Policy:
     smooth: float = 0.0
 
     def dice(self, score: RegionScore) -> float:
-        """Dice of a region, in 0 to 1, or nan where the policy leaves it undefined."""
+        """Return the Dice of a region, in 0 to 1, or nan where the policy leaves it undefined."""
         case = empty_case(score)
         if case in self.empty_dice:
             return self.empty_dice[case]
         return dice(score.tp, score.fp, score.fn, smooth=self.smooth)
 
     def hd95(self, score: RegionScore) -> float:
-        """HD95 of a region in mm, or nan where the policy leaves it undefined."""
+        """Return the HD95 of a region in mm, or nan where the policy leaves it undefined."""
         if score.hd95 is not None:
             return score.hd95
         return self.empty_hd95[empty_case(score)]
 
 
 def empty_case(score: RegionScore) -> str:
-    """Which of the masks that a score is of are empty: one of the four cases."""
+    """Say which of the masks that a score is of are empty: one of the four cases."""
     prediction, reference = score.tp + score.fp == 0, score.tp + score.fn == 0
     if prediction and reference:
         return BOTH

@@ -11,7 +11,7 @@ Regions = Mapping[str, tuple[int, ...]]
 
 
 def regions_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name → label values, in the order of ``dataset.json``; without background and the ignore label.
+    """Map name to label values, in the order of ``dataset.json``; without background and the ignore label.
 
     Source: nnunetv2's LabelManager (a label is a value or, for regions, a list of values).
     """
@@ -24,7 +24,7 @@ def regions_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def summary_keys(dataset_json: Mapping[str, Any]) -> dict[str, str]:
-    """Name → key in nnU-Net's ``summary.json``: ``3`` for a label, ``(3,)`` for a region of one label.
+    """Map name to its key in nnU-Net's ``summary.json``: ``3`` for a label, ``(3,)`` for a region of one.
 
     Source: nnunetv2.evaluation.evaluate_predictions (``label_or_region_to_key``) and LabelManager.
     """
@@ -34,13 +34,13 @@ def summary_keys(dataset_json: Mapping[str, Any]) -> dict[str, str]:
 
 
 def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
-    """The value of voxels that nobody labelled, or None."""
+    """Return the value of voxels that nobody labelled, or None."""
     value = dataset_json["labels"].get("ignore")
     return None if value is None else int(value)
 
 
 def region_mask(segmentation: np.ndarray, labels: tuple[int, ...]) -> np.ndarray:
-    """Where a segmentation (any shape) has one of the labels: bool, the same shape."""
+    """Mark where a segmentation (any shape) has one of the labels: bool, the same shape."""
     if len(labels) == 1:
         return segmentation == labels[0]
     return np.isin(segmentation, labels)

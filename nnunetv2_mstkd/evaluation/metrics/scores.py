@@ -53,12 +53,12 @@ class RegionScore:
         return (self.tp + self.fn) * self.voxel_volume
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values."""
+        """Return a dict of plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RegionScore:
-        """The score that :meth:`to_json` gave.
+        """Read the score that :meth:`to_json` gave.
 
         Raises:
             KeyError, TypeError, ValueError: it is something else.

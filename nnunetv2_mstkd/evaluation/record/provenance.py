@@ -6,7 +6,6 @@ import ast
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import nnunetv2_mstkd
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
+from nnunetv2_mstkd.models.building import trainer_class
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
-from nnunetv2_mstkd.settings import ATTRIBUTE_OF, SETTINGS_KEY, Settings
+from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting
 
 _END = 1 << 16  # bytes
 _PACKAGES = (
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package → version, of what decides the numbers."""
+    """Map package to version, for what decides the numbers."""
     return {
         "nnunetv2-mstkd": nnunetv2_mstkd.__version__,
         **{name: metadata.version(name) for name in _PACKAGES},
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this package runs from (``-dirty`` with changes), or None."""
+    """Return the commit of the checkout that this package runs from (``-dirty`` with changes), or None."""
     root = Path(nnunetv2_mstkd.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -56,7 +56,7 @@ def git_commit() -> str | None:
 
 
 def file_digest(paths: Sequence[Path]) -> str:
-    """SHA-256 over the bytes of files, in their order."""
+    """Compute SHA-256 over the bytes of files, in their order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
@@ -66,7 +66,7 @@ def file_digest(paths: Sequence[Path]) -> str:
 
 
 def image_digest(path: Path) -> str:
-    """A digest of a large file's size and of both its ends: the header, and what a compressed one ends with.
+    """Digest a large file's size and both its ends: the header, and what a compressed one ends with.
 
     An image that was replaced or repaired is noticed without reading gigabytes; a copy of it is the same.
     """
@@ -82,7 +82,7 @@ def image_digest(path: Path) -> str:
 def describe_model(
     model: ModelFolder, folds: Sequence[Fold], checkpoint: str, inference: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The ``model`` of an evaluation's record.
+    """Return the ``model`` of an evaluation's record.
 
     Args:
         inference: what changes predictions: step size, mirroring.
@@ -102,12 +102,12 @@ def describe_model(
         "checkpoint": checkpoint,
         "inference": dict(inference),
         "settings": dict(configuration.get(SETTINGS_KEY, {})),
-        "in_force": settings_in_force(model.path / f"fold_{folds[0]}"),
+        "in_force": settings_in_force(model.path / f"fold_{folds[0]}", trainer),
     }
 
 
-def settings_in_force(fold: Path) -> dict[str, Any]:
-    """What a training went by, its trainer's defaults included; empty where it did not write that down.
+def settings_in_force(fold: Path, trainer: str | None) -> dict[str, Any]:
+    """Read the settings of a training, its trainer's defaults included; empty if it did not write them.
 
     Source: ``debug.json``, in which nnU-Net's trainer writes its attributes as text when training starts.
     """
@@ -115,8 +115,17 @@ def settings_in_force(fold: Path) -> dict[str, Any]:
         written = read_json(fold / "debug.json")
     except MSTKDError:
         return {}
-    known = {f.name: written.get(ATTRIBUTE_OF.get(f.name, f.name)) for f in fields(Settings)}
+    known = {name: written.get(setting.attribute or name) for name, setting in _settings_of(trainer).items()}
     return {name: _value(text) for name, text in known.items() if text not in (None, "None")}
+
+
+def _settings_of(trainer: str | None) -> Mapping[str, Setting]:
+    """Return the settings that a trainer reads; none of a trainer that is not this plugin's."""
+    try:
+        read = getattr(trainer_class(trainer or ""), "settings_read", dict)
+    except Exception:  # whatever nnU-Net's search meets on its way
+        return {}
+    return read()
 
 
 def _value(text: Any) -> Any:

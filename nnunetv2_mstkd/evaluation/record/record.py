@@ -26,7 +26,6 @@ METRICS_FILE = "metrics.csv"
 PREDICTIONS = "predictions"
 RECORD_VERSION = 1
 IMAGE_ROLE, SEGMENTATION_ROLE = "image of ", "segmentation of "  # what a file of a case is, by name
-_LATER = {"sessions", "region_keys", "predictions", "prediction_label_map", "ignore"}
 SHORT_ID = 12  # characters of a model's digest that are enough for people
 
 # Volumes in mm³ (mm² in 2D), HD95 in mm, TP/FP/FN in voxels. Empty cells are undefined values (nan).
@@ -110,7 +109,7 @@ class Session:
     directory: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
     """What was evaluated, and with what.
 
@@ -151,13 +150,13 @@ class EvaluationRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
     sessions: tuple[Session, ...] = ()
-    region_keys: Mapping[str, str] = field(default_factory=dict)
+    region_keys: Mapping[str, str]
     predictions: Mapping[str, str] = field(default_factory=dict)
     prediction_label_map: Mapping[int, int] | None = None
     ignore: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``evaluation.json``."""
+        """Return the content of ``evaluation.json``."""
         return {"version": RECORD_VERSION, **asdict(self)}
 
     @classmethod
@@ -167,16 +166,12 @@ class EvaluationRecord:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        # What came later is not in older records; its defaults are true of them.
-        later = _LATER - set(content)
-        values = {f.name: content[f.name] for f in fields(cls) if f.name not in later}
+        values = {f.name: content[f.name] for f in fields(cls)}
         values["modalities"], values["subsets"] = tuple(values["modalities"]), tuple(values["subsets"])
         values["regions"] = {name: tuple(labels) for name, labels in values["regions"].items()}
         values["cases"] = {name: EvaluatedCase.from_json(case) for name, case in values["cases"].items()}
-        values["prediction_label_map"] = _label_map(values.get("prediction_label_map"))
-        # A record of before sessions were listed was made in one.
-        only = {"started": "", **{key: content[key] for key in ("command", "versions", "git")}}
-        values["sessions"] = tuple(Session(**session) for session in content.get("sessions", [only]))
+        values["prediction_label_map"] = _label_map(values["prediction_label_map"])
+        values["sessions"] = tuple(Session(**session) for session in values["sessions"])
         return cls(**values)
 
     @property
@@ -192,12 +187,12 @@ class EvaluationRecord:
         return tuple(dict.fromkeys(command for command in (*made, self.command) if command))
 
     def subsets_of(self, case: str) -> tuple[str, ...]:
-        """The subsets that a case is scored under, as far as it has their modalities."""
+        """Return the subsets that a case is scored under, as far as it has their modalities."""
         own = self.cases[case].subsets
         return self.subsets if own is None else own
 
     def prediction_folder(self, folder: Path, subset: str) -> Path:
-        """Where the segmentations under a subset are; ``folder`` is the evaluation's."""
+        """Return where the segmentations under a subset are; ``folder`` is the evaluation's."""
         listed = self.predictions.get(subset)
         if listed is None:
             return folder / PREDICTIONS / subset
@@ -242,7 +237,7 @@ class Evaluation:
         return table[~table["case"].isin(self.without)].reset_index(drop=True) if self.without else table
 
     def prediction(self, case: str, subset: str) -> Path:
-        """The segmentation of a case under a subset; it may not be there (predictions can be deleted)."""
+        """Return the file of a case's segmentation under a subset, which may have been deleted."""
         return self.record.prediction_folder(self.folder, subset) / f"{case}{self.record.file_ending}"
 
 

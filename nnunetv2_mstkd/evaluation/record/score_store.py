@@ -31,12 +31,12 @@ class SubsetScores:
     regions: Mapping[str, RegionScore]
 
     def to_json(self) -> dict[str, Any]:
-        """What is stored."""
+        """Return what is stored."""
         return {"voxels": self.voxels, "regions": {n: score.to_json() for n, score in self.regions.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SubsetScores:
-        """What :meth:`to_json` gave."""
+        """Read what :meth:`to_json` gave."""
         regions = {name: RegionScore.from_json(score) for name, score in content["regions"].items()}
         return cls(int(content["voxels"]), regions)
 
@@ -61,7 +61,7 @@ class CaseScores:
         return bool(self.subsets or self.impossible)
 
     def settled(self, subset: str) -> bool:
-        """Whether nothing is left to do for a subset."""
+        """Say whether nothing is left to do for a subset."""
         return subset in self.subsets or subset in self.impossible
 
 
@@ -69,11 +69,11 @@ class ScoreStore:
     """The scores of an evaluation's folder; any number of threads and processes may add to it."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` is the evaluation's own."""
+        """Keep the folder; ``folder`` is the evaluation's own."""
         self.folder = folder / CASES
 
     def read(self, case: str) -> CaseScores:
-        """What is stored of a case.
+        """Read what is stored of a case.
 
         Raises:
             MSTKDError: its file is none of ours.
@@ -91,7 +91,7 @@ class ScoreStore:
             ) from None
 
     def count(self, wanted: Iterable[tuple[str, str]]) -> int:
-        """How many of these cases under subsets have scores."""
+        """Count how many of these cases under subsets have scores."""
         by_case: dict[str, set[str]] = {}
         for case, subset in wanted:
             by_case.setdefault(case, set()).add(subset)

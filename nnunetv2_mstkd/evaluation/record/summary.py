@@ -34,11 +34,11 @@ def write_summaries(record: EvaluationRecord, stored: Mapping[str, CaseScores], 
 
 
 def _summary(record: EvaluationRecord, scores: Mapping[str, SubsetScores], folder: Path) -> dict[str, Any]:
-    keys = {region: _key(labels) for region, labels in record.regions.items()} | dict(record.region_keys)
     cases: list[dict[str, Any]] = [
         {
             "metrics": {
-                keys[region]: _metrics(score, of_case.voxels) for region, score in of_case.regions.items()
+                record.region_keys[region]: _metrics(score, of_case.voxels)
+                for region, score in of_case.regions.items()
             },
             "prediction_file": str(folder / f"{case}{record.file_ending}"),
             "reference_file": record.cases[case].reference,
@@ -53,10 +53,6 @@ def _summary(record: EvaluationRecord, scores: Mapping[str, SubsetScores], folde
     names = next(iter(mean.values()))
     foreground = {name: float(np.mean([values[name] for values in mean.values()])) for name in names}
     return {"foreground_mean": foreground, "mean": mean, "metric_per_case": cases}
-
-
-def _key(labels: tuple[int, ...]) -> str:
-    return str(labels[0]) if len(labels) == 1 else str(tuple(labels))
 
 
 def _metrics(score: Any, voxels: int) -> dict[str, float]:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
 from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, METRICS
-from nnunetv2_mstkd.evaluation.record.continuing import with_earlier_scores, with_session
+from nnunetv2_mstkd.evaluation.metrics.scores import RegionScore
+from nnunetv2_mstkd.evaluation.record.continuing import merge_earlier_scores
 from nnunetv2_mstkd.evaluation.record.record import (
     LESION_COLUMNS,
     METRIC_COLUMNS,
@@ -19,7 +20,6 @@ from nnunetv2_mstkd.evaluation.record.record import (
     SHORT_ID,
     Evaluation,
     EvaluationRecord,
-    Session,
     write_record,
 )
 from nnunetv2_mstkd.evaluation.record.score_store import CaseScores, ScoreStore
@@ -43,16 +43,13 @@ class Collected(NamedTuple):
     missing: int
 
 
-def collect(record: EvaluationRecord, folder: Path, session: Session | None = None) -> Collected:
+def collect(record: EvaluationRecord, folder: Path) -> Collected:
     """Write the record and every table of what is scored so far.
 
     One run at a time: of several that share the work, the last to come has read every score.
-
-    Args:
-        session: the call that ends now, for the record.
     """
     with locked_folder(folder):
-        return _collect(with_session(with_earlier_scores(record, folder), session, folder), folder)
+        return _collect(merge_earlier_scores(record, folder), folder)
 
 
 def _collect(record: EvaluationRecord, folder: Path) -> Collected:
@@ -72,7 +69,7 @@ def _collect(record: EvaluationRecord, folder: Path) -> Collected:
 
 
 def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> EvaluationRecord:
-    """The record, listing of each case only images that show something."""
+    """Return the record, listing of each case only images that show something."""
     cases = {
         name: replace(case, images={m: p for m, p in case.images.items() if m not in stored[name].lacking})
         for name, case in record.cases.items()
@@ -81,7 +78,7 @@ def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, Case
 
 
 def metrics_table(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> pd.DataFrame:
-    """One row per case, subset and region; see ``results.METRIC_COLUMNS``."""
+    """List one row per case, subset and region; see ``record.METRIC_COLUMNS``."""
     rows = [
         _row(record, case, subset, region, score)
         for case, scores in stored.items()
@@ -93,7 +90,7 @@ def metrics_table(record: EvaluationRecord, stored: Mapping[str, CaseScores]) ->
     return pd.DataFrame(rows, columns=columns)
 
 
-def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: Any) -> dict[str, Any]:
+def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: RegionScore) -> dict[str, Any]:
     policy = POLICIES[record.policy]
     row = {
         "case": case,
@@ -102,8 +99,8 @@ def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: A
         "region": region,
         "dice": policy.dice(score),
         "hd95": policy.hd95(score),
-        "volume_reference": (score.tp + score.fn) * score.voxel_volume,
-        "volume_prediction": (score.tp + score.fp) * score.voxel_volume,
+        "volume_reference": score.volume_reference,
+        "volume_prediction": score.volume_prediction,
         "tp": score.tp,
         "fp": score.fp,
         "fn": score.fn,
@@ -122,7 +119,7 @@ def _row(record: EvaluationRecord, case: str, subset: str, region: str, score: A
 
 
 def subset_means(table: pd.DataFrame, record: EvaluationRecord, metric: str) -> pd.DataFrame:
-    """Mean over cases: rows are regions, columns subsets and their average; nan where nothing is defined.
+    """Average over cases: rows are regions, columns subsets and their average; nan where undefined.
 
     The average is the mean of the columns, as in the published tables, so that each subset counts alike.
     """

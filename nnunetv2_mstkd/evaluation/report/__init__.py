@@ -1,5 +1,1 @@
-"""The report of a comparison: one HTML file that needs no network."""
-
-from nnunetv2_mstkd.evaluation.report.page import write_report
-
-__all__ = ["write_report"]
+"""The report of a comparison: one list of tables, as text and as one HTML file that needs no network."""

@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"Dataset(\d{3})_")
 
 
 def training_commands(record: EvaluationRecord) -> list[str]:
-    """What trains the model that was evaluated, fold by fold; nothing where the record does not name it.
+    """List what trains the evaluated model, fold by fold; nothing where the record does not name it.
 
     The plans hold the settings, so that their name stands for those.
     """
@@ -33,7 +33,7 @@ def training_commands(record: EvaluationRecord) -> list[str]:
 
 
 def plans_command(record: EvaluationRecord) -> list[str]:
-    """What puts the plans that the model was trained with where training looks for them.
+    """List what puts the plans that the model was trained with where training looks for them.
 
     nnU-Net stores them whole with every model. Plans of that name which are there already stay.
     """
@@ -46,7 +46,7 @@ def plans_command(record: EvaluationRecord) -> list[str]:
 
 
 def _preprocess(record: EvaluationRecord) -> list[str]:
-    """What makes the training data of the plans; nnU-Net names a data set by its number here."""
+    """List what makes the training data of the plans; nnU-Net names a data set by its number here."""
     model, number = record.model, _NUMBER.match(record.dataset)
     if number is None:
         return []
@@ -56,7 +56,7 @@ def _preprocess(record: EvaluationRecord) -> list[str]:
 
 
 def _evaluate_commands(record: EvaluationRecord) -> tuple[str, ...]:
-    """The commands of an evaluation, after a comment that says where they were typed."""
+    """List the commands of an evaluation, after a comment that says where they were typed."""
     directories = {session.command: session.directory for session in record.sessions}
     lines: list[str] = []
     for command in record.commands:
@@ -70,7 +70,7 @@ def _in(directory: str) -> str:
 
 
 def commands(comparison: Comparison, compare: str) -> list[tuple[str, str]]:
-    """A title and commands, one a line, for everything that has to be typed again, in order."""
+    """List titles and commands, one a line, for everything that has to be typed again, in order."""
     plans: dict[str, dict[str, None]] = {}
     train: dict[str, dict[str, None]] = {}
     evaluate: dict[tuple[str, ...], str] = {}

@@ -31,7 +31,7 @@ class DescribedEvaluation:
 
 
 def facts(comparison: Comparison) -> dict[str, str]:
-    """The head of the report."""
+    """Return what was compared, for the head of the report: name → value."""
     scores, record = comparison.scores, comparison.runs[0].evaluations[0].record
     policy = POLICIES.get(comparison.policy)
     source = f" (as in: {policy.source})" if policy else ""
@@ -44,13 +44,14 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "Subsets": str(len(comparison.subsets)),
         "Regions": ", ".join(comparison.regions),
         "Empty masks": f"policy {comparison.policy}{source}",
+        "Bootstrap": f"{comparison.resamples} resamples, seed {comparison.seed}",
     }
     found |= {"Left out": f"{', '.join(comparison.without)} (--without)"} if comparison.without else {}
     return found | ({"Lesion-wise rules": record.lesionwise} if record.lesionwise else {})
 
 
 def overview(comparison: Comparison) -> Table:
-    """A row per evaluation."""
+    """Make a row per evaluation."""
     titles = ("Run", "Model", "Id", "Folds", "Seed", "Cases", "Commit")
     rows = []
     for run in comparison.runs:
@@ -61,11 +62,11 @@ def overview(comparison: Comparison) -> Table:
             commits = ", ".join(map(_short_commit, record.commits))
             rows.append([*map(text_cell, words), count_cell(len(record.cases)), Cell(commits)])
     columns = [Column(title, numeric=title == "Cases") for title in titles]
-    return Table("Evaluations. Several of one run are its folds or seeds.", columns, rows, heads=1)
+    return Table("Evaluations", columns, rows, "Several of one run are its folds or seeds.", heads=1)
 
 
 def settings_table(comparison: Comparison) -> Table | None:
-    """A row per setting, a column per run; None where no model says anything of its training."""
+    """Make a row per setting, a column per run; None where no model says anything of its training."""
     names: dict[str, None] = {}
     for _, evaluation in titled(comparison):
         names |= dict.fromkeys(_settings(evaluation.record))
@@ -73,20 +74,17 @@ def settings_table(comparison: Comparison) -> Table | None:
         return None
     rows = [[text_cell(name), *(_setting_cell(run, name) for run in comparison.runs)] for name in names]
     columns = [Column(title, numeric=False) for title in ("Setting", *(run.name for run in comparison.runs))]
-    caption = (
-        "Settings in force. Bold: set in the plans; the others are the trainer's defaults, as far as the"
-        " training wrote them down."
-    )
-    return Table(caption, columns, rows, heads=1, wide=True)
+    note = "Bold: set in the plans; the others are defaults, as far as the training wrote them down."
+    return Table("Settings in force", columns, rows, note, heads=1, wide=True)
 
 
 def _settings(record: EvaluationRecord) -> dict[str, Any]:
-    """What the training went by: what the plans set, and what its trainer says of the rest."""
+    """Return what the training went by: what the plans set, and what its trainer says of the rest."""
     return {**(record.model.get("in_force") or {}), **(record.model.get("settings") or {})}
 
 
 def _setting_cell(run: ComparedRun, name: str) -> Cell:
-    """The values of a run's evaluations, each once (seeds differ)."""
+    """Print the values of a run's evaluations, each once (seeds differ)."""
     records = [evaluation.record for evaluation in run.evaluations]
     values = [_settings(record)[name] for record in records if name in _settings(record)]
     texts = dict.fromkeys(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
@@ -106,12 +104,12 @@ def _short_commit(commit: str | None) -> str:
 
 
 def described(comparison: Comparison) -> list[DescribedEvaluation]:
-    """Every evaluation of every run."""
+    """Describe every evaluation of every run."""
     return [_described(title, evaluation) for title, evaluation in titled(comparison)]
 
 
 def titled(comparison: Comparison) -> Iterator[tuple[str, Evaluation]]:
-    """Every evaluation under the name of its run, numbered where a run has several."""
+    """Yield every evaluation under the name of its run, numbered where a run has several."""
     for run in comparison.runs:
         count = len(run.evaluations)
         for position, evaluation in enumerate(run.evaluations, start=1):
@@ -142,10 +140,10 @@ def _described(title: str, evaluation: Evaluation) -> DescribedEvaluation:
 
 
 def _session(session: Session) -> str:
-    """``2026-11-24 10:15:02 UTC: 33 scores, commit c0ffee…``."""
-    when = f"{session.started[:19].replace('T', ' ')} UTC" if session.started else "at an unknown time"
+    """Print ``2026-11-24 10:15:02 UTC: 33 scores, commit c0ffee…``."""
+    when = f"{session.started[:19].replace('T', ' ')} UTC"
     scored = "killed" if session.scored is None else f"{session.scored} scores"
-    return f"{when}: {scored if session.started else 'scores'}, commit {_short_commit(session.git)}"
+    return f"{when}: {scored}, commit {_short_commit(session.git)}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

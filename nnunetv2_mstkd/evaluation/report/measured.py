@@ -1,4 +1,4 @@
-"""The tables of what was measured."""
+"""The tables of what was measured: means, spreads, differences, ablation."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ from nnunetv2_mstkd.evaluation.report.cells import (
 SIGNIFICANT = 0.05
 _TITLES = {AVERAGE: "All subsets (Avg.)", INCOMPLETE: "Incomplete subsets"}
 _ROW_HEADS = (Column("Region", numeric=False), Column("Run", numeric=False))
+_BOLD = f"Bold: p (Holm) < {SIGNIFICANT}."
 _Key = tuple[str, str, str]
 
 
 def _keyed(table: pd.DataFrame, metric: str) -> dict[_Key, dict]:
-    """(region, run, subset) → row."""
+    """Map (region, run, subset) to row."""
     rows = table[table["metric"] == metric].to_dict("records")
     return {(row["region"], row["run"], row["subset"]): row for row in rows}
 
 
 def _marked(comparison: Comparison, run: str) -> Cell:
-    """The name of a run; the reference says that it is one, where there is anything to refer to it."""
-    return Cell(run, "reference" if run == comparison.reference and len(comparison.runs) > 1 else "")
+    """Print the name of a run; the reference says that it is one, where anything is referred to it."""
+    return Cell(run, "(reference)" if run == comparison.reference and len(comparison.runs) > 1 else "")
 
 
 def summaries(comparison: Comparison) -> list[Table]:
-    """Per metric: mean and difference over all and over the incomplete subsets."""
+    """Make per metric a table of mean and difference over all and over the incomplete subsets."""
     return [_summary(comparison, metric) for metric in comparison.metrics]
 
 
@@ -63,8 +64,8 @@ def _summary(comparison: Comparison, metric: str) -> Table:
                 key = (region, run.name, subset)
                 cells += _summary_cells(means[key], differences.get(key), metric, paired)
             rows.append(cells)
-    caption = f"{score_head(metric)}: mean over patients and 95 % interval"
-    return Table(caption + ("; difference to the reference." if paired else "."), columns, rows)
+    title = f"{score_head(metric)}: mean over patients and 95 % interval"
+    return Table(title + ("; difference to the reference" if paired else ""), columns, rows)
 
 
 def _summary_cells(mean: Mapping, difference: Mapping | None, metric: str, paired: bool) -> list[Cell]:
@@ -78,7 +79,7 @@ def _summary_cells(mean: Mapping, difference: Mapping | None, metric: str, paire
 
 
 def spreads(comparison: Comparison) -> list[Table]:
-    """Per metric: spread between patients, and between seeds where there are several."""
+    """Make per metric a table of the spread between patients, and between seeds where there are several."""
     several = bool((comparison.means["seeds"] > 1).any())
     columns = [*_ROW_HEADS, Column("Subsets", numeric=False), Column("Mean"), Column("SD of patients")]
     columns += [Column("Patients")]
@@ -94,12 +95,13 @@ def spreads(comparison: Comparison) -> list[Table]:
             cells.append(count_cell(row["n"]))
             cells += [count_cell(row["seeds"]), score_cell(row["seed_std"], metric)] if several else []
             rows.append(cells)
-        tables.append(Table(f"{score_head(metric)}: spread of what was averaged.", columns, rows, heads=3))
+        title = f"{score_head(metric)}: spread of what was averaged"
+        tables.append(Table(title, columns, rows, heads=3, folded=True, under="Spread"))
     return tables
 
 
 def means(comparison: Comparison) -> list[Table]:
-    """Per metric, laid out as the published tables: a row per region and run, a column per subset."""
+    """Make per metric a table as the published ones: a row per region and run, a column per subset."""
     subsets = (*comparison.subsets, AVERAGE)
     columns = (*_ROW_HEADS, *map(Column, subsets))
     tables = []
@@ -114,15 +116,13 @@ def means(comparison: Comparison) -> list[Table]:
                 values = [(keyed[(region, run.name, s)]["mean"], best[s]) for s in subsets]
                 scores = [score_cell(value, metric, strong=value == top) for value, top in values]
                 rows.append([text_cell(region), _marked(comparison, run.name), *scores])
-        best_text = " Bold: best of the runs." if len(comparison.runs) > 1 else ""
-        tables.append(
-            Table(f"{score_head(metric)}, mean over patients.{best_text}", columns, rows, wide=True)
-        )
+        note = "Bold: best of the runs." if len(comparison.runs) > 1 else ""
+        tables.append(Table(f"{score_head(metric)}, mean over patients", columns, rows, note, wide=True))
     return tables
 
 
 def _best(values: list[float], metric: str) -> float | None:
-    """The best of several runs; of one there is none."""
+    """Return the best of several runs; of one there is none."""
     known = [value for value in values if not math.isnan(value)]
     if len(values) < 2 or not known:
         return None
@@ -130,9 +130,7 @@ def _best(values: list[float], metric: str) -> float | None:
 
 
 def difference_overviews(comparison: Comparison) -> list[Table]:
-    """Per metric, laid out as the means: differences of every run to the reference."""
-    if comparison.differences.empty:
-        return []
+    """Make per metric a table laid out as the means: differences of every run to the reference."""
     columns = (*_ROW_HEADS, *map(Column, comparison.subsets))
     others = [run.name for run in comparison.runs if run.name != comparison.reference]
     tables = []
@@ -146,37 +144,46 @@ def difference_overviews(comparison: Comparison) -> list[Table]:
                     for row in found
                 ]
                 rows.append([text_cell(region), text_cell(run), *cells])
-        caption = f"{score_head(metric)}, run minus {comparison.reference}. Bold: p (Holm) < {SIGNIFICANT}."
-        tables.append(Table(caption, columns, rows, wide=True))
+        title = f"{score_head(metric)}, run minus {comparison.reference}"
+        tables.append(Table(title, columns, rows, _BOLD, wide=True))
     return tables
 
 
-def difference_details(comparison: Comparison) -> list[tuple[str, Table]]:
-    """A title and a table per metric and run, with everything that the statistics say of each subset."""
-    table = comparison.differences
-    single = table[~table["subset"].isin(list(_TITLES))]
-    details = []
+def difference_details(comparison: Comparison) -> list[Table]:
+    """Make tables of all statistics: per metric one of the summaries, and one of the subsets per run.
+
+    Each table is one family of Holm's correction; see ``differences.holm_family``.
+    """
+    table, reference = comparison.differences, comparison.reference
+    summary = table["subset"].isin(list(_TITLES))
+    tables = []
     for metric in comparison.metrics:
-        for run in single["run"].unique():
-            rows = single[(single["metric"] == metric) & (single["run"] == run)]
-            title = f"{score_head(metric)}: {run}"
-            caption = f"{title} minus {comparison.reference}, each subset. Bold: p (Holm) < {SIGNIFICANT}."
-            details.append((title, _difference_table(rows, metric, caption)))
-    return details
+        rows = table[summary & (table["metric"] == metric)]
+        title = f"{score_head(metric)}: each run minus {reference}, over the subsets"
+        tables.append(_difference_table(rows, {"Region": "region", "Run": "run", "Subsets": "subset"}, title))
+        for run in table["run"].unique():
+            rows = table[~summary & (table["metric"] == metric) & (table["run"] == run)]
+            title = f"{score_head(metric)}: {run} minus {reference}, each subset"
+            tables.append(_difference_table(rows, {"Region": "region", "Subset": "subset"}, title))
+    return tables
 
 
-def _difference_table(rows: pd.DataFrame, metric: str, caption: str) -> Table:
-    columns = [Column("Region", numeric=False), Column("Subset", numeric=False)]
+def _difference_table(rows: pd.DataFrame, heads: Mapping[str, str], title: str) -> Table:
+    """Return a row per difference; ``heads`` are the titles of the row's heads and their columns."""
     titles = ("Difference", "95 %", "p", "p (Holm)", "Better", "Equal", "Worse", "Patients")
-    columns += [Column(title) for title in titles]
-    return Table(caption, columns, [_difference_row(row, metric) for row in rows.to_dict("records")])
+    columns = [*(Column(head, numeric=False) for head in heads), *map(Column, titles)]
+    cells = [
+        [*(text_cell(row[name]) for name in heads.values()), *_difference_cells(row)]
+        for row in rows.to_dict("records")
+    ]
+    under = "With interval and p"
+    return Table(title, columns, cells, _BOLD, heads=len(heads), folded=True, under=under)
 
 
-def _difference_row(row: Mapping, metric: str) -> list[Cell]:
+def _difference_cells(row: Mapping) -> list[Cell]:
+    metric = row["metric"]
     interval = interval_text(row["low"], row["high"], metric, signed=True)
     return [
-        text_cell(row["region"]),
-        text_cell(row["subset"]),
         score_cell(row["difference"], metric, signed=True, strong=row["p_holm"] < SIGNIFICANT),
         Cell(interval or NONE, value=None if math.isnan(row["low"]) else float(row["low"])),
         p_cell(row["p"]),
@@ -185,8 +192,8 @@ def _difference_row(row: Mapping, metric: str) -> list[Cell]:
     ]
 
 
-def ablation_rows(ablation: pd.DataFrame, caption: str) -> Table:
-    """A table of ``ablation.ablation_table``'s shape; the full method, in its last row, in bold."""
+def ablation_rows(ablation: pd.DataFrame, title: str) -> Table:
+    """Make a table of ``ablation.ablation_table``'s shape; the full method, in its last row, in bold."""
     names = [name for name in ablation.columns if name != "method"]
     columns = [Column("Method", numeric=False)]
     columns += [Column("Δ" if name.startswith("Δ") else name) for name in names]
@@ -195,4 +202,4 @@ def ablation_rows(ablation: pd.DataFrame, caption: str) -> Table:
         full = position == len(ablation) - 1
         cells = [printed_cell(row[n], signed=n.startswith("Δ"), strong=full) for n in names]
         rows.append([Cell(str(row["method"]), strong=full), *cells])
-    return Table(caption, columns, rows, heads=1)
+    return Table(title, columns, rows, heads=1)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_mstkd.datasets.convert.target import replacing_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
+from nnunetv2_mstkd.evaluation.figures import save_figures
 from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
+from nnunetv2_mstkd.evaluation.record.record import Evaluation
 from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown
-from nnunetv2_mstkd.files import (
-    DESKTOP_FILES,
-    explained_disk_errors,
-    temporary_beside,
-    writable_folder,
-    write_json,
-)
+from nnunetv2_mstkd.evaluation.report.page import write_report
+from nnunetv2_mstkd.files import DESKTOP_FILES, writable_folder, write_json
 
 RECORD_FILE = "comparison.json"
 FIGURES, REPORT = "figures", "report.html"
@@ -36,10 +31,6 @@ _FILES = (
 )
 _RECORD_VERSION = 1
 _PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
-
-# Given by the command, so that tables need neither matplotlib nor jinja2.
-SaveFigures = Callable[[Comparison, Path], Sequence[Any]]
-WriteReport = Callable[..., None]
 
 
 def check_output(folder: Path, inputs: Sequence[Path]) -> None:
@@ -66,7 +57,7 @@ def check_output(folder: Path, inputs: Sequence[Path]) -> None:
 
 
 def _is_of_the_desktop(path: Path) -> bool:
-    """What looking at a folder leaves behind."""
+    """Say whether a file is what looking at a folder leaves behind."""
     return path.name in DESKTOP_FILES or path.name.startswith("._")
 
 
@@ -77,71 +68,40 @@ def _is_ours(path: Path) -> bool:
     return path.name in _FILES
 
 
-def write_comparison(
-    comparison: Comparison,
-    folder: Path,
-    *,
-    command: str,
-    save_figures: SaveFigures,
-    write_report: WriteReport,
-) -> None:
+def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> None:
     """Write tables, figures and report; ``folder`` changes only when all of it is there.
 
     Args:
         folder: checked by :func:`check_output`; an older comparison in it is replaced.
         command: what was typed.
-        save_figures: ``figures.save_figures``.
-        write_report: ``report.write_report``.
 
     Raises:
         MSTKDError: it cannot be written; ``folder`` is as it was.
     """
-    with _replaced(folder.resolve()) as place:
-        write_json(comparison_record(comparison, command), place / RECORD_FILE)
-        for name in ("means", "differences", "ablation", "published"):
-            table = getattr(comparison, name)
-            if table is not None:
-                table.to_csv(place / f"{name}.csv", index=False)
-        (place / FIGURES).mkdir()
-        figures = save_figures(comparison, place / FIGURES)
-        links = [(figure.title, figure.png.relative_to(place).as_posix()) for figure in figures]
-        text = comparison_markdown(comparison, command, links)
-        (place / "comparison.md").write_text(text, encoding="utf-8")
-        write_report(comparison, figures, place / REPORT, command=command)
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``; on success it takes its place, else it is gone."""
-    writable_folder(folder.parent)
-    new, old = temporary_beside(folder), temporary_beside(folder)
+    writable_folder(folder.resolve().parent)
     try:
-        with explained_disk_errors(folder):
-            new.mkdir()
-            yield new
-            _swap(new, folder, old)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(new: Path, folder: Path, old: Path) -> None:
-    """A folder with content cannot be renamed over: the old one steps aside first, and back if need be."""
-    try:
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except BaseException:  # an interrupt too: the old one must not be lost
-            if old.exists():
-                os.rename(old, folder)
-            raise
+        with replacing_folder(folder.resolve()) as place:
+            _write(comparison, place, command)
     except OSError as error:
-        raise MSTKDError(f"cannot replace {folder}: {error.strerror}; choose another folder") from error
+        reason = error.strerror or error
+        raise MSTKDError(f"cannot replace {folder}: {reason}; choose another folder") from error
+
+
+def _write(comparison: Comparison, place: Path, command: str) -> None:
+    write_json(comparison_record(comparison, command), place / RECORD_FILE)
+    for name in ("means", "differences", "ablation", "published"):
+        table = getattr(comparison, name)
+        if table is not None:
+            table.to_csv(place / f"{name}.csv", index=False)
+    figures = save_figures(comparison, place / FIGURES)
+    links = [(figure.title, figure.png.relative_to(place).as_posix()) for figure in figures]
+    text = comparison_markdown(comparison, command, links)
+    (place / "comparison.md").write_text(text, encoding="utf-8")
+    write_report(comparison, figures, place / REPORT, command=command)
 
 
 def comparison_record(comparison: Comparison, command: str) -> dict[str, Any]:
-    """The content of ``comparison.json``: what was compared, and how."""
+    """Return the content of ``comparison.json``: what was compared, and how."""
     return {
         "version": _RECORD_VERSION,
         "command": command,
@@ -166,7 +126,7 @@ def comparison_record(comparison: Comparison, command: str) -> dict[str, Any]:
     }
 
 
-def _evaluation_record(evaluation: Any) -> dict[str, Any]:
+def _evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
     record = evaluation.record
     return {
         "folder": str(evaluation.folder.resolve()),

@@ -1,31 +1,31 @@
-"""The page: what it shows in which order, in one file."""
+"""The report as a page: one HTML file that needs no network."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from nnunetv2_mstkd.evaluation.comparison.published import caveats
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
-from nnunetv2_mstkd.evaluation.report import described, measured, published_block
+from nnunetv2_mstkd.evaluation.report import described
 from nnunetv2_mstkd.evaluation.report.commands import commands
-from nnunetv2_mstkd.evaluation.report.images import inline
+from nnunetv2_mstkd.evaluation.report.sections import sections
 from nnunetv2_mstkd.files import atomic_path
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.evaluation.figures.saved import SavedFigure
 
 _PACKAGES = ("pandas", "matplotlib")  # beside those that an evaluation names
-_OPEN_DETAILS = 2  # so many tables are shown at once; more are folded
+_LARGEST_SVG = 600_000  # bytes; more vectors are drawn more slowly than pixels of the same figure
 
 
 def write_report(comparison: Comparison, figures: Sequence[SavedFigure], path: Path, *, command: str) -> None:
@@ -46,46 +46,51 @@ def write_report(comparison: Comparison, figures: Sequence[SavedFigure], path: P
 
 
 def render(comparison: Comparison, figures: Sequence[SavedFigure], command: str) -> str:
-    """The page as text."""
-    template = Environment(
+    """Return the page as text."""
+    environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(_resource("report.html.j2"))
+    )
+    environment.filters["typeset"] = typeset
     style, script = _resource("report.css"), _resource("report.js")
-    return template.render(
+    return environment.from_string(_resource("report.html.j2")).render(
         style=Markup(style),
         script=Markup(script),
         style_digest=_digest(style),
         script_digest=_digest(script),
-        comparison=comparison,
         facts=described.facts(comparison),
+        sections=sections(comparison),
         figures=[inline(figure) for figure in figures],
         commands=commands(comparison, command),
         evaluations=described.described(comparison),
-        overview=described.overview(comparison),
-        settings=described.settings_table(comparison),
         own_versions=versions() | {name: metadata.version(name) for name in _PACKAGES},
         own_commit=git_commit(),
-        open_details=_OPEN_DETAILS,
-        **_tables(comparison),
     )
 
 
-def _tables(comparison: Comparison) -> dict[str, Any]:
-    ablation, published = comparison.ablation, comparison.published
-    caption = f"Means over all subsets; Δ against {comparison.reference}."
-    return {
-        "summaries": measured.summaries(comparison),
-        "spreads": measured.spreads(comparison),
-        "means": measured.means(comparison),
-        "difference_overviews": measured.difference_overviews(comparison),
-        "difference_details": measured.difference_details(comparison),
-        "ablation": None if ablation is None else measured.ablation_rows(ablation, caption),
-        "published": []
-        if published is None
-        else published_block.published_tables(published, ablation=ablation is not None),
-        "published_title": "" if published is None else published_block.published_title(published),
-        "caveats": [] if published is None else caveats(published),
-    }
+def typeset(text: str) -> str:
+    """Print numbers with the true minus sign, which is as wide as the plus."""
+    return text.replace("-", "−")  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class InlinedFigure:
+    """A figure as the page holds it: ``source`` is a data: address."""
+
+    title: str
+    caption: str
+    source: str
+
+
+def inline(figure: SavedFigure) -> InlinedFigure:
+    """Put a figure into the page: as vectors where they are small, else as pixels.
+
+    A figure that shows images holds pixels either way; its PNG is the smaller one.
+    """
+    svg = figure.svg.read_bytes()
+    pixels = b"<image" in svg or len(svg) > _LARGEST_SVG
+    kind, content = ("png", figure.png.read_bytes()) if pixels else ("svg+xml", svg)
+    address = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return InlinedFigure(figure.title, figure.caption, address)
 
 
 def _resource(name: str) -> str:
@@ -93,5 +98,5 @@ def _resource(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """For the content security policy: the page runs this script and no other."""
+    """Digest a text for the content security policy: the page runs this script and no other."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

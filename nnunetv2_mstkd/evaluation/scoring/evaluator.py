@@ -51,7 +51,7 @@ class TaskReport:
 def open_tasks(
     cases: Sequence[ReferenceCase], subsets: Sequence[Subset], modalities: Sequence[str], store: ScoreStore
 ) -> list[Task]:
-    """What is left to do, case by case."""
+    """List what is left to do, case by case."""
     tasks = []
     for case in cases:
         known = store.read(case.name)
@@ -61,7 +61,7 @@ def open_tasks(
 
 
 def output_of(folder: Path, subset: str, file_ending: str) -> Output:
-    """Where the segmentations under one subset go."""
+    """Return where the segmentations under one subset go."""
     return Output(folder / PREDICTIONS / subset, file_ending)
 
 
@@ -170,7 +170,7 @@ class _Work:
         return step
 
     def write(self, step: _Step) -> bool:
-        """Whether there was something to score."""
+        """Write and score a prediction; say whether there was one."""
         if step.prediction is None:
             return False
         task, model = step.task, self.predictor.model

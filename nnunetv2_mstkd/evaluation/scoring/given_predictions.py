@@ -41,12 +41,12 @@ class Predictions:
         return dataset_modalities(self.dataset_json)
 
     def folders(self, seen_from: Path) -> dict[str, str]:
-        """Subset → folder of its segmentations, relative to ``seen_from`` where there is a way."""
+        """Map subset to the folder of its segmentations, relative to ``seen_from`` where there is a way."""
         places = {format_subset(s, self.modalities): path.parent for (s, _), path in self.files.items()}
         return {subset: _relative(place, seen_from) for subset, place in places.items()}
 
     def tasks(self, labels: Path, *, source_labels: bool) -> list[tuple[Task, Path]]:
-        """What there is to score, and the file of each.
+        """List what there is to score, and the file of each.
 
         Args:
             labels: folder with ``CASE`` and the data set's file ending.
@@ -134,7 +134,7 @@ def _by_subset(places: Sequence[Path], modalities: Sequence[str]) -> dict[Subset
 
 
 def _label_map(files: Mapping[tuple[Subset, str], Path], dataset_json: Mapping[str, Any]) -> Any:
-    """How the segmentations' values are read: as the records beside them say that they were written."""
+    """Read how the segmentations' values are meant: as the records beside them say."""
     records = {place: read_records(place) for place in {path.parent for path in files.values()}}
     from_source = {
         bool(records[path.parent].get(case, {}).get(SOURCE_LABELS_KEY)): path

@@ -55,7 +55,7 @@ class Criteria:
 
 
 def _is_flat(shape: Sequence[int], spacing: Sequence[float]) -> bool:
-    """Whether the first axis is the one that nnU-Net's readers put before a 2D image.
+    """Say whether the first axis is the one that nnU-Net's readers put before a 2D image.
 
     Its spacing says so: 999, in SimpleITK's reader times the larger of the others.
     """
@@ -112,7 +112,7 @@ class Runner:
 
 @contextmanager
 def runner(address: str | None) -> Iterator[Runner]:
-    """What scores files: the calling thread, or the workers of a Dask cluster.
+    """Open what scores files: the calling thread, or the workers of a Dask cluster.
 
     Args:
         address: ``dask://HOST:PORT`` of a scheduler whose workers see the same files and have this package;

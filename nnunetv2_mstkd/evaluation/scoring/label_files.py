@@ -26,7 +26,7 @@ class LabelFile:
     label_map: Mapping[int, int] | None = None
 
     def read(self, reader: type, known: Collection[int]) -> tuple[np.ndarray, tuple[float, ...]]:
-        """Labels (Z, Y, X) in the values of the model's data set, and the spacing of these axes in mm.
+        """Read labels (Z, Y, X) in the values of the model's data set, and the spacing of these axes in mm.
 
         Args:
             reader: nnU-Net's reader class of the data set.
@@ -62,7 +62,7 @@ class LabelFile:
 
 
 def mapped(labels: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarray:
-    """Labels, any shape, in other values; 0 where the map has none, themselves where there is no map."""
+    """Translate labels, any shape, into other values; 0 where the map has none, unchanged without a map."""
     if label_map is None:
         return labels
     result = np.zeros_like(labels)

@@ -42,11 +42,11 @@ class OpenCase:
         self._failure: Exception | None = None
 
     def available(self) -> Subset:
-        """The modalities whose image is there and shows something."""
+        """Return the modalities whose image is there and shows something."""
         return frozenset(self._read()[0].use.used)
 
     def preprocessed(self, subset: Subset) -> Preprocessed:
-        """What the network sees of the case when only ``subset`` is there.
+        """Return what the network sees of the case when only ``subset`` is there.
 
         Args:
             subset: a part of :meth:`available`.
@@ -63,7 +63,7 @@ class OpenCase:
         return replace(whole, data=seen, use=use, properties=dict(whole.properties))
 
     def reference(self) -> np.ndarray:
-        """(Z, Y, X) reference labels in the values of the model's data set.
+        """Read the reference labels (Z, Y, X) in the values of the model's data set.
 
         Raises:
             MSTKDError: it cannot be read, is on another grid, or has values that the data set does not have.
@@ -92,7 +92,7 @@ class OpenCase:
             return self._volumes, self._whole
 
     def _same_area(self, data: np.ndarray, absent: Sequence[int]) -> bool:
-        """Whether nnU-Net crops to the same area (and normalises within it) without some channels."""
+        """Say whether nnU-Net crops to the same area (and normalises within it) without some channels."""
         if not absent:
             return True
         with self._lock:
@@ -105,7 +105,7 @@ class OpenCase:
 
 
 def _use_of(whole: ModalityUse, subset: Subset, modalities: Sequence[str]) -> ModalityUse:
-    """The whole case's use of its modalities, when only ``subset`` is asked for."""
+    """Return the whole case's use of its modalities, when only ``subset`` is asked for."""
     ignored = {*whole.ignored, *(name for name in whole.used if name not in subset)}
     used = tuple(name for name in whole.used if name in subset)
     return ModalityUse(used, whole.absent, whole.constant, tuple(n for n in modalities if n in ignored))
@@ -129,14 +129,14 @@ class OpenCases:
         self._lock = Lock()
 
     def get(self, case: ReferenceCase) -> OpenCase:
-        """The case, opened once."""
+        """Return the case, opened once."""
         with self._lock:
             if case.name not in self._open:
                 self._open[case.name] = OpenCase(case, self._predictor, self._known)
             return self._open[case.name]
 
     def done(self, case: ReferenceCase) -> None:
-        """One piece of work on the case has ended."""
+        """Note that one piece of work on the case has ended."""
         with self._lock:
             self._left[case.name] -= 1
             if self._left[case.name] <= 0:

@@ -14,6 +14,8 @@ from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.datasets.raw_images import raw_images
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.record.provenance import file_digest, image_digest
+from nnunetv2_mstkd.evaluation.record.record import IMAGE_ROLE, SEGMENTATION_ROLE, EvaluatedCase
 from nnunetv2_mstkd.evaluation.scoring.label_files import LabelFile
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
@@ -44,7 +46,7 @@ class ReferenceCase:
 
 
 def training_cases(model: ModelFolder, fold: Fold | None) -> list[ReferenceCase]:
-    """Cases of the data set that the model was trained on.
+    """List cases of the data set that the model was trained on.
 
     Args:
         fold: its validation cases, as ``splits_final.json`` deals them out; None takes every case.
@@ -83,7 +85,7 @@ def _validation_cases(dataset: str, fold: Fold) -> list[str]:
 def folder_cases(
     folder: Path, model: ModelFolder, labels: Path | None, *, source_labels: bool = False
 ) -> tuple[list[ReferenceCase], dict[str, str]]:
-    """Cases of a folder.
+    """Find the cases of a folder.
 
     Args:
         folder: in a layout of :func:`~nnunetv2_mstkd.datasets.discovery.discover`.
@@ -130,7 +132,7 @@ def _reference(case: Case, labels: Path | None, file_ending: str) -> Path | None
 
 
 def source_label_map(dataset_json: Mapping[str, Any], *, required: bool = False) -> dict[int, int] | None:
-    """Value in the source's segmentations → value in the data set; None where they are the same.
+    """Map value in the source's segmentations to value in the data set; None where they are the same.
 
     Args:
         required: refuse a data set that does not name its source's values, instead of taking them as its own.
@@ -159,3 +161,34 @@ def _some(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{len(names)} case(s) ({', '.join(names[:3])}{more})"
+
+
+def evaluated_case(case: ReferenceCase, predictions: Mapping[str, Path] | None = None) -> EvaluatedCase:
+    """Describe a case for the record, with the digests by which another file in its place is noticed.
+
+    Args:
+        predictions: subset → segmentation, where they were there before; those subsets are the case's.
+
+    Raises:
+        MSTKDError: a file cannot be read.
+    """
+    try:
+        files = _digests(case, predictions or {})
+    except OSError as error:
+        raise MSTKDError(
+            f"cannot read {error.filename} ({error.strerror}); if it is a link, its source may have moved"
+        ) from None
+    return EvaluatedCase(
+        case.patient,
+        str(case.reference.absolute()),
+        {name: str(path.absolute()) for name, path in case.images.items()},
+        None if predictions is None else tuple(predictions),
+        case.label_map,
+        files,
+    )
+
+
+def _digests(case: ReferenceCase, predictions: Mapping[str, Path]) -> dict[str, str]:
+    files = {"reference": file_digest([case.reference])}
+    files |= {IMAGE_ROLE + name: image_digest(path) for name, path in case.images.items()}
+    return files | {SEGMENTATION_ROLE + name: file_digest([path]) for name, path in predictions.items()}

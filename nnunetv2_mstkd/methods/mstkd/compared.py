@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from torch import Tensor
 
-from nnunetv2_mstkd.architectures.taps import ENCODED, NetworkTaps, TensorOrList
+from nnunetv2_mstkd.architectures.taps import ENCODED, NetworkTaps, TensorOrList, size_misfit
 
 # Taps of a term, beside the logits.
 _TAPS: dict[str, tuple[str, ...]] = {
@@ -69,17 +69,4 @@ def misfit(term: str, student: NetworkTaps, teacher: NetworkTaps) -> str | None:
     if of_student.keys() != of_teacher.keys():
         names = (" and ".join(found) for found in (of_student, of_teacher))
         return "the student's network shows {}, the teacher's {}".format(*names)
-    for name, tensors in of_student.items():
-        sizes = [_sizes(tensors), _sizes(of_teacher[name])]
-        if sizes[0] != sizes[1]:
-            return f"{name} is {_text(sizes[0])} in the student, {_text(sizes[1])} in the teacher"
-    return None
-
-
-def _sizes(tensors: Tensor | Sequence[Tensor]) -> list[tuple[int, ...]]:
-    levels = [tensors] if isinstance(tensors, Tensor) else tensors
-    return [tuple(level.shape[1:]) for level in levels]
-
-
-def _text(sizes: list[tuple[int, ...]]) -> str:
-    return ", ".join(" x ".join(map(str, size)) for size in sizes)
+    return size_misfit(of_student, of_teacher)

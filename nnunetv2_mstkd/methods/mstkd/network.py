@@ -18,7 +18,7 @@ from nnunetv2_mstkd.architectures.blocks import Layers, residual_blocks
 from nnunetv2_mstkd.architectures.conv_decoder import Decoder
 from nnunetv2_mstkd.architectures.conv_encoder import Encoder
 from nnunetv2_mstkd.architectures.foreign_weights import (
-    load_official,
+    load_foreign,
 )
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
 from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, wants
@@ -195,7 +195,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         }
         return NetworkTaps(logits, {"attention": tokens.attention, **inner} if attention else inner)
 
-    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_released_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the authors' code, in its keys.
 
         Raises:
@@ -205,7 +205,7 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
             raise MSTKDError(
                 f"official weights do not fit the preset '{self.preset}'; build MSTKDNet.official()"
             )
-        load_official(self, official_network_names(self), state_dict)
+        load_foreign(self, official_network_names(self), state_dict)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Elements of the feature maps of one forward pass, batch of one, for nnU-Net's planner.
@@ -245,3 +245,12 @@ class MSTKDNet(AbstractDynamicNetworkArchitectures):
         """
         if isinstance(module, MSTKDNet) and module.preset == "nnunet":
             module.apply(InitWeights_He(1e-2))
+
+
+def released(patch_size: Sequence[int] = (160, 192, 128), input_channels: int = 4) -> MSTKDNet:
+    """The published network, in eval mode; channels and heads in the order of the released code."""
+    return MSTKDNet.official(input_channels, patch_size=patch_size).eval()
+
+
+# As plans files name it.
+NETWORK_CLASS = f"{MSTKDNet.__module__}.{MSTKDNet.__qualname__}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_mstkd.architectures.discriminators import judged
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
@@ -238,11 +239,7 @@ class MSTKDObjective:
     def _adversarial(self, step: _Step) -> Tensor:
         if step.style_discriminator is None:
             raise MSTKDError("objective term 'adversarial' needs a style discriminator; set its weight to 0")
-        style = style_features(step.pair[0]).float()
-        # Detached parameters, so that the student's backward leaves no gradient on the discriminator.
-        parameters = {name: p.detach() for name, p in step.style_discriminator.named_parameters()}
-        with torch.autocast(style.device.type, enabled=False):
-            logit = torch.func.functional_call(step.style_discriminator, parameters, (style,))
+        logit = judged(step.style_discriminator, style_features(step.pair[0]))
         return style_adversarial_loss(student=logit, variant=self.variant)
 
 

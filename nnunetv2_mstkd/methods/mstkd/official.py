@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
@@ -23,8 +24,10 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
     region labels: with plain labels the released objective leaves the background head almost untrained.
     """
 
+    default_weights = ObjectiveConfig.official().weights()
     preset = "official"
     variant = "official"
+    teacher_gets_gradients = True
     renew_discriminator_optimizer = True
     gradient_clip = None
 
@@ -44,16 +47,10 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
 
     def objective_config(self) -> ObjectiveConfig:
         network: Any = unwrap(self.network)
-        return ObjectiveConfig.official(prod(network.token_grid)).with_weights(self.term_weights or {})
+        return ObjectiveConfig.official(prod(network.token_grid))
 
-    def configure_optimizers(self) -> tuple[Any, PhasedPolyLRScheduler]:
-        stock = super().configure_optimizers()
-        if self.settings.optimizer is not None:
-            return stock
-        self.optimizer = torch.optim.Adam(
-            self.trainable_parameters(), self.initial_lr, weight_decay=self.weight_decay
-        )
-        return self.optimizer, self.build_lr_scheduler()
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay)
 
     def on_train_start(self) -> None:
         super().on_train_start()

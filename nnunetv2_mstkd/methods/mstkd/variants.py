@@ -1,6 +1,6 @@
-"""MST-KD without one of its mechanisms, as in the paper's ablation, and without all of them.
+"""MST-KD with another teacher, and without one of its mechanisms, as in the paper's ablation.
 
-Which terms belong to which mechanism: docs/methods.md. A term of weight 0 is not computed.
+Which terms belong to which mechanism: docs/methods/mstkd.md. A term of weight 0 is not computed.
 """
 
 from __future__ import annotations
@@ -8,31 +8,22 @@ from __future__ import annotations
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES
-from nnunetv2_mstkd.settings import TEACHERS
+from nnunetv2_mstkd.settings import JOINT, SHARED, TEACHERS
 
 
-class nnUNetTrainerMSTKD_woTransformerKD(nnUNetTrainerMSTKD):
-    """Without multi-scale transformer knowledge distillation: token features and attention."""
+class nnUNetTrainerMSTKDJoint(nnUNetTrainerMSTKD):
+    """MST-KD with a joint teacher: two networks learn side by side from the start (the published way)."""
 
-    without = ("token_features", "attention")
-
-
-class nnUNetTrainerMSTKD_woGSME(nnUNetTrainerMSTKD):
-    """Without global style matching: Gram matrices, style discriminator and content."""
-
-    without = ("content", "gram", "adversarial")
+    teacher = JOINT
+    own_teacher = True
+    full_phase = 0.0
 
 
-class nnUNetTrainerMSTKD_woSLKD(nnUNetTrainerMSTKD):
-    """Without distillation of logits: consistency and standardised-logit KL (DMLD in the paper's text)."""
+class nnUNetTrainerMSTKDShared(nnUNetTrainerMSTKD):
+    """One network sees the whole and the masked patch in each step and distils into itself."""
 
-    without = ("consistency", "kl")
-
-
-class nnUNetTrainerMSTKD_PlainStudent(nnUNetTrainerMSTKD):
-    """Network, phases and masking of MST-KD with no distillation: no teacher is made."""
-
-    without = tuple(name for name in TERM_NAMES if name != "segmentation")
+    teacher = SHARED
+    own_teacher = True
 
 
 class nnUNetTrainerMSTKDFrozenTeacher(nnUNetTrainerMSTKD):
@@ -54,16 +45,28 @@ class nnUNetTrainerMSTKDFrozenTeacher(nnUNetTrainerMSTKD):
         super().initialize()
 
 
-class nnUNetTrainerMSTKDJoint(nnUNetTrainerMSTKD):
-    """MST-KD with a joint teacher: two networks learn side by side from the start (the published way)."""
+class nnUNetTrainerMSTKD_woTransformerKD(nnUNetTrainerMSTKD):
+    """Without multi-scale transformer knowledge distillation: token features and attention.
 
-    teacher = "joint"
-    own_teacher = True
-    full_phase = 0.0
+    The paper's row "w/o MSTKD".
+    """
+
+    without = ("token_features", "attention")
 
 
-class nnUNetTrainerMSTKDShared(nnUNetTrainerMSTKD):
-    """One network sees the whole and the masked patch in each step and distils into itself."""
+class nnUNetTrainerMSTKD_woGSME(nnUNetTrainerMSTKD):
+    """Without global style matching: Gram matrices, style discriminator and content."""
 
-    teacher = "shared"
-    own_teacher = True
+    without = ("content", "gram", "adversarial")
+
+
+class nnUNetTrainerMSTKD_woSLKD(nnUNetTrainerMSTKD):
+    """Without distillation of logits: consistency and standardised-logit KL (DMLD in the paper's text)."""
+
+    without = ("consistency", "kl")
+
+
+class nnUNetTrainerMSTKD_PlainStudent(nnUNetTrainerMSTKD):
+    """Network, phases and masking of MST-KD with no distillation: no teacher is made."""
+
+    without = tuple(name for name in TERM_NAMES if name != "segmentation")

@@ -118,6 +118,10 @@ class ObjectiveConfig:
             caps={},
         )
 
+    def weights(self) -> dict[str, float]:
+        """Weight of every term by name."""
+        return {name: float(getattr(self, name)) for name in TERM_NAMES}
+
     @property
     def distils(self) -> bool:
         """Whether any term needs a teacher."""

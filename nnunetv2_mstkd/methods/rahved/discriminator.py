@@ -11,7 +11,7 @@ from dynamic_network_architectures.building_blocks.helper import (
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_official
+from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.methods.rahved.layers import initialised
 
 _SLOPE = 0.2
@@ -67,7 +67,7 @@ class PassDiscriminator(nn.Module):
         """
         names = {key: key.replace("layers.", "disc.").replace("judge.", "last.") for key in self.state_dict()}
         weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-        load_official(self, names, weights)
+        load_foreign(self, names, weights)
 
 
 def _conv(

@@ -17,7 +17,7 @@ from dynamic_network_architectures.building_blocks.helper import (
 )
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_official
+from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.presence import shown
 from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, wants
 from nnunetv2_mstkd.errors import MSTKDError
@@ -157,7 +157,7 @@ class RAHVED(nn.Module):
             MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
         """
         weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-        load_official(self, released_names(self), weights)
+        load_foreign(self, released_names(self), weights)
 
 
 class ModalityEncoder(nn.Module):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.taps import NetworkTaps
+from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 
-if TYPE_CHECKING:
-    from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerDistilling
+TEACHER_SEGMENTATION = "teacher_segmentation"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,30 @@ class Passes:
     done: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TeacherChoice:
+    """What the settings say of the teacher.
+
+    Attributes:
+        source: one of ``settings.TEACHERS``, or a model folder.
+        fold: of a model folder; ``None`` is the fold that is trained.
+        checkpoint: of that fold.
+        starts_student: the student starts from a model's weights where names and shapes agree.
+        gets_gradients: the method's terms lead gradients into the teacher too.
+    """
+
+    source: str
+    fold: Fold | None = None
+    checkpoint: str = FINAL_CHECKPOINT
+    starts_student: bool = True
+    gets_gradients: bool = False
+
+
 class Teaching:
-    """Where the teacher of a training comes from.
+    """Where the teacher of a training comes from; as it stands here, from nowhere.
 
     The trainer calls :meth:`build` once its network exists, :meth:`distribute` once that is wrapped for
-    DDP, :meth:`start_epoch` before each epoch of the masking phase, :meth:`passes` in each of its steps.
+    DDP, :meth:`start_epoch` before each epoch of the masking phase, :meth:`run` in each of its steps.
 
     Attributes:
         learns: the teacher's segmentation loss is a term of the objective.
@@ -43,8 +63,9 @@ class Teaching:
 
     learns: ClassVar[bool] = False
 
-    def __init__(self, trainer: nnUNetTrainerDistilling) -> None:
+    def __init__(self, trainer: nnUNetTrainerMissingModality, choice: TeacherChoice) -> None:
         self.trainer = trainer
+        self.choice = choice
 
     def build(self) -> None:
         """Make the networks that this needs beside the student."""
@@ -63,8 +84,8 @@ class Teaching:
     def start_epoch(self) -> None:
         """Get ready for an epoch of the masking phase."""
 
-    def refuse_a_late_beginning(self) -> None:
-        """A teacher that learns here can only begin where the masking phase does; later, it must be stored.
+    def check_first_epoch(self) -> None:
+        """Check that a teacher that was not restored begins with the first epoch of the masking phase.
 
         Raises:
             MSTKDError: the phase has begun, with a teacher that the checkpoint does not hold.
@@ -75,12 +96,17 @@ class Teaching:
                 "distillation cannot go on; continue from checkpoint_latest.pth or checkpoint_best.pth"
             )
 
-    def passes(self, batch: MaskedBatch) -> Passes:
-        """Run both, the teacher first: a frozen one's feature maps are gone when the student's come."""
-        teacher = self.teacher_taps(batch)
-        return Passes(self.trainer.network(batch.masked, **self.trainer.tap_request), teacher)
+    def run(self, batch: MaskedBatch, request: Request) -> Passes:
+        """Run both, the teacher first: a frozen one's feature maps are gone when the student's come.
 
-    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
+        Args:
+            batch: whole patches, masks and targets.
+            request: the taps that both have to show.
+        """
+        teacher = self.teacher_taps(batch, request)
+        return Passes(self.trainer.network(batch.masked, return_taps=request), teacher)
+
+    def teacher_taps(self, batch: MaskedBatch, request: Request) -> NetworkTaps:
         """Run the teacher."""
         raise NotImplementedError
 

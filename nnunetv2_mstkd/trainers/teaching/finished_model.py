@@ -11,13 +11,12 @@ import torch
 
 from nnunetv2_mstkd.architectures.matching import start_from
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
-from nnunetv2_mstkd.architectures.taps import NetworkTaps, with_taps
+from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, with_taps
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.fit import Described, channel_order, check_teacher, described
-from nnunetv2_mstkd.models.folder import ModelFolder, open_model_folder
+from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, ModelFolder, open_model_folder
 from nnunetv2_mstkd.models.loading import load_nnunet_predictor
 from nnunetv2_mstkd.trainers.base import unwrap
-from nnunetv2_mstkd.trainers.checkpoints import FINAL_NAME
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 from nnunetv2_mstkd.trainers.teaching.base import Teaching
 from nnunetv2_mstkd.trainers.teaching.own_teachers import FrozenTeacher
@@ -39,20 +38,20 @@ class FinishedModel(Teaching):
     def build(self) -> None:
         trainer = self.trainer
         try:
-            if not Path(trainer.teacher).is_dir():
+            if not Path(self.choice.source).is_dir():
                 raise MSTKDError(
                     f"the teacher that the plans name is not there: model folder "
-                    f"{trainer.teacher} not found; put it back or plan again with --teacher"
+                    f"{self.choice.source} not found; put it back or plan again with --teacher"
                 )
-            self._load(open_model_folder(Path(trainer.teacher)))
+            self._load(open_model_folder(Path(self.choice.source)))
         except MSTKDError as error:
-            if not (Path(trainer.output_folder) / FINAL_NAME).is_file():
+            if not (Path(trainer.output_folder) / FINAL_CHECKPOINT).is_file():
                 raise
             # A finished training is validated again, perhaps where its teacher never was.
             trainer.print_to_log_file(f"No teacher, so this run can only validate: {error}")
             self._missing = error
             return
-        if trainer.init_from_teacher:
+        if self.choice.starts_student:
             self._start_student()
 
     def _load(self, model: ModelFolder) -> None:
@@ -60,10 +59,10 @@ class FinishedModel(Teaching):
         self.name = model.path.name
         ours = Described(trainer.dataset_json, trainer.plans_manager.plans, trainer.configuration_name)
         check_teacher(described(model), ours, self.name)
-        fold = trainer.fold if trainer.teacher_fold is None else trainer.teacher_fold
+        fold = trainer.fold if self.choice.fold is None else self.choice.fold
         remedy = "name one with plan --teacher-fold and --teacher-checkpoint"
-        folds = model.folds((fold,), trainer.teacher_checkpoint, remedy)
-        predictor = load_nnunet_predictor(model, folds, trainer.teacher_checkpoint, device="cpu")
+        folds = model.folds((fold,), self.choice.checkpoint, remedy)
+        predictor = load_nnunet_predictor(model, folds, self.choice.checkpoint, device="cpu")
         network = with_taps(unwrap(predictor.network))
         order = channel_order(model.modalities, trainer.modalities)
         # The channels of a cascade's previous stage follow the modalities.
@@ -71,7 +70,7 @@ class FinishedModel(Teaching):
         self._check_patch(network, model)
         self.digest = _digest(network.state_dict())
         self.frozen = FrozenTeacher(network.to(trainer.device), compiled=trainer._do_i_compile())
-        trainer.print_to_log_file(f"Teacher: {self.name}, fold {fold}, {trainer.teacher_checkpoint}, frozen.")
+        trainer.print_to_log_file(f"Teacher: {self.name}, fold {fold}, {self.choice.checkpoint}, frozen.")
         if fold != trainer.fold:
             trainer.print_to_log_file(
                 f"WARNING: fold {fold} of the teacher may have learnt from cases that validate fold "
@@ -117,11 +116,11 @@ class FinishedModel(Teaching):
         if self._missing:
             raise self._missing
 
-    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
+    def teacher_taps(self, batch: MaskedBatch, request: Request) -> NetworkTaps:
         data = batch.data
         if self.order != tuple(range(len(self.order))):
             data = data[:, list(self.order)]
-        return self.frozen.taps(data, **self.trainer.tap_request)
+        return self.frozen.taps(data, request)
 
     def state_dict(self) -> dict[str, Any] | None:
         return None if self._missing else {"digest": self.digest}
@@ -129,7 +128,7 @@ class FinishedModel(Teaching):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if not self._missing and state["digest"] != self.digest:
             raise MSTKDError(
-                f"teacher {self.name} in {self.trainer.teacher} is not the one that this training began "
+                f"teacher {self.name} in {self.choice.source} is not the one that this training began "
                 "with; put that back, or start a new training"
             )
 

@@ -1,4 +1,4 @@
-"""The network's own past as its teacher."""
+"""Teachers that a training makes itself: the network's own past, a second network, the network itself."""
 
 from __future__ import annotations
 
@@ -11,46 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_mstkd.architectures.taps import NetworkTaps
+from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.base import unwrap
 from nnunetv2_mstkd.trainers.step import MaskedBatch
-from nnunetv2_mstkd.trainers.teaching.base import Passes, Teaching
-
-
-class WarmStart(Teaching):
-    """A frozen copy of the network as the full-modality phase leaves it."""
-
-    frozen: FrozenTeacher | None = None
-
-    def build(self) -> None:
-        trainer = self.trainer
-        if trainer.phases.full_epochs == 0:
-            raise MSTKDError(
-                f"teacher 'warm_start' needs a full-modality phase, but full_phase {trainer.full_phase} of "
-                f"{trainer.num_epochs} epochs leaves none; raise one of them, or set teacher 'joint'"
-            )
-
-    def start_epoch(self) -> None:
-        if self.frozen is not None:
-            return
-        self.refuse_a_late_beginning()
-        self.trainer.print_to_log_file("A frozen copy of the network becomes the teacher.")
-        self.frozen = self._copy()
-
-    def _copy(self) -> FrozenTeacher:
-        return FrozenTeacher.copy_of(unwrap(self.trainer.network), compiled=self.trainer._do_i_compile())
-
-    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
-        assert self.frozen is not None, "start_epoch has made it"
-        return self.frozen.taps(batch.data, **self.trainer.tap_request)
-
-    def state_dict(self) -> dict[str, Any] | None:
-        return None if self.frozen is None else self.frozen.network.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.frozen = self._copy()
-        self.frozen.network.load_state_dict(state)
+from nnunetv2_mstkd.trainers.teaching.base import TEACHER_SEGMENTATION, Passes, Teaching
 
 
 class FrozenTeacher:
@@ -74,9 +39,44 @@ class FrozenTeacher:
         return cls(deepcopy(student), compiled)
 
     @torch.no_grad()
-    def taps(self, data: Tensor, **request: Any) -> NetworkTaps:
+    def taps(self, data: Tensor, request: Request) -> NetworkTaps:
         """Logits and taps for the whole patch (B, C, ...)."""
-        return self._forward(data, **request)
+        return self._forward(data, return_taps=request)
+
+
+class WarmStart(Teaching):
+    """A frozen copy of the network as the full-modality phase leaves it."""
+
+    frozen: FrozenTeacher | None = None
+
+    def build(self) -> None:
+        trainer = self.trainer
+        if trainer.phases.full_epochs == 0:
+            raise MSTKDError(
+                f"teacher 'warm_start' needs a full-modality phase, but full_phase {trainer.full_phase} of "
+                f"{trainer.num_epochs} epochs leaves none; raise one of them, or set teacher 'joint'"
+            )
+
+    def start_epoch(self) -> None:
+        if self.frozen is not None:
+            return
+        self.check_first_epoch()
+        self.trainer.print_to_log_file("A frozen copy of the network becomes the teacher.")
+        self.frozen = self._copy()
+
+    def _copy(self) -> FrozenTeacher:
+        return FrozenTeacher.copy_of(unwrap(self.trainer.network), compiled=self.trainer._do_i_compile())
+
+    def teacher_taps(self, batch: MaskedBatch, request: Request) -> NetworkTaps:
+        assert self.frozen is not None, "start_epoch has made it"
+        return self.frozen.taps(batch.data, request)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None if self.frozen is None else self.frozen.network.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.frozen = self._copy()
+        self.frozen.network.load_state_dict(state)
 
 
 class Joint(Teaching):
@@ -101,12 +101,12 @@ class Joint(Teaching):
 
     def start_epoch(self) -> None:
         if not self.begun:
-            self.refuse_a_late_beginning()
+            self.check_first_epoch()
         self.begun = True
         self.network.train()
 
-    def teacher_taps(self, batch: MaskedBatch) -> NetworkTaps:
-        return self.network(batch.data, **self.trainer.tap_request)
+    def teacher_taps(self, batch: MaskedBatch, request: Request) -> NetworkTaps:
+        return self.network(batch.data, return_taps=request)
 
     def state_dict(self) -> dict[str, Any]:
         return unwrap(self.network).state_dict()
@@ -120,22 +120,22 @@ class Shared(Teaching):
     """The network sees the whole patch, learns from it, and distils what it showed into the masked one.
 
     The gradients of the whole patch are taken before the masked patch runs, so that the feature maps of one
-    patch are held at a time: half of what two networks at once need. That is exact because the default
-    objective detaches whatever the teacher shows.
+    patch are held at a time: half of what two networks at once need. That is exact where the terms
+    detach whatever the teacher shows.
     """
 
     def build(self) -> None:
-        if self.trainer.variant == "official":
+        if self.choice.gets_gradients:
             raise MSTKDError(
-                "teacher 'shared' needs the default objective: the official one lets gradients into the "
-                "teacher's side; set teacher 'joint'"
+                "teacher 'shared' needs terms that leave the teacher alone, but this trainer's lead gradients"
+                " into the teacher's side too; set teacher 'joint'"
             )
 
-    def passes(self, batch: MaskedBatch) -> Passes:
+    def run(self, batch: MaskedBatch, request: Request) -> Passes:
         trainer, network = self.trainer, self.trainer.network
         with network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext():
-            teacher = network(batch.data, **trainer.tap_request)
+            teacher = network(batch.data, return_taps=request)
             segmentation = trainer.loss(teacher.logits, batch.target)
-            trainer.backward(trainer.config.teacher_segmentation * segmentation)
-        student = network(batch.masked, **trainer.tap_request)
-        return Passes(student, teacher.detached(), {"teacher_segmentation": segmentation.detach()})
+            trainer.backward(trainer.weights[TEACHER_SEGMENTATION] * segmentation)
+        student = network(batch.masked, return_taps=request)
+        return Passes(student, teacher.detached(), {TEACHER_SEGMENTATION: segmentation.detach()})

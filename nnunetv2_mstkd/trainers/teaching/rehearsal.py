@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.trainers.gradient_shares import TermBounds
-from nnunetv2_mstkd.trainers.history import TermHistory
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
 from nnunetv2_mstkd.trainers.step import MaskedBatch
-
-if TYPE_CHECKING:
-    from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerDistilling
+from nnunetv2_mstkd.trainers.teaching.base import Teaching
 
 
-def rehearse(trainer: nnUNetTrainerDistilling) -> None:
+def rehearse(trainer: nnUNetTrainerMissingModality, teaching: Teaching) -> None:
     """Take the gradients of a distilling step on noise, and leave the training as it was.
 
     Every process of a distributed training has to call this. The optimizer's own memory, which comes with its
@@ -29,10 +25,10 @@ def rehearse(trainer: nnUNetTrainerDistilling) -> None:
     first = trainer.phases.full_epochs
     trainer.print_to_log_file(f"Trying a step of the masking phase, which begins with epoch {first}")
     try:
-        with _left_as_it_was(trainer):
+        with _left_as_it_was(trainer, teaching):
             trainer.current_epoch = first
             trainer.network.train()
-            trainer.teaching.start_epoch()
+            teaching.start_epoch()
             with trainer.autocast():
                 losses = trainer.compute_losses(_noise(trainer))
             trainer.backward(losses.total)
@@ -46,7 +42,7 @@ def rehearse(trainer: nnUNetTrainerDistilling) -> None:
             torch.cuda.empty_cache()
 
 
-def _noise(trainer: nnUNetTrainerDistilling) -> MaskedBatch:
+def _noise(trainer: nnUNetTrainerMissingModality) -> MaskedBatch:
     """A batch of the training's shape, with a background as its target."""
     size, batch = tuple(trainer.configuration_manager.patch_size), trainer.batch_size
     labels, device = trainer.label_manager, trainer.device
@@ -69,15 +65,11 @@ def _scaled(size: tuple[int, ...], factors: list[float]) -> tuple[int, ...]:
 
 
 @contextmanager
-def _left_as_it_was(trainer: nnUNetTrainerDistilling) -> Iterator[None]:
-    """Keep what a step changes: gradients, running statistics, teacher, random numbers, log and bounds."""
-    names = ("current_epoch", "history", "bounds", "_styles", "_distillation_steps", "gradient_shares_every")
-    kept = {name: getattr(trainer, name) for name in names}
-    kept |= {name: value for name, value in vars(trainer).items() if name == "print_to_log_file"}
-    teaching, buffers = dict(vars(trainer.teaching)), [b.clone() for b in trainer.network.buffers()]
-    trainer.history, trainer.bounds = TermHistory(), TermBounds(trainer.config.caps)
-    # The step in which the shares of the gradient are measured is the one that needs most.
-    trainer._distillation_steps, trainer.gradient_shares_every = 0, min(trainer.gradient_shares_every, 1)
+def _left_as_it_was(trainer: nnUNetTrainerMissingModality, teaching: Teaching) -> Iterator[None]:
+    """Keep what a step changes: gradients, running statistics, teacher, random numbers, step state."""
+    epoch, state, own_log = trainer.current_epoch, trainer.step_state, vars(trainer).get("print_to_log_file")
+    kept, buffers = dict(vars(teaching)), [b.clone() for b in trainer.network.buffers()]
+    trainer.step_state = state.on_trial()
     trainer.print_to_log_file = lambda *words, **options: None
     devices = [trainer.device] if trainer.device.type == "cuda" else []
     try:
@@ -85,9 +77,11 @@ def _left_as_it_was(trainer: nnUNetTrainerDistilling) -> Iterator[None]:
             yield
     finally:
         del trainer.print_to_log_file
-        trainer.__dict__.update(kept)
-        vars(trainer.teaching).clear()
-        vars(trainer.teaching).update(teaching)
+        if own_log is not None:
+            trainer.print_to_log_file = own_log
+        trainer.current_epoch, trainer.step_state = epoch, state
+        vars(teaching).clear()
+        vars(teaching).update(kept)
         trainer.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, before in zip(trainer.network.buffers(), buffers, strict=True):

@@ -15,10 +15,18 @@ from comparison_helpers import (
 from scipy.stats import wilcoxon
 
 from nnunetv2_mstkd.evaluation.comparison.statistics import holm
-from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown, means_markdown
+from nnunetv2_mstkd.evaluation.report.cells import NONE
+from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown, table_markdown
+from nnunetv2_mstkd.evaluation.report.measured import means
 
 CASES = [f"P-{number:03d}-000" for number in range(6)]
 WT_AVERAGE = {"region": "WT", "subset": "Avg.", "metric": "dice"}
+
+
+def printed_means(comparison, metric="dice"):
+    """The lines of the table of means: head, rule, rows."""
+    table = means(comparison)[comparison.metrics.index(metric)]
+    return table_markdown(table)[-1].splitlines()
 
 
 @pytest.fixture
@@ -127,24 +135,23 @@ class TestDifferences:
 
 class TestLayout:
     def test_columns_are_the_published_ones(self, evaluation, compare):
-        text = means_markdown(compare(evaluation("a"), names=["x"]), "dice").splitlines()
-        assert text[0] == "### Dice (%)"
-        assert text[2] == (
-            "| region | run | t2w | t1c | t1n | t2f | t1c+t2w | t1n+t1c | t1n+t2f | t1n+t2w | t2w+t2f"
+        head, _, *rows = printed_means(compare(evaluation("a"), names=["x"]))
+        assert head == (
+            "| Region | Run | t2w | t1c | t1n | t2f | t1c+t2w | t1n+t1c | t1n+t2f | t1n+t2w | t2w+t2f"
             " | t1c+t2f | t1n+t1c+t2f | t1n+t2w+t2f | t1c+t2w+t2f | t1n+t1c+t2w | t1n+t1c+t2w+t2f | Avg. |"
         )
-        assert [line.split(" | ")[0].strip("| ") for line in text[4:]] == ["WT", "TC", "ET"]
+        assert [line.split(" | ")[0].strip("| ") for line in rows] == ["WT", "TC", "ET"]
 
     def test_printed_numbers_are_the_means(self, two, compare):
         set_scores(two[0], dict.fromkeys(CASES, 0.8125), subset="t1c")
-        row = means_markdown(compare(two[0]), "dice").splitlines()[4].strip("| ").split(" | ")
+        row = printed_means(compare(two[0]))[2].strip("| ").split(" | ")
         assert row[2:5] == ["50.0", "81.2", "50.0"]
         assert row[-1] == f"{(14 * 50 + 81.25) / 15:.1f}"
 
     def test_other_modalities(self, evaluation, compare):
         comparison = compare(evaluation("a", modalities=("ADC", "T2", "DCE")))
-        header = means_markdown(comparison, "hd95").splitlines()[2]
-        assert header == "| region | run | ADC | T2 | DCE | ADC+T2 | ADC+DCE | T2+DCE | ADC+T2+DCE | Avg. |"
+        header = printed_means(comparison, "hd95")[0]
+        assert header == "| Region | Run | ADC | T2 | DCE | ADC+T2 | ADC+DCE | T2+DCE | ADC+T2+DCE | Avg. |"
 
     def test_no_incomplete_rows_for_the_whole_set_alone(self, evaluation, compare):
         a = evaluation("a")
@@ -171,12 +178,11 @@ class TestLayout:
         change_metrics(a, lambda table: table.assign(lesion_dice=0.25, lesion_hd95=9.0))
         comparison = compare(a)
         assert comparison.metrics == ("dice", "hd95", "lesion_dice", "lesion_hd95")
-        assert "### Lesion-wise Dice (%)" in comparison_markdown(comparison, "c")
+        assert "### Lesion-wise Dice (%), mean over patients" in comparison_markdown(comparison, "c")
         assert only(comparison.means, **WT_AVERAGE | {"metric": "lesion_dice"})["mean"] == 0.25
 
     def test_names_cannot_break_a_table(self, evaluation, compare):
-        text = means_markdown(compare(evaluation("a"), names=["x|y"]), "dice")
-        assert "| WT | x\\|y |" in text
+        assert printed_means(compare(evaluation("a"), names=["x|y"]))[2].startswith("| WT | x\\|y |")
 
 
 class TestAblation:
@@ -199,8 +205,8 @@ class TestAblation:
     def test_published_layout(self, table):
         text = comparison_markdown(table, "c")
         assert (
-            "| method | WT Dice (%) | Δ | TC Dice (%) | Δ | ET Dice (%) | Δ"
+            "| Method | WT Dice (%) | Δ | TC Dice (%) | Δ | ET Dice (%) | Δ"
             " | WT HD95 (mm) | Δ | TC HD95 (mm) | Δ | ET HD95 (mm) | Δ |"
         ) in text
         assert "| w/o GSME | 70.0 | -5.0 | 70.0 | -5.0 | 70.0 | -5.0 | 7.0 | -0.5 |" in text
-        assert "| **MSTKD** | **75.0** | - |" in text
+        assert f"| **MSTKD** | **75.0** | {NONE} |" in text

@@ -1,0 +1,57 @@
+"""M2FTrans' training (Shi et al., JBHI 28(1), 2024; released code 03a0b28, v2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
+from nnunetv2_mstkd.methods.m2ftrans.network import M2FTrans
+from nnunetv2_mstkd.settings import Setting, is_number, whole_number
+from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
+from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
+
+
+class nnUNetTrainerM2FTrans(nnUNetTrainerAuxiliary):
+    """Masked fusion transformer between one encoder per modality and one decoder.
+
+    Every modality's own segmentation and those of all levels of the decoder are supervised beside the fused
+    segmentation. Optimizer, learning rate, decay, warm-up and weights are those of the released script.
+
+    Settings, beside those of :class:`nnUNetTrainerMissingModality`:
+        base_features: channels of the first level; 8 as released.
+        mlp_features: hidden width of the transformer's token-wise networks; 4096 as released.
+        warm_up: share of the epochs in which the learning rate rises to ``initial_lr``; 50 / 1000 as
+            released.
+    """
+
+    network_class = M2FTrans
+    network_settings: ClassVar[Mapping[str, Setting]] = {
+        **nnUNetTrainerAuxiliary.network_settings,
+        "mlp_features": whole_number(1),
+    }
+    own_settings: ClassVar[Mapping[str, Setting]] = {
+        "warm_up": Setting("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1)
+    }
+    default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, "separate": 1.0, "scales": 1.0}
+    warm_up: float = 50 / 1000
+    gradient_clip = None
+
+    def set_defaults(self) -> None:
+        self.initial_lr = 2e-4
+        self.weight_decay = 1e-4
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
+
+    def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
+        return PhasedPolyLRScheduler(
+            self.optimizer,
+            self.initial_lr,
+            self.phases,
+            restart=self.lr_restart,
+            warm_up=round(self.warm_up * self.num_epochs),
+        )

@@ -1,0 +1,5 @@
+"""SMU-Net: network, losses."""
+
+from nnunetv2_mstkd.methods.smunet.network import SMUNet, released
+
+__all__ = ["SMUNet", "released"]

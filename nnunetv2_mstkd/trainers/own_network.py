@@ -1,0 +1,107 @@
+"""A trainer whose method brings a network of its own, in the place of the one that the plans name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, ClassVar
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, true_or_false, whole_number
+from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
+
+
+class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
+    """Builds ``network_class`` in the shape of the plan, wherever nnU-Net would build the plan's network.
+
+    Attributes of the class:
+        network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``; if it takes
+            ``regions`` too, that says whether heads are regions. ``None`` is the plan's own network.
+        network_settings: settings of the plans that are arguments of ``network_class``.
+    """
+
+    network_class: ClassVar[type[nn.Module] | None] = None
+    network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(1)}
+
+    @classmethod
+    def settings_read(cls) -> dict[str, Setting]:
+        read = super().settings_read()
+        if cls.network_class is not None:
+            read |= cls.network_settings
+        if cls._network_takes_regions():
+            read["regions"] = true_or_false()  # written by training
+        return read
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The method's network in the shape of the plan, or the plan's own."""
+        if cls.network_class is None:
+            return nnUNetTrainer.build_network_architecture(
+                plans_manager,
+                configuration_manager,
+                num_input_channels,
+                num_output_channels,
+                enable_deep_supervision,
+            )
+        arguments = cls.network_arguments(configuration_manager)
+        return cls.network_class(num_input_channels, num_output_channels, **arguments)
+
+    @classmethod
+    def network_arguments(cls, configuration: ConfigurationManager) -> dict[str, Any]:
+        """Keyword arguments of ``network_class``: the plan's shape, and its settings of the network."""
+        patch, settings = configuration.patch_size, configuration.configuration.get(SETTINGS_KEY) or {}
+        strides = configuration.network_arch_init_kwargs["strides"]
+        per_axis = [list(s) if isinstance(s, (list, tuple)) else [s] * len(patch) for s in strides]
+        own = {name: settings[name] for name in cls.network_settings if settings.get(name) is not None}
+        if cls._network_takes_regions():
+            own["regions"] = bool(settings.get("regions"))
+        return {"patch_size": list(patch), "strides": per_axis, **own}
+
+    @classmethod
+    def _network_takes_regions(cls) -> bool:
+        return cls.network_class is not None and "regions" in signature(cls.network_class).parameters
+
+    def new_network(self) -> nn.Module:
+        """Another network like the one that is trained, on the device."""
+        return self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        ).to(self.device)
+
+    def initialize(self) -> None:
+        if self.network_class is not None:
+            self._check_plans()
+            # There are no lower-resolution outputs that nnU-Net could supervise.
+            self.enable_deep_supervision = False
+        if self._network_takes_regions():
+            # Whoever builds the network for prediction has the plans, but not the labels.
+            self.store_settings({"regions": self.label_manager.has_regions})
+        super().initialize()
+
+    def _check_plans(self) -> None:
+        """Refuse what nnU-Net's own networks can do and a method's cannot."""
+        name = type(self).__name__
+        if self.is_cascaded:
+            raise MSTKDError(
+                f"the network of {name} has no place for the segmentation of a cascade's previous stage;"
+                f" train 3d_fullres, or {self.configuration_name} with nnUNetTrainerModalityDropout"
+            )
+        if self.settings.get("enable_deep_supervision"):
+            raise MSTKDError(
+                f"{name} has no lower-resolution outputs for nnU-Net's deep supervision; set"
+                " enable_deep_supervision to false, or leave it out"
+            )

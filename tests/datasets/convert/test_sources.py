@@ -1,0 +1,71 @@
+"""The Decathlon's own layout: one 4D file per case."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_mstkd.datasets.convert.convert import BadCasesError, convert
+from nnunetv2_mstkd.errors import MSTKDError
+
+
+def write_decathlon(root, files, *, order=("FLAIR", "T1w", "t1gd", "T2w"), channels=4):
+    """Channel k of every image has the value 10 (k + 1) in its first voxel."""
+    for i in (1, 2):
+        stack = np.zeros((channels, 6, 7, 8), dtype=np.float32)
+        stack[:, 0, 0, 0] = 10 * np.arange(1, channels + 1)
+        stack[:, 1:, :, :] = i
+        files.write_volume(root / "imagesTr" / f"BRATS_{i:03d}.nii.gz", stack, origin=(1, 2, 3))
+        files.write_volume(
+            root / "labelsTr" / f"BRATS_{i:03d}.nii.gz", files.segmentation_with((1, 2, 3)), origin=(1, 2, 3)
+        )
+    names = {str(i): name for i, name in enumerate(order)}
+    (root / "dataset.json").write_text(json.dumps({"modality": names, "numTraining": 2}))
+    (root / "imagesTr" / "._BRATS_001.nii.gz").write_text("as the archive has it")
+
+
+@pytest.mark.parametrize("order", [("FLAIR", "T1w", "t1gd", "T2w"), ("T2w", "T1w", "FLAIR", "t1gd")])
+def test_the_decathlons_own_layout_by_the_order_that_it_names(tmp_path, nnunet, files, order):
+    write_decathlon(tmp_path / "src", files, order=order)
+    conversion = convert(tmp_path / "src", 1, "Task01", source_format="auto")
+    assert conversion.format.name == "msd"
+    position = {"t1n": order.index("T1w"), "t1c": order.index("t1gd"), "t2w": order.index("T2w"),
+                "t2f": order.index("FLAIR")}  # fmt: skip
+    for channel, modality in enumerate(files.channels):
+        path = conversion.folder / "imagesTr" / f"BRATS_002_{channel:04d}.nii.gz"
+        image = sitk.ReadImage(str(path))
+        assert image.GetOrigin() == (1, 2, 3)
+        array = sitk.GetArrayFromImage(image)
+        assert array.shape == (6, 7, 8)
+        assert array[0, 0, 0] == 10 * (position[modality] + 1)
+        assert (array[1:] == 2).all()
+    label = files.read_array(conversion.folder / "labelsTr" / "BRATS_002.nii.gz")
+    assert label.ravel()[:4].tolist() == [2, 1, 3, 0]  # edema, necrosis, enhancing
+    assert json.loads((conversion.folder / "dataset.json").read_text())["mstkd"]["source_labels"] == {
+        "1": 2,
+        "2": 1,
+        "3": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"order": ("FLAIR", "T1w", "t1gd", "T1")}, "expected those of Task01"),
+    ],
+)
+def test_other_decathlon_tasks_are_refused(tmp_path, nnunet, files, change, message):
+    write_decathlon(tmp_path / "src", files, **change)
+    with pytest.raises(MSTKDError, match=message):
+        convert(tmp_path / "src", 1, "A", source_format="msd")
+    (tmp_path / "src" / "dataset.json").write_text("[]")
+    with pytest.raises(MSTKDError, match="order of the channels"):
+        convert(tmp_path / "src", 1, "A", source_format="msd")
+
+
+def test_a_4d_file_with_too_few_channels(tmp_path, nnunet, files):
+    write_decathlon(tmp_path / "src", files, channels=3)
+    with pytest.raises(BadCasesError) as error:
+        convert(tmp_path / "src", 1, "A", source_format="msd")
+    assert "has 3 channels" in error.value.problems["BRATS_001"]

@@ -1,0 +1,71 @@
+"""The blocks of docs/recipes.md, run by a shell in their order; paths, size, length and device are put in."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
+SMALL = "--patch-size 16 16 16 --batch-size 2 --base-features 4"
+SHORT = "num_epochs=2 num_iterations_per_epoch=1 num_val_iterations_per_epoch=1"
+
+
+def on_the_phantom(block: str, root: Path) -> str:
+    """The block with this test's paths, a small network, short trainings and no GPU."""
+
+    def put_in(line: str) -> str:
+        if "nnUNetv2_mstkd plan " in line:
+            settings = SHORT if "--set " in line else f"--set {SHORT}"
+            return f"{line} {settings} {'' if '--teacher' in line else SMALL}"
+        if re.search(r"nnUNetv2_(mstkd )?(train|predict|evaluate) ", line):
+            line += " -device cpu"
+        return line + (" --disable_tta" if re.search(r"nnUNetv2_(mstkd )?(predict|evaluate) ", line) else "")
+
+    return "\n".join(map(put_in, block.replace("/path/to", str(root)).splitlines()))
+
+
+@pytest.fixture(scope="module")
+def work(new_workplace):
+    """Data set 226, converted and preprocessed from a phantom; cases to predict and to evaluate."""
+    work = new_workplace("recipes")
+    for folder, cases, seed, flags in (
+        ("source", 5, 1, ""), ("cases", 1, 2, "--missing 0.6"), ("test_cases", 1, 3, "")
+    ):  # fmt: skip
+        size = f"--cases {cases} --shape 24 24 24 --seed {seed} {flags}"
+        work.run(f"nnUNetv2_mstkd phantom -o {folder} {size}")
+    work.run("nnUNetv2_mstkd convert -i source -d 226 --name BraTS2024GLI --format brats2024")
+    work.run("nnUNetv2_plan_and_preprocess -d 226 -c 3d_fullres")
+    return work
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)  # fourteen trainings and eleven evaluations
+def test_every_block_in_its_order(work):
+    scripts = str(sysconfig.get_path("scripts"))
+    environment = work.environment | {"PATH": os.pathsep.join([scripts, os.environ["PATH"]])}
+    for block in BLOCKS:
+        if "MODEL_FOLDER" in block:
+            (finished,) = work.results.glob("*/nnUNetTrainerModalityDropout__nnUNetDropoutPlans__3d_fullres")
+            (work.root / "MODEL_FOLDER").symlink_to(finished)
+        script = on_the_phantom(block, work.root)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            capture_output=True, text=True, env=environment, cwd=work.root,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    for folder in ("out", "out2"):
+        assert len(list((work.root / folder).glob("*.nii.gz"))) == 1
+    (student,) = work.results.glob("*/nnUNetTrainerMSTKDUNet__nnUNetStudentPlans__3d_fullres")
+    assert (student / "fold_0" / "checkpoint_final.pth").is_file()
+    for model in ("dropout", "mstkd"):
+        folds = sorted(path.name for path in (work.root / "eval" / model).iterdir())
+        assert folds == [f"fold_{fold}" for fold in range(5)]
+    table = (work.root / "comparison" / "comparison.md").read_text()
+    assert "| 5 |" in table, "each patient is validated by one fold"
+    assert (work.root / "eval" / "test" / "dropout" / "table.md").is_file()
