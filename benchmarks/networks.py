@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.plans import MODALITIES, mstkd_architecture, stock_architecture
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
+from nnunetv2_mstkd.methods import METHODS
 
 REFERENCE = "PlainConvUNet"
 LIMITS = {"MSTKDNet official": 0.34, "MSTKDNet nnunet": 0.30}
@@ -31,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--size", type=int, nargs="+", default=(128,), metavar="N", help="patch (default 128³)"
     )
     options.add_argument("--residual", action="store_true", help="ResidualEncoderUNet as well (slow)")
+    options.add_argument(
+        "--methods", action="store_true", help="the other methods' released networks as well (very slow)"
+    )
     options.add_argument("--amp", action="store_true", help="under autocast to 16 bits (CUDA)")
     args = options.parse_args(arguments)
     patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
-    networks = {name: n.to(args.device) for name, n in build(patch, residual=args.residual).items()}
+    networks = {
+        name: n.to(args.device)
+        for name, n in build(patch, residual=args.residual, methods=args.methods).items()
+    }
     torch.manual_seed(0)
     x = torch.randn(1, len(MODALITIES), *patch, device=args.device)
     autocast = partial(torch.autocast, args.device) if args.amp else nullcontext
@@ -47,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(patch: Sequence[int], *, residual: bool = False) -> dict[str, nn.Module]:
-    """The networks by name, in eval mode."""
+def build(patch: Sequence[int], *, residual: bool = False, methods: bool = False) -> dict[str, nn.Module]:
+    """The networks by name, in eval mode; of methods at the released widths and heads."""
     stock = stock_architecture(patch)
     architectures = {
         REFERENCE: stock,
@@ -58,7 +66,17 @@ def build(patch: Sequence[int], *, residual: bool = False) -> dict[str, nn.Modul
     if residual:
         architectures[ResidualEncoderUNet.__name__] = _residual(stock)
     torch.manual_seed(0)
-    return {name: _network(architecture) for name, architecture in architectures.items()}
+    networks = {name: _network(architecture) for name, architecture in architectures.items()}
+    for folder in _other_methods() if methods else ():
+        released = import_module(f"nnunetv2_mstkd.methods.{folder}").released
+        networks[f"{folder} as released"] = released(patch, len(MODALITIES)).requires_grad_(False)
+    return networks
+
+
+def _other_methods() -> list[str]:
+    """Folders of methods with a network of their own, beside MST-KDNet's."""
+    folders = dict.fromkeys(m.module.split(".")[0] for m in METHODS if "." in m.module)
+    return [folder for folder in folders if folder != "mstkd"]
 
 
 def _residual(stock: dict[str, Any]) -> dict[str, Any]:

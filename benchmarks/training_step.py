@@ -54,6 +54,14 @@ VARIANTS = {
     "MSTKD, joint teacher": Variant("nnUNetTrainerMSTKDJoint", 1, {}, 2.15, 2.1),
     "MSTKD, shared network": Variant("nnUNetTrainerMSTKDShared", 1, {}),
 }
+# The other methods at their released widths, on the same plans.
+OF_METHODS = {
+    method.trainer.removeprefix("nnUNetTrainer"): Variant(method.trainer, 1, {})
+    for method in methods.METHODS
+    if getattr(method.load(), "network_class", None) is not None
+}
+
+ALL = {**VARIANTS, **OF_METHODS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,16 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--patch", type=int, nargs=3, default=(96, 96, 96), metavar="N", help="voxels (default 96 96 96)")
     add("--batch", type=int, default=2, metavar="N", help="patches (default 2, as nnU-Net plans at least)")
     add("--compile", action="store_true", help="through torch.compile, as nnU-Net does on CUDA")
-    add("--only-memory", choices=VARIANTS, help="print one variant's peak memory in bytes and end")
+    add("--methods", action="store_true", help="the other methods' steps as well")
+    add(
+        "--only-memory",
+        choices=ALL,
+        help="print one variant's peak memory in bytes and end",
+    )
     args = options.parse_args(arguments)
     os.environ["nnUNet_compile"] = str(args.compile)  # noqa: SIM112  nnU-Net's own name
     if args.only_memory:
-        print(_peak_memory(VARIANTS[args.only_memory], args))
+        print(_peak_memory(ALL[args.only_memory], args))
         return 0
-    memory = {name: _memory_in_a_process_of_its_own(name, args) for name in VARIANTS}
-    with _stepping(VARIANTS, args) as steps:
+    variants = ALL if args.methods else VARIANTS
+    memory = {name: _memory_in_a_process_of_its_own(name, args) for name in variants}
+    with _stepping(variants, args) as steps:
         timings = compare(steps, repeats=args.repeats, device=args.device)
-    rows = [_row(name, timings, memory) for name in VARIANTS]
+    rows = [_row(name, timings, memory) for name in variants]
     results = {"patch": list(args.patch), "batch": args.batch, "compile": args.compile, "rows": rows}
     header = ("step", "median (s)", "ratio", "goal", "peak memory (GiB)", "ratio", "goal")
     content = report("training_step", args.device, results)
@@ -151,7 +165,7 @@ def _memory_in_a_process_of_its_own(name: str, args: Any) -> int:
 
 
 def _row(name: str, timings: dict[str, Timing], memory: dict[str, int]) -> dict[str, Any]:
-    variant, base = VARIANTS[name], timings[REFERENCE]
+    variant, base = ALL[name], timings[REFERENCE]
     return {
         "step": name,
         "seconds": list(timings[name].seconds),
