@@ -9,10 +9,9 @@ at the two coarsest levels and by convolutions at the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -176,10 +175,7 @@ class FusionDecoder(nn.Module):
         self.ups = nn.ModuleList(Up(kind, coarse, fine) for fine, coarse in pairwise(widths))
         self.joins = nn.ModuleList(Join(kind, 2 * width, width) for width in widths)
         self.scale_heads = nn.ModuleList(
-            nn.Sequential(
-                kind.unit(width, widths[0], kernel_size=1), kind.conv(widths[0], num_classes, kernel_size=1)
-            )
-            for width in widths
+            ScaleHead(kind, width, hidden=widths[0], num_classes=num_classes) for width in widths
         )
         self.head = kind.conv(widths[0], num_classes, kernel_size=1)
 
@@ -201,10 +197,21 @@ class FusionDecoder(nn.Module):
             if level < len(self.ups):
                 x = self.ups[level](x, stacks[level].shape[3:])
             if with_scales:
-                head: Any = self.scale_heads[level]
-                scale_logits.insert(0, bias_where_blank(head(x), head[-1], blank))
+                scale_logits.insert(0, self.scale_heads[level](x, blank))
             x = self.joins[level](self.fusions[level](x, stacks[level], present), x)
         return bias_where_blank(self.head(x), self.head, blank), scale_logits
+
+
+class ScaleHead(nn.Module):
+    """Segments one level of the decoder: (B, C, ...) → logits (B, K, ...)."""
+
+    def __init__(self, kind: UnitKind, channels: int, hidden: int, num_classes: int) -> None:
+        super().__init__()
+        self.unit = kind.unit(channels, hidden, kernel_size=1)
+        self.classify = kind.conv(hidden, num_classes, kernel_size=1)
+
+    def forward(self, x: Tensor, blank: Tensor) -> Tensor:
+        return bias_where_blank(self.classify(self.unit(x)), self.classify, blank)
 
 
 class ConvFusion(nn.Module):
@@ -238,7 +245,7 @@ _MLP = {"0": "norm", "1": "fn.net.0", "4": "fn.net.3"}
 def _released_names(network: M2FTrans) -> dict[str, str]:
     bottleneck = r"^transformer\.layers\.(\d)\."
     attention = "Bottleneck.trans_bottle.cross_attention_list"
-    others: dict[str, Any] = {
+    others: dict[str, str | Callable[[re.Match[str]], str]] = {
         r"^transformer\.positions$": "pos",
         r"^transformer\.fusion_tokens$": "fusion",
         bottleneck + r"attention\.norm\.": rf"{attention}.\1.fn.norm.",
@@ -249,6 +256,8 @@ def _released_names(network: M2FTrans) -> dict[str, str]:
         ),
         r"^decoder\.": "decoder_fusion.",
         r"\bscale_heads\.(\d)\.": lambda found: f"prm_fusion{int(found[1]) + 1}.prm_layer.",
+        r"\bprm_layer\.unit\.": "prm_layer.0.",
+        r"\bprm_layer\.classify\.": "prm_layer.1.",
         r"\bfusions\.(\d)\.units\.": lambda found: f"RFM{int(found[1]) + 1}.fusion_layer.",
         r"\bfusions\.(\d)\.layers\.": lambda found: f"CT{int(found[1]) + 1}.layers.",
         r"\b(mlp|maps_mlp)\.convolutions\.(\d)\.": _released_network,

@@ -234,19 +234,22 @@ def check_gradients(network: M2FTrans, shapes: dict[str, list[int]]) -> None:
         assert found_dot == pytest.approx(dot, abs=0.03 * norm), key
 
 
-def test_parameters():
+@pytest.fixture(scope="module")
+def without_storage() -> M2FTrans:
     with torch.device("meta"):
-        network = released()
-    assert sum(p.numel() for p in network.parameters()) == 13_489_820
-    shapes = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
-    assert {key: shapes[own] for own, key in _released_names(network).items()} == SHAPES
-    assert sum(p.numel() for p in network.separate_decoder.parameters()) == 593_356
-    assert not network.training
+        return released()
 
 
-def test_checkpoints_that_do_not_fit():
-    with torch.device("meta"):
-        network, wider = released(), released(input_channels=5)
+def test_parameters(without_storage):
+    assert sum(p.numel() for p in without_storage.parameters()) == 13_489_820
+    shapes = {key: list(tensor.shape) for key, tensor in without_storage.state_dict().items()}
+    assert {key: shapes[own] for own, key in _released_names(without_storage).items()} == SHAPES
+    assert sum(p.numel() for p in without_storage.separate_decoder.parameters()) == 593_356
+    assert not without_storage.training
+
+
+def test_checkpoints_that_do_not_fit(without_storage):
+    network, wider = without_storage, small(5)
     weights = {key: torch.empty(shape, device="meta") for key, shape in SHAPES.items()}
     with pytest.raises(MSTKDError, match="misses"):
         wider.load_released_state_dict(weights)
