@@ -131,5 +131,4 @@ class PatchDiscriminator(nn.Module):
         Raises:
             MSTKDError: keys or shapes differ; names them.
         """
-        weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-        load_foreign(self, {key: key.removeprefix("layers.") for key in self.state_dict()}, weights)
+        load_foreign(self, {key: key.removeprefix("layers.") for key in self.state_dict()}, state_dict)

@@ -14,10 +14,12 @@ _LISTED = 4
 def load_foreign(module: nn.Module, names: Mapping[str, str], state_dict: Mapping[str, Tensor]) -> None:
     """Load ``state_dict``, whose keys are the values of ``names``, into ``module``, whose keys are the keys.
 
+    A ``module.`` in front of the keys of ``state_dict``, as DataParallel writes it, may be there or not.
+
     Raises:
         MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
     """
-    state_dict = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}  # DataParallel's
+    state_dict = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
     own = module.state_dict()
     expected = {names[key]: tuple(tensor.shape) for key, tensor in own.items()}
     shared = expected.keys() & state_dict.keys()

@@ -99,8 +99,7 @@ class ACN(ResidualUNet):
             MSTKDError: keys are missing or unknown, or shapes differ; names the first few. So does a network
                 without autoencoder.
         """
-        weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-        load_foreign(self, self.released_names(), weights)
+        load_foreign(self, self.released_names(), state_dict)
 
     def released_names(self) -> dict[str, str]:
         """Our key → the authors'."""

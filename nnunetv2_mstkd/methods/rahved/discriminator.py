@@ -66,8 +66,7 @@ class PassDiscriminator(nn.Module):
             MSTKDError: keys or shapes differ; names them.
         """
         names = {key: key.replace("layers.", "disc.").replace("judge.", "last.") for key in self.state_dict()}
-        weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-        load_foreign(self, names, weights)
+        load_foreign(self, names, state_dict)
 
 
 def _conv(

@@ -156,8 +156,7 @@ class RAHVED(nn.Module):
         Raises:
             MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
         """
-        weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-        load_foreign(self, released_names(self), weights)
+        load_foreign(self, released_names(self), state_dict)
 
 
 class ModalityEncoder(nn.Module):
