@@ -50,6 +50,11 @@ class NetworkTaps:
         assert not isinstance(tap, Tensor), f"tap '{name}' is one tensor"
         return tap
 
+    def tensors(self) -> list[Tensor]:
+        """Logits and taps as one flat list, the logits first."""
+        values = [self.logits, *self.inner.values()]
+        return [tensor for value in values for tensor in ([value] if isinstance(value, Tensor) else value)]
+
     def select(self, samples: Tensor) -> NetworkTaps:
         """The taps of some samples of the batch.
 

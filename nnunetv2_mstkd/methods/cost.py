@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -69,18 +68,9 @@ def _multiply_adds(network: nn.Module, x: Tensor, request: Request) -> int:
     with FlopCounterMode(display=False) as counter:
         output = network(x, return_taps=request)
         if torch.is_grad_enabled():
-            torch.stack([tensor.sum() for tensor in _tensors(output)]).sum().backward()
+            taps = output if isinstance(output, NetworkTaps) else NetworkTaps(output)
+            torch.stack([tensor.sum() for tensor in taps.tensors()]).sum().backward()
     return counter.get_total_flops() // 2  # a multiplication and an addition
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, NetworkTaps):
-        yield from _tensors([output.logits, *output.inner.values()])
-    else:
-        for part in output:
-            yield from _tensors(part)
 
 
 def _configuration() -> ConfigurationManager:

@@ -188,13 +188,9 @@ def _saved(trainer: Any, stated: str, patch: tuple[int, ...], channels: int, out
         x, everything = torch.empty(1, channels, *patch), {"return_taps": True}
         with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
             taps = torch.func.functional_call(network, tensors, (x,), everything, tie_weights=False)
-    full = [t for t in _tensors([taps.logits, *taps.inner.values()]) if tuple(t.shape[2:]) == patch]
+    full = [t for t in taps.tensors() if tuple(t.shape[2:]) == patch]
     copies = 2 * sum(weights.values())
     return _Saved(sum(weights.values()), max(sum(kept.values()) - copies, 0), len(full))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [values] if isinstance(values, Tensor) else [t for value in values for t in _tensors(value)]
 
 
 def trains_teacher(options: PlanOptions) -> bool:
