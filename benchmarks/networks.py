@@ -1,4 +1,4 @@
-"""Time of one forward pass without gradients, network by network, as ratios to nnU-Net's PlainConvUNet."""
+"""Time and peak memory of a forward pass without gradients, as ratios to nnU-Net's PlainConvUNet."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Timing, compare, parser, publish, report, table
+from benchmarks.peak_memory import peak_of, printed_by
 from benchmarks.plans import MODALITIES, mstkd_architecture, stock_architecture
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
 from nnunetv2_mstkd.methods import METHODS
@@ -37,26 +38,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--methods", action="store_true", help="the other methods' released networks as well (very slow)"
     )
     options.add_argument("--amp", action="store_true", help="under autocast to 16 bits (CUDA)")
+    options.add_argument("--only-memory", metavar="NETWORK", help="print its peak memory in bytes and end")
     args = options.parse_args(arguments)
     patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
-    networks = {
-        name: n.to(args.device)
-        for name, n in build(patch, residual=args.residual, methods=args.methods).items()
-    }
-    torch.manual_seed(0)
-    x = torch.randn(1, len(MODALITIES), *patch, device=args.device)
+    building = builders(patch, residual=args.residual, methods=args.methods or bool(args.only_memory))
+    shape = (1, len(MODALITIES), *patch)
     autocast = partial(torch.autocast, args.device) if args.amp else nullcontext
+    if args.only_memory:
+        print(_peak_memory(building[args.only_memory], shape, args.device, autocast))
+        return 0
+    memory = {name: _memory_in_a_process_of_its_own(name, args) for name in building}
+    networks = {name: build().to(args.device) for name, build in building.items()}
+    torch.manual_seed(0)
+    x = torch.randn(shape, device=args.device)
     timings = measure(networks, x, args.repeats, args.device, autocast)
-    rows = [_row(name, timings, networks, x.shape) for name in timings]
+    rows = [_row(name, timings, networks, x.shape, memory) for name in timings]
     results = {"patch": list(patch), "amp": args.amp, "rows": rows}
     content = report("networks", args.device, results, packages=("dynamic-network-architectures",))
     header = ("network", "parameters (M)", "multiply-adds (G)", "median (s)", "ratio", "goal", "difference")
+    header = (*header, "peak memory (GiB)")
     publish(content, table(header, [_cells(row) for row in rows]), args.json)
     return 0
 
 
-def build(patch: Sequence[int], *, residual: bool = False, methods: bool = False) -> dict[str, nn.Module]:
-    """The networks by name, in eval mode; of methods at the released widths and heads."""
+def builders(
+    patch: Sequence[int], *, residual: bool = False, methods: bool = False
+) -> dict[str, Callable[[], nn.Module]]:
+    """What builds each network, by name, in eval mode; of methods at the released widths and heads."""
     stock = stock_architecture(patch)
     architectures = {
         REFERENCE: stock,
@@ -65,12 +73,37 @@ def build(patch: Sequence[int], *, residual: bool = False, methods: bool = False
     }
     if residual:
         architectures[ResidualEncoderUNet.__name__] = _residual(stock)
-    torch.manual_seed(0)
-    networks = {name: _network(architecture) for name, architecture in architectures.items()}
+    building = {name: partial(_network, architecture) for name, architecture in architectures.items()}
     for folder in _other_methods() if methods else ():
-        released = import_module(f"nnunetv2_mstkd.methods.{folder}").released
-        networks[f"{folder} as released"] = released(patch, len(MODALITIES)).requires_grad_(False)
-    return networks
+        building[f"{folder} as released"] = partial(_released, folder, patch)
+    return building
+
+
+def _released(folder: str, patch: Sequence[int]) -> nn.Module:
+    torch.manual_seed(0)
+    module = import_module(f"nnunetv2_mstkd.methods.{folder}")
+    network: nn.Module = module.released(patch, len(MODALITIES))
+    return network.requires_grad_(False)
+
+
+def _peak_memory(
+    build: Callable[[], nn.Module], shape: Sequence[int], device: str, autocast: Callable[[], Any]
+) -> int:
+    """Bytes of the network, its input and two passes."""
+
+    def work() -> None:
+        network, x = build().to(device), torch.randn(*shape, device=device)
+        with torch.no_grad(), autocast():
+            for _ in range(2):
+                network(x)
+
+    return peak_of(work, device)
+
+
+def _memory_in_a_process_of_its_own(name: str, args: Any) -> int:
+    arguments = ["--only-memory", name, "--device", args.device, "--size", *map(str, args.size)]
+    arguments += [f"--{flag}" for flag in ("amp", "residual") if getattr(args, flag)]
+    return printed_by("networks", arguments)
 
 
 def _other_methods() -> list[str]:
@@ -92,6 +125,7 @@ def _residual(stock: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(architecture: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(0)
     network = get_network_from_plans(
         architecture["network_class_name"],
         architecture["arch_kwargs"],
@@ -126,7 +160,11 @@ def measure(
 
 
 def _row(
-    name: str, timings: dict[str, Timing], networks: dict[str, nn.Module], shape: torch.Size
+    name: str,
+    timings: dict[str, Timing],
+    networks: dict[str, nn.Module],
+    shape: torch.Size,
+    memory: dict[str, int],
 ) -> dict[str, Any]:
     network = networks[name.removesuffix(_PLAINLY)]
     with FlopCounterMode(display=False) as counter:
@@ -139,6 +177,7 @@ def _row(
         "median": timings[name].median,
         "ratio": timings[name].median / timings[REFERENCE].median,
         "ratio_of_fastest": min(timings[name].seconds) / min(timings[REFERENCE].seconds),
+        "memory_bytes": memory.get(name),
     }
     if name in LIMITS:
         plainly = timings[name + _PLAINLY].result
@@ -156,6 +195,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['ratio']:.3f}",
         f"{row['goal']:.2f}" if "goal" in row else "-",
         f"{row['difference']:.1e}" if "difference" in row else "-",
+        "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**30:.2f}",
     )
 
 

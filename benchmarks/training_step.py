@@ -7,8 +7,6 @@ one step of 250, are left out.
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,6 +18,7 @@ import torch
 
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
+from benchmarks.peak_memory import peak_of, printed_by
 from benchmarks.plans import CONFIGURATION, DATA, DATASET, MODALITIES, dataset_json, mstkd_architecture, plans
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
@@ -142,26 +141,18 @@ def _step(trainer_and_batch: tuple[Any, dict[str, Any]]) -> float:
 
 
 def _peak_memory(variant: Variant, args: Any) -> int:
-    """Bytes that two steps take beyond what the imports did."""
-    before = _resident()
-    with _stepping({"step": variant}, args) as steps:
-        for _ in range(2):  # the optimizer's states exist from the first on
-            steps["step"]()
-    if args.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(args.device)
-    return _resident() - before
+    def work() -> None:
+        with _stepping({"step": variant}, args) as steps:
+            for _ in range(2):  # the optimizer's states exist from the first on
+                steps["step"]()
 
-
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_of(work, args.device)
 
 
 def _memory_in_a_process_of_its_own(name: str, args: Any) -> int:
-    command = [sys.executable, "-m", "benchmarks.training_step", "--only-memory", name]
-    command += ["--device", args.device, "--batch", str(args.batch), "--patch", *map(str, args.patch)]
-    command += ["--compile"] if args.compile else []
-    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-    return int(done.stdout.split()[-1])
+    arguments = ["--only-memory", name, "--device", args.device, "--batch", str(args.batch)]
+    arguments += ["--patch", *map(str, args.patch), *(["--compile"] if args.compile else [])]
+    return printed_by("training_step", arguments)
 
 
 def _row(name: str, timings: dict[str, Timing], memory: dict[str, int]) -> dict[str, Any]:

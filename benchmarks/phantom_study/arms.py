@@ -3,8 +3,9 @@
 Compute is counted in student steps: a forward and a backward pass of the network over a batch is one. The
 forward pass is a third of it, because a convolution's backward pass multiplies twice as much. So a step with
 a frozen teacher's forward pass is 4/3, one with two learning passes is 2. Losses and the discriminator are
-left out: ``benchmarks.phantom_study.results`` prints the measured times beside. Arms with a network of their
-own get the number of steps of another arm; what these cost is counted by multiply-adds (``cost``).
+left out: ``benchmarks.phantom_study.results`` prints the measured times beside. A step of a method with a
+network of its own is counted by multiply-adds (``cost``), on the plans of the study; stock nnU-Net and the
+published method get the number of steps of another arm.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 FORWARD = 1 / 3
 LEARNING_PASS = 1.0
 
-# Whose network, and so which plans: ours, that of nnU-Net's planner, the published one.
-NETWORKS = ("mstkdnet", "plans", "official")
+# Whose network, and so which plans: ours, that of nnU-Net's planner, the published one, the method's own in
+# the shape of the first's plans.
+NETWORKS = ("mstkdnet", "plans", "official", "own")
 
 Settings = tuple[tuple[str, Any], ...]
 
@@ -30,7 +32,8 @@ class Arm:
         title: name in tables.
         trainer: class that nnU-Net trains with.
         full_share: share of the compute that is spent on all modalities before masking starts.
-        step_cost: student steps that one step under masking costs, for its own network.
+        step_cost: student steps that one step under masking costs, for its own network; ``None`` where it
+            is counted, in student steps of MSTKDNet.
         seeds: how many seeds the study runs.
         steps_like: key of the arm whose number of steps is taken instead of equal compute.
         settings: for the plans' ``"mstkd"`` dict, beyond length, seed and optimizer.
@@ -45,7 +48,7 @@ class Arm:
     title: str
     trainer: str
     full_share: float
-    step_cost: float
+    step_cost: float | None
     seeds: int
     steps_like: str | None = None
     settings: Settings = ()
@@ -139,14 +142,26 @@ ARMS = {
 }
 
 
-def epochs_of(arm: Arm, budget: int) -> tuple[int, int]:
-    """Epochs (on all modalities, under masking) that ``budget`` epochs of student steps pay for."""
+def epochs_of(arm: Arm, budget: int, counted: float | None = None) -> tuple[int, int]:
+    """Epochs (on all modalities, under masking) that ``budget`` epochs of student steps pay for.
+
+    Args:
+        arm: whose.
+        budget: epochs of student steps.
+        counted: what a step under masking costs, where the arm does not say.
+    """
     full = round(arm.full_share * budget)
     cost = ARMS[arm.steps_like].step_cost if arm.steps_like else arm.step_cost
-    return full, max(1, round((budget - full) / cost))
+    return full, max(1, round((budget - full) / _known(cost, counted)))
 
 
-def compute_of(arm: Arm, budget: int) -> float:
-    """What the arm's epochs cost, in epochs of student steps of its own network."""
-    full, masked = epochs_of(arm, budget)
-    return full * LEARNING_PASS + masked * arm.step_cost
+def compute_of(arm: Arm, budget: int, counted: float | None = None) -> float:
+    """What the arm's epochs cost, in epochs of student steps; of its own network, if it states its cost."""
+    full, masked = epochs_of(arm, budget, counted)
+    return full * LEARNING_PASS + masked * _known(arm.step_cost, counted)
+
+
+def _known(stated: float | None, counted: float | None) -> float:
+    cost = counted if stated is None else stated
+    assert cost is not None
+    return cost

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from benchmarks.phantom_study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, Arm, compute_of, epochs_of
+from benchmarks.phantom_study.of_methods import NARROW, OF_METHODS, OWN_OPTIMIZER, WIDE
 from benchmarks.phantom_study.sizes import Size
 from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 
-ALL_ARMS = ARMS | RESTARTS | VARIANTS
+ALL_ARMS = ARMS | OF_METHODS | RESTARTS | VARIANTS
 # nnU-Net reads as many folds as splits_final.json has; the five are convert's.
 FEW_FOLD = 5
 
@@ -89,6 +90,7 @@ _MAIN_ARMS = tuple(key for key in ARMS if key not in ABLATIONS)
 _SMALL_ARMS = (BAR, METHOD, PLAIN)
 _DIAGNOSIS_ARMS = (BAR, METHOD, PLAIN, *VARIANTS)
 _RESTART_ARMS = (BAR, METHOD, *RESTARTS)
+_METHOD_ARMS = (BAR, METHOD, *NARROW)
 
 
 def _sub_study(key: str, about: str, condition: Condition) -> Part:
@@ -111,6 +113,16 @@ PARTS = {
         _sub_study("few_labels", "few patients to train on", Condition("few_labels", fold=FEW_FOLD)),
         _sub_study("short", "a quarter of the steps", Condition("short", short=True)),
         Part(
+            "methods",
+            "the other methods' networks, beside bar and MSTKD",
+            (*_METHOD_ARMS, *OWN_OPTIMIZER, *WIDE),
+            (
+                Comparison("comparison_methods", _METHOD_ARMS, BAR),
+                Comparison("comparison_methods_own", (BAR, *OWN_OPTIMIZER), BAR),
+                Comparison("comparison_methods_wide", (BAR, *WIDE), BAR),
+            ),
+        ),
+        Part(
             "diagnosis",
             "variants of MSTKD, gradient shares in the logs",
             _DIAGNOSIS_ARMS,
@@ -132,13 +144,15 @@ def student_steps(runs: Iterable[Run], size: Size) -> float:
     total = 0.0
     for run in runs:
         epochs, steps = run.condition.budget(size)
-        total += compute_of(run.arm, epochs) * steps
+        total += (epochs if run.arm.step_cost is None else compute_of(run.arm, epochs)) * steps
     return total
 
 
 def describe(run: Run, size: Size) -> str:
     """One line on an arm: its steps and what they cost."""
     epochs, steps = run.condition.budget(size)
+    if run.arm.step_cost is None:
+        return f"{run.arm.title}: as many steps of its own network as {epochs * steps} student steps pay for"
     full, masked = epochs_of(run.arm, epochs)
     phases = f"{full} + {masked} epochs" if run.arm.masks else f"{full + masked} epochs on all modalities"
     cost = compute_of(run.arm, epochs) * steps

@@ -15,12 +15,13 @@ from typing import Any
 
 from benchmarks.errors import one_line_errors
 from benchmarks.phantom_study.arms import FORWARD, LEARNING_PASS, Arm
-from benchmarks.phantom_study.cost import forward_flops
+from benchmarks.phantom_study.cost import forward_flops, step_cost
 from benchmarks.phantom_study.parts import ALL_ARMS, PARTS
 from benchmarks.phantom_study.scores import INCOMPLETE, ComparisonFolder, Difference
 from benchmarks.phantom_study.timing import FULL, MASKED, epoch_times
-from benchmarks.phantom_study.workplace import DATASET
+from benchmarks.phantom_study.workplace import CONFIGURATION, DATASET
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json
 
 _ARM_OF = {arm.title: arm for arm in ALL_ARMS.values()}
 _NONE = "-"
@@ -109,7 +110,12 @@ def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> 
     steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
     full = round(settings.get("full_phase", 0.0) * epochs)
     ratio = forward_flops(folders[0]) / unit
-    student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
+    if arm.step_cost is None:
+        plans, dataset = (read_json(folders[0] / f"{name}.json") for name in ("plans", "dataset"))
+        settings = dict(arm.settings)
+        student = steps * epochs * step_cost(arm.trainer, plans, CONFIGURATION, dataset, settings)
+    else:
+        student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
     runs = [epoch_times(next(folder.glob("fold_*"))) for folder in folders]
     per_step = {
         phase: [time.seconds / steps for run in runs for time in run if time.phase == phase]

@@ -10,7 +10,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from benchmarks.phantom_study.arms import epochs_of
+from benchmarks.phantom_study.arms import Arm, epochs_of
+from benchmarks.phantom_study.cost import step_cost
 from benchmarks.phantom_study.data import make_data
 from benchmarks.phantom_study.parts import ALL_ARMS, Comparison, Part, Run
 from benchmarks.phantom_study.resume import FINISHED, how_to_go_on
@@ -23,6 +24,7 @@ class Study:
 
     def __init__(self, work: Workplace) -> None:
         self.work, self.size = work, work.size
+        self._counted: dict[str, float] = {}
 
     # ------------------------------------------------------------ runs
 
@@ -37,7 +39,7 @@ class Study:
     def settings(self, run: Run) -> dict[str, Any]:
         """What goes into the ``"mstkd"`` dict of the run's plans."""
         budget, steps = run.condition.budget(self.size)
-        full, masked = epochs_of(run.arm, budget)
+        full, masked = epochs_of(run.arm, budget, self.step_cost(run.arm))
         optimizer = {"optimizer": "adamw", "initial_lr": self.size.learning_rate}
         return {
             "num_epochs": full + masked,
@@ -49,6 +51,16 @@ class Study:
             "seed": run.seed,
             **dict(run.arm.settings),
         }
+
+    def step_cost(self, arm: Arm) -> float | None:
+        """What a step of a method with a network of its own costs, in student steps; other arms say it."""
+        if arm.step_cost is not None:
+            return None
+        if arm.key not in self._counted:
+            plans = read_json(self.work.plans(PLANS_OF[arm.network][0]))
+            dataset = read_json(self.work.raw / DATASET / "dataset.json")
+            self._counted[arm.key] = step_cost(arm.trainer, plans, CONFIGURATION, dataset, dict(arm.settings))
+        return self._counted[arm.key]
 
     def model(self, run: Run) -> Path:
         """Where nnU-Net puts the run's model."""

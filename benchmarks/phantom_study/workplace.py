@@ -21,6 +21,8 @@ PLANS_OF = {
     "mstkdnet": (BASE_PLANS, ""),
     "plans": ("StudyStockPlans", "--network plans -overwrite_plans_name StudyStockPlans"),
     "official": ("StudyOfficialPlans", "--preset official -overwrite_plans_name StudyOfficialPlans"),
+    # A method's own network takes patch, batch and strides from the plans of ours.
+    "own": (BASE_PLANS, ""),
 }
 RECORD = "study.json"
 

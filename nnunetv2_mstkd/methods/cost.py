@@ -36,17 +36,26 @@ class Cost:
     step: int
 
 
-def count_cost(trainer: Any) -> Cost:
-    """Count what a trainer's network computes on stock plans of nnU-Net.
+def count_cost(
+    trainer: Any,
+    configuration: ConfigurationManager | None = None,
+    *,
+    channels: int = CHANNELS,
+    outputs: int = OUTPUTS,
+) -> Cost:
+    """Count what a trainer's network computes on a patch of the plans.
 
     Args:
         trainer: class of this plugin.
+        configuration: of the plans, with the settings that the trainer reads; by default stock plans of
+            nnU-Net for ``PATCH``.
+        channels: modalities.
+        outputs: heads.
     """
+    configuration = configuration or _stock_configuration()
     with torch.device("meta"):
-        network = with_taps(
-            trainer.build_network_architecture(None, _configuration(), CHANNELS, OUTPUTS, False)
-        )
-        x = torch.empty(1, CHANNELS, *PATCH)
+        network = with_taps(trainer.build_network_architecture(None, configuration, channels, outputs, False))
+        x = torch.empty(1, channels, *configuration.patch_size)
     with torch.no_grad():
         prediction = _multiply_adds(network, x, False)
     needs = trainer.needs()
@@ -73,7 +82,7 @@ def _multiply_adds(network: nn.Module, x: Tensor, request: Request) -> int:
     return counter.get_total_flops() // 2  # a multiplication and an addition
 
 
-def _configuration() -> ConfigurationManager:
+def _stock_configuration() -> ConfigurationManager:
     stages = len(_FEATURES)
     network = {
         "n_stages": stages,

@@ -1,0 +1,33 @@
+"""Peak memory of what a benchmark does, in a process of its own: another's peak would hide it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def peak_of(work: Callable[[], Any], device: str) -> int:
+    """Bytes that ``work`` takes beyond what the process did before; on CUDA, what torch allocated."""
+    before = _resident()
+    work()
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return _resident() - before
+
+
+def _resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+
+
+def printed_by(module: str, arguments: Sequence[str]) -> int:
+    """What ``python -m benchmarks.MODULE`` prints last, a number of bytes."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    return int(done.stdout.split()[-1])

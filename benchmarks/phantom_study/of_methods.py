@@ -1,0 +1,55 @@
+"""Arms of the methods with a network of their own, in the place of MSTKDNet; by ``--parts methods``.
+
+Equal compute, counted: as many steps as the multiply-adds of the bar's steps pay for. Their encoders are one
+per modality, so at the width of MSTKDNet a step costs up to eight times its step: the arms are narrow, near
+its cost, and for three of them one more arm is wide, near its number of parameters.
+"""
+
+from __future__ import annotations
+
+from benchmarks.phantom_study.arms import Arm, Settings
+
+# Name, trainer without its prefix, settings of the narrow arm.
+_NARROW: tuple[tuple[str, str, Settings], ...] = (
+    ("RFNet", "RFNet", (("base_features", 4),)),
+    ("mmFormer", "MMFormer", (("base_features", 4), ("token_features", 128))),
+    ("M2FTrans", "M2FTrans", (("base_features", 4), ("mlp_features", 1024))),
+    ("RA-HVED", "RAHVED", (("base_features", 4),)),
+    ("RMBTS", "RMBTS", (("base_features", 4),)),
+    # Group norms of 8 groups: no fewer channels.
+    ("ACN", "ACN", (("base_features", 8),)),
+    ("SMU-Net", "SMUNet", (("base_features", 8),)),
+    ("IM-Fuse", "IMFuse", (("base_features", 3),)),
+)
+_WIDE: dict[str, Settings] = {
+    "RFNet": (("base_features", 8),),
+    "M2FTrans": (("base_features", 8), ("mlp_features", 1024)),
+    "RA-HVED": (("base_features", 8),),
+}
+
+
+def _arm(title: str, trainer: str, settings: Settings, *, suffix: str = "", said: str = "") -> Arm:
+    return Arm(
+        key=trainer.lower() + suffix,
+        title=title + said,
+        trainer=f"nnUNetTrainer{trainer}",
+        full_share=0.0,
+        step_cost=None,
+        seeds=3,
+        settings=settings,
+        network="own",
+        own_optimizer=suffix == "_own",
+    )
+
+
+NARROW = {arm.key: arm for arm in (_arm(*of) for of in _NARROW)}
+OWN_OPTIMIZER = {arm.key: arm for arm in (_arm(*of, suffix="_own", said=", own optimizer") for of in _NARROW)}
+WIDE = {
+    arm.key: arm
+    for arm in (
+        _arm(title, trainer, _WIDE[title], suffix="_wide", said=", wide")
+        for title, trainer, _ in _NARROW
+        if title in _WIDE
+    )
+}
+OF_METHODS = NARROW | OWN_OPTIMIZER | WIDE
