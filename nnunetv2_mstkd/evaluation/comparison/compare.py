@@ -9,6 +9,7 @@ from nnunetv2_mstkd.evaluation.comparison.ablation import ablation_table
 from nnunetv2_mstkd.evaluation.comparison.agreement import check_agreement
 from nnunetv2_mstkd.evaluation.comparison.differences import differences_table, means_table
 from nnunetv2_mstkd.evaluation.comparison.published import read_published
+from nnunetv2_mstkd.evaluation.comparison.ranks import rank_table
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.comparison.statistics import Bootstrap
 from nnunetv2_mstkd.evaluation.comparison.values import check_references, layout_of, run_values, scores_table
@@ -48,6 +49,7 @@ def compare_runs(
         check_references(runs[0].name, first.volumes, name, run.volumes, list(layout.patients))
     bootstrap = Bootstrap(len(layout.patient_names), seed=seed, resamples=resamples)
     means = means_table(values, layout, bootstrap)
+    of_others = None if published is None else read_published(published)
     return Comparison(
         runs=tuple(runs),
         reference=reference,
@@ -59,7 +61,8 @@ def compare_runs(
         means=means,
         differences=differences_table(values, reference, layout, bootstrap),
         ablation=ablation_table(means, reference, layout.regions, layout.metrics) if ablation else None,
-        published=None if published is None else read_published(published),
+        published=of_others,
+        ranks=None if of_others is None else rank_table(of_others, means, runs),
         seed=seed,
         resamples=resamples,
     )

@@ -47,6 +47,7 @@ class Comparison:
             patients. Run minus reference; a win is better than the reference.
         ablation: :func:`ablation.ablation_table`, or None.
         published: :func:`published.read_published`, or None.
+        ranks: :func:`ranks.rank_table`, or None.
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
@@ -62,6 +63,7 @@ class Comparison:
     differences: pd.DataFrame
     ablation: pd.DataFrame | None
     published: pd.DataFrame | None
+    ranks: pd.DataFrame | None
     seed: int
     resamples: int
 

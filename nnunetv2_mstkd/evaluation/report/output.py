@@ -27,6 +27,7 @@ _FILES = (
     "differences.csv",
     "ablation.csv",
     "published.csv",
+    "ranks.csv",
     REPORT,
 )
 _RECORD_VERSION = 1
@@ -89,7 +90,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> N
 
 def _write(comparison: Comparison, place: Path, command: str) -> None:
     write_json(comparison_record(comparison, command), place / RECORD_FILE)
-    for name in ("means", "differences", "ablation", "published"):
+    for name in ("means", "differences", "ablation", "published", "ranks"):
         table = getattr(comparison, name)
         if table is not None:
             table.to_csv(place / f"{name}.csv", index=False)

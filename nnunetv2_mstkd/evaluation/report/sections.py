@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.ablation import score_column
@@ -10,10 +12,13 @@ from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE
 from nnunetv2_mstkd.evaluation.report.cells import (
     NONE,
+    Cell,
     Column,
     Section,
     Table,
+    count_cell,
     printed_cell,
+    score_cell,
     score_head,
     text_cell,
 )
@@ -29,6 +34,12 @@ from nnunetv2_mstkd.evaluation.report.measured import (
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset
 
 _PUBLISHED = "Published, not measured here"
+_RANKS = (
+    "Data, training budget and pipeline differ: the published systems were trained and scored by other code"
+    " on other patients. A rank that differs is no error of either side.",
+    "Ranks are among the systems that were measured here, by the mean over the incomplete subsets. Of several"
+    " runs of a system the first counts.",
+)
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -47,6 +58,10 @@ def sections(comparison: Comparison) -> list[Section]:
         found.append(Section("ablation", "Ablation", (), (), [table]))
     if comparison.published is not None:
         found.append(_published(comparison.published, ablation=comparison.ablation is not None))
+    if comparison.ranks is not None:
+        found.append(
+            Section("ranks", "Published and measured ranks", _RANKS, (), _rank_tables(comparison.ranks))
+        )
     settings = settings_table(comparison)
     described = [overview(comparison), *([settings] if settings else [])]
     return [
@@ -92,6 +107,30 @@ def _published(published: pd.DataFrame, *, ablation: bool) -> Section:
         caveats(published),
         tables,
     )
+
+
+def _rank_tables(ranks: pd.DataFrame) -> list[Table]:
+    """Make per metric a table of published and measured ranks."""
+    columns = [Column("Region", numeric=False), Column("System", numeric=False), Column("Run", numeric=False)]
+    columns += [Column(head, group=g) for g in ("Published", "Measured here") for head in ("Mean", "Rank")]
+    tables = []
+    for metric in ranks["metric"].unique():
+        rows = [
+            [
+                *(text_cell(row[name]) for name in ("region", "system", "run")),
+                printed_cell(row["published"]),
+                _rank_cell(row["published_rank"]),
+                score_cell(row["measured"], metric),
+                _rank_cell(row["measured_rank"]),
+            ]
+            for row in ranks[ranks["metric"] == metric].to_dict("records")
+        ]
+        tables.append(Table(f"{score_head(metric)}, incomplete subsets", columns, rows, heads=3))
+    return tables
+
+
+def _rank_cell(rank: float) -> Cell:
+    return Cell(NONE) if math.isnan(rank) else count_cell(rank)
 
 
 def _published_table(published: pd.DataFrame, metric: str, title: str) -> Table:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from comparison_helpers import only, set_model
 
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.published import (
     DATASETS,
@@ -15,6 +17,7 @@ from nnunetv2_mstkd.evaluation.comparison.published import (
     repeated_averages,
     wrong_averages,
 )
+from nnunetv2_mstkd.evaluation.comparison.ranks import SYSTEMS
 from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, all_subsets, format_subset, parse_subset
 
@@ -154,3 +157,57 @@ class TestBlock:
         plain, beside = compare(*folders), compare(*folders, published="brats2024")
         assert plain.means.equals(beside.means)
         assert plain.differences.equals(beside.differences)
+
+
+class TestRanks:
+    """Systems that were both published and measured, by their means over the incomplete subsets."""
+
+    @pytest.fixture
+    def folders(self, evaluation):
+        def of(trainer, gain):
+            return set_model(evaluation(trainer, gain=gain), f"nnUNetTrainer{trainer}")
+
+        return [of("ModalityDropout", 0.2), of("ACN", 0.15), of("MSTKD", 0.1), of("RMBTS", 0.0)]
+
+    def test_only_of_published_systems_and_beside_published_numbers(self, folders, compare):
+        assert compare(*folders).ranks is None
+        assert compare(*folders[:2], published="brats2024").ranks is None
+        ranks = compare(*folders, published="brats2024").ranks
+        assert set(ranks["system"]) == {"ACN", "MST-KDNet", "RMBTS"}
+        assert len(ranks) == 2 * 3 * 3
+
+    def test_against_a_mean_by_hand(self, folders, compare):
+        comparison = compare(*folders, published="brats2024")
+        rows = comparison.published.query(
+            "table == 'comparison' and metric == 'hd95' and region == 'TC' and method == 'ACN'"
+            " and subset not in ('Avg.', 't1n+t1c+t2w+t2f')"
+        )
+        assert len(rows) == 14
+        row = only(comparison.ranks, metric="hd95", region="TC", system="ACN")
+        assert row["published"] == pytest.approx(rows["value"].mean())
+        measured = only(comparison.means, metric="hd95", region="TC", run="ACN", subset="incomplete")
+        assert row["measured"] == measured["mean"]
+
+    @pytest.mark.parametrize("metric", ["dice", "hd95"])
+    def test_the_best_is_first_on_either_side(self, folders, compare, metric):
+        ranks = compare(*folders, published="brats2024").ranks
+        table = ranks[(ranks["metric"] == metric) & (ranks["region"] == "WT")]
+        assert dict(zip(table["system"], table["measured_rank"], strict=True)) == {
+            "ACN": 1,
+            "MST-KDNet": 2,
+            "RMBTS": 3,
+        }
+        assert list(table["published_rank"]) == [1, 2, 3]
+        assert table["system"].iloc[0] == "MST-KDNet"
+
+    def test_printed_with_what_differs(self, folders, compare):
+        text = comparison_markdown(compare(*folders, published="brats2024"), "c")
+        block = text.split("## Published and measured ranks")[1].split("\n## ")[0]
+        assert "| WT | MST-KDNet | MSTKD |" in block
+        assert "Data, training budget and pipeline differ" in block
+
+    def test_the_systems_are_trainers_and_published_names(self):
+        assert set(SYSTEMS) <= set(methods.__all__)
+        assert set(SYSTEMS.values()) == set(
+            read_published("brats2024").query("table == 'comparison'")["method"]
+        )

@@ -1,0 +1,74 @@
+"""Ranks of the systems of the published tables: as published, and as measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE, METRICS
+from nnunetv2_mstkd.modalities import BRATS_MODALITIES
+
+# Trainer → the system of the published tables that it trains.
+SYSTEMS = {
+    "nnUNetTrainerMSTKD": "MST-KDNet",
+    "nnUNetTrainerMSTKDJoint": "MST-KDNet",
+    "nnUNetTrainerMSTKDOfficial": "MST-KDNet",
+    "nnUNetTrainerSMUNet": "SMUNet",
+    "nnUNetTrainerMMFormer": "mmformer",
+    "nnUNetTrainerM2FTrans": "M2FTrans",
+    "nnUNetTrainerACN": "ACN",
+    "nnUNetTrainerRMBTS": "RMBTS",
+    "nnUNetTrainerRAHVED": "RA-HVED",
+}
+_WHOLE = "+".join(BRATS_MODALITIES)
+_COLUMNS = ["metric", "region", "system", "run"]
+_COLUMNS += ["published", "published_rank", "measured", "measured_rank"]
+
+
+def systems_of(runs: Sequence[ComparedRun]) -> dict[str, str]:
+    """Published system → name of the first run that trains it."""
+    found: dict[str, str] = {}
+    for run in runs:
+        trainer = run.evaluations[0].record.model.get("trainer")
+        if trainer in SYSTEMS:
+            found.setdefault(SYSTEMS[trainer], run.name)
+    return found
+
+
+def rank_table(
+    published: pd.DataFrame, means: pd.DataFrame, runs: Sequence[ComparedRun]
+) -> pd.DataFrame | None:
+    """Rank the systems that were both published and measured, by their mean over the incomplete subsets.
+
+    The published mean is computed from the columns: some printed averages are wrong, and so are columns of
+    all modalities that repeat them. Equal means share the better rank.
+
+    Args:
+        published: :func:`published.read_published`.
+        means: of the comparison.
+        runs: of the comparison.
+
+    Returns:
+        metric, region, system, run, published, published_rank, measured, measured_rank; best published one
+        first. Published values as printed (Dice in %), measured ones as in ``means``. None where fewer than
+        two systems were measured with modalities missing.
+    """
+    systems, pieces = systems_of(runs), []
+    rows = published[(published["table"] == "comparison") & ~published["subset"].isin([_WHOLE, AVERAGE])]
+    here = means[means["subset"] == INCOMPLETE].set_index(["metric", "region", "run"])["mean"]
+    for (metric, region), group in rows.groupby(["metric", "region"], sort=False):
+        values = group.groupby("method")["value"].mean()
+        found = [
+            (metric, region, system, run, values[system], here[metric, region, run])
+            for system, run in systems.items()
+            if system in values and (metric, region, run) in here
+        ]
+        table = pd.DataFrame(found, columns=[name for name in _COLUMNS if not name.endswith("_rank")])
+        for name in ("published", "measured"):
+            ascending = METRICS[str(metric)].sign < 0
+            table[f"{name}_rank"] = table[name].rank(method="min", ascending=ascending)
+        if len(table) > 1:
+            pieces.append(table.sort_values("published_rank", kind="stable"))
+    return pd.concat(pieces, ignore_index=True)[_COLUMNS] if pieces else None
