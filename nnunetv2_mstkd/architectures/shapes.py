@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_mstkd.errors import MSTKDError
+
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
 
 
@@ -85,3 +87,36 @@ def pad_to_multiple(x: Tensor, multiple: Sequence[int], least: int = 1) -> tuple
         return x, crop
     ends = [amount for extra in reversed(missing) for amount in (0, extra)]
     return F.pad(x, ends), crop
+
+
+def checked_strides(
+    network: str,
+    strides: Sequence[Sequence[int]],
+    patch_size: Sequence[int],
+    levels: int,
+    *,
+    least: int = 1,
+    **features: int,
+) -> list[tuple[int, ...]]:
+    """Strides of a plan's first stages, for a network that can be built with them.
+
+    Args:
+        network: its name.
+        strides: per stage and axis.
+        patch_size: voxels per axis.
+        levels: stages to take, if there are as many.
+        least: smallest number of channels.
+        features: numbers of channels, by name.
+
+    Raises:
+        MSTKDError: fewer than two stages, strides and patch of different dimension, too few channels.
+    """
+    taken = [tuple(int(s) for s in stride) for stride in strides[:levels]]
+    fit = all(len(stride) == len(patch_size) for stride in taken)
+    if len(taken) < 2 or not fit or any(number < least for number in features.values()):
+        given = "".join(f", {name} {number}" for name, number in features.items())
+        raise MSTKDError(
+            f"{network} cannot be built with strides {taken}, patch_size {list(patch_size)}{given}; give 2"
+            f" stages or more, a stride per axis, {least} feature{'s' if least > 1 else ''} or more"
+        )
+    return taken

@@ -8,14 +8,13 @@ collect what the modalities know of each voxel.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from math import ceil, prod
 from operator import mul
 
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.fusion import (
     RELEASED_MODALITIES,
     Join,
@@ -25,29 +24,23 @@ from nnunetv2_mstkd.architectures.fusion import (
     Up,
     bias_where_blank,
     released_names,
-    separate_segmentations,
     stack_present,
     unit_trio,
-    upsampled_logits,
 )
-from nnunetv2_mstkd.architectures.presence import presence, shown
-from nnunetv2_mstkd.architectures.shapes import pad_to_multiple
-from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, TensorOrList, wants
-from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.architectures.fusion_network import LEAST_VOXELS, FusionNetwork
+from nnunetv2_mstkd.architectures.shapes import checked_strides
 from nnunetv2_mstkd.methods.imfuse.fusion import MambaFusion, StackedFusion, TokenTransformer
 
 _LEVELS = 5
 _TOKENS_PER_BASE = 64  # features of a token, in base features: 512 of 8
-_LEAST = 2  # bottleneck voxels per axis: reflection needs two
 
 
-class IMFuse(nn.Module):
+class IMFuse(FusionNetwork):
     """Segmentation network that fuses modalities by Mamba blocks.
 
-    Which modalities are there is read from the zeros, see :func:`presence`; an absent one has no influence.
-    Any patch works: it is padded with zeros to a multiple of the network's stride, outputs are cropped back;
-    learnt tokens and positions, of the plan's patch, are interpolated for another. Initialised as released:
-    convolutions Kaiming normal with biases of zero, fused tokens N(0, 1), positions zero.
+    Its further tap is ``scales``, of the decoder's coarser levels. Learnt tokens and positions are
+    interpolated for a patch that is not ``patch_size``. Initialised as released: convolutions Kaiming normal
+    with biases of zero, fused tokens N(0, 1), positions zero.
 
     Args:
         input_channels: modalities.
@@ -62,12 +55,12 @@ class IMFuse(nn.Module):
         mamba_skip: levels above the bottleneck are fused by Mamba; else their maps are only stacked.
         interleaved: order of the tokens, see :class:`MambaFusion`.
 
-    Attributes:
-        total_stride: per axis.
-
     Raises:
         MSTKDError: fewer than two stages, or strides and patch of different dimension.
     """
+
+    # Never used by the released network or by a variant of it.
+    unused_keys = re.compile(rf"mamba_fusion_layers?\.|({'|'.join(RELEASED_MODALITIES)})_decode_conv\.")
 
     def __init__(
         self,
@@ -83,20 +76,12 @@ class IMFuse(nn.Module):
         mamba_skip: bool = True,
         interleaved: bool = True,
     ) -> None:
-        super().__init__()
-        strides = [tuple(int(s) for s in stride) for stride in strides[:levels]]
-        dims = len(patch_size)
-        if len(strides) < 2 or base_features < 1 or any(len(stride) != dims for stride in strides):
-            raise MSTKDError(
-                f"IMFuse cannot be built with strides {strides}, patch_size {list(patch_size)} and "
-                f"base_features {base_features}; give 2 stages or more, a stride per axis, 1 feature or more"
-            )
-        kind = UnitKind(dims, norm_first=True)
+        strides = checked_strides("IMFuse", strides, patch_size, levels, base_features=base_features)
+        super().__init__(strides, regions)
+        kind = UnitKind(len(patch_size), norm_first=True)
         widths = [base_features * 2**level for level in range(len(strides))]
         tokens, deepest = _TOKENS_PER_BASE * base_features, len(strides) - 1
         grids = _grids(patch_size, strides)
-        self.regions = regions
-        self.total_stride = tuple(prod(of_axis) for of_axis in zip(*strides, strict=True))
         self.first_fused, self.mamba_skip = 0 if first_skip else 1, mamba_skip
         self.encoders = ModalityEncoders(input_channels, kind, widths, strides)
         self.token_convs = nn.ModuleList(kind.conv(widths[-1], tokens, 1) for _ in range(input_channels))
@@ -114,40 +99,12 @@ class IMFuse(nn.Module):
         self.separate_decoder = SegmentationDecoder(kind, widths, num_classes)
         _zero_biases(self)
 
-    def forward(
-        self, x: Tensor, return_taps: Request = False, present: Tensor | None = None
-    ) -> Tensor | NetworkTaps:
-        """Logits (B, K, *patch), without a nonlinearity.
-
-        Args:
-            x: (B, M, *patch); absent modalities are zero.
-            return_taps: return :class:`NetworkTaps` with full-resolution logits (B, K, *patch) in ``inner``:
-                ``separate``, of every modality on its own, and ``scales``, of the decoder's coarser levels,
-                finest first.
-            present: (B, M) bool, which of the modalities that ``x`` shows the fusion may see; all by default.
-                So in the released training: ``separate`` learns from all modalities, whatever the mask hides.
-
-        A sample that shows nothing, and ``separate`` of a channel of zeros, has the head's bias everywhere
-        and no gradient, see :func:`bias_where_blank`.
-        """
-        there = shown(x)
-        present = presence(x) if present is None else present & presence(x)
-        padded, crop = pad_to_multiple(x, self.total_stride, least=_LEAST)
-        levels = self.encoders(padded)
-        inner: dict[str, TensorOrList] = {}
-        if wants(return_taps, "separate"):
-            separate = separate_segmentations(self.separate_decoder, levels, ~there)
-            inner["separate"] = [logits[crop] for logits in separate]
-        fused = self._fused(levels, present)
-        blank = ~(there & present).any(1)
-        with_scales = wants(return_taps, "scales")
-        logits, scales = self.decoder(fused, padded.shape[2:], blank, with_scales)
-        if return_taps is False:
-            return logits[crop]
-        if with_scales:
-            full = (upsampled_logits(maps, padded.shape[2:], self.regions) for maps in scales)
-            inner["scales"] = [maps[crop] for maps in full]
-        return NetworkTaps(logits[crop], inner)
+    def fuse(
+        self, levels: list[list[Tensor]], present: Tensor, blank: Tensor, with_further: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        size = levels[0][0].shape[2:]
+        logits, scales = self.decoder(self._fused(levels, present), size, blank, with_further)
+        return logits, scales
 
     def _fused(self, levels: list[list[Tensor]], present: Tensor) -> list[Tensor]:
         """One map per fused level, finest first; empties the list of the encoders' maps."""
@@ -164,22 +121,8 @@ class IMFuse(nn.Module):
         fused = self.fusions[str(len(finer))](stack_present(tokens, present))
         return [*maps, self.fused_conv(self.fused_transformer(fused))]
 
-    def load_released_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the authors' code, in its keys, with or without their ``module.`` in front.
-
-        What the released network holds and never uses is ignored.
-
-        Raises:
-            MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
-        """
-        names = _released_names(self)
-        used = set(names.values())
-        fitting = {
-            key: value
-            for key, value in state_dict.items()
-            if key.removeprefix("module.") in used or not _UNUSED.match(key)
-        }
-        load_foreign(self, names, fitting)
+    def released_names(self) -> dict[str, str]:
+        return _released_names(self)
 
 
 class FusedDecoder(nn.Module):
@@ -266,7 +209,7 @@ def _grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[
     by_axis = []
     for size, of_axis in zip(patch_size, zip(*strides, strict=True), strict=True):
         total = prod(of_axis)
-        padded = max(ceil(size / total), _LEAST) * total
+        padded = max(ceil(size / total), LEAST_VOXELS) * total
         by_axis.append([padded // so_far for so_far in accumulate(of_axis, mul)])
     return list(zip(*by_axis, strict=True))
 
@@ -275,11 +218,6 @@ def _zero_biases(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-_OF_MODALITY = "|".join(RELEASED_MODALITIES)
-# In checkpoints, and never used by the released network or by a variant of it.
-_UNUSED = re.compile(rf"(module\.)?(mamba_fusion_layers?|({_OF_MODALITY})_decode_conv)\.")
 
 
 def _released_names(network: IMFuse) -> dict[str, str]:

@@ -9,14 +9,12 @@ at the two coarsest levels and by convolutions at the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import prod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.fusion import (
     RELEASED_MODALITIES,
     Join,
@@ -26,30 +24,24 @@ from nnunetv2_mstkd.architectures.fusion import (
     Up,
     bias_where_blank,
     released_names,
-    separate_segmentations,
     stack_present,
     unit_trio,
-    upsampled_logits,
 )
-from nnunetv2_mstkd.architectures.presence import presence, shown
-from nnunetv2_mstkd.architectures.shapes import pad_to_multiple
-from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, TensorOrList, wants
-from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.architectures.fusion_network import LEAST_VOXELS, FusionNetwork
+from nnunetv2_mstkd.architectures.shapes import checked_strides
 from nnunetv2_mstkd.methods.m2ftrans.channel_fusion import ChannelFusion
 from nnunetv2_mstkd.methods.m2ftrans.transformer import FusionTransformer
 
 _LEVELS = 5
 _ATTENDING = 2  # coarsest levels that are fused by attention; never the finest
-_LEAST = 2  # voxels per axis of the coarsest map: reflection needs two
 
 
-class M2FTrans(nn.Module):
+class M2FTrans(FusionNetwork):
     """Segmentation network with a masked fusion transformer between encoders and decoder.
 
-    Which modalities are there is read from the zeros, see :func:`presence`; an absent one has no influence.
-    Any patch works: it is padded with zeros to a multiple of the network's stride, outputs are cropped back,
-    and fusion tokens and positions are interpolated where it is not ``patch_size``. Convolutions are
-    initialised as released (Kaiming normal, fan-in, gain √2), fusion tokens normal, positions zero.
+    Its further tap is ``scales``, of every level. Fusion tokens and positions are interpolated for a patch
+    that is not ``patch_size``. Convolutions are initialised as released (Kaiming normal, fan-in, gain √2),
+    fusion tokens normal, positions zero.
 
     Args:
         input_channels: modalities.
@@ -60,9 +52,6 @@ class M2FTrans(nn.Module):
         base_features: channels of the finest level; every further level has twice as many.
         mlp_features: hidden width of the transformer's token-wise networks.
         levels: resolutions; fewer if the plan has fewer.
-
-    Attributes:
-        total_stride: per axis.
 
     Raises:
         MSTKDError: fewer than two stages, or strides and patch of different dimension.
@@ -80,70 +69,30 @@ class M2FTrans(nn.Module):
         mlp_features: int = 4096,
         levels: int = _LEVELS,
     ) -> None:
-        super().__init__()
-        strides = [tuple(int(s) for s in stride) for stride in strides[:levels]]
-        dims = len(patch_size)
-        if len(strides) < 2 or min(base_features, mlp_features) < 1 or any(len(s) != dims for s in strides):
-            raise MSTKDError(
-                f"M2FTrans cannot be built with strides {strides}, patch_size {list(patch_size)},"
-                f" base_features {base_features} and mlp_features {mlp_features}; give 2 stages or more, a"
-                " stride per axis, 1 feature or more"
-            )
-        kind = UnitKind(dims)
+        features = {"base_features": base_features, "mlp_features": mlp_features}
+        strides = checked_strides("M2FTrans", strides, patch_size, levels, **features)
+        super().__init__(strides, regions)
+        kind = UnitKind(len(patch_size))
         widths = [base_features * 2**level for level in range(len(strides))]
-        self.regions = regions
-        self.total_stride = tuple(prod(of_axis) for of_axis in zip(*strides, strict=True))
-        grid = [max(-(-n // s), _LEAST) for n, s in zip(patch_size, self.total_stride, strict=True)]
+        grid = [max(-(-n // s), LEAST_VOXELS) for n, s in zip(patch_size, self.total_stride, strict=True)]
         self.encoders = ModalityEncoders(input_channels, kind, widths, strides)
         self.transformer = FusionTransformer(input_channels, widths[-1], grid, mlp_features)
         self.decoder = FusionDecoder(kind, input_channels, widths, num_classes)
         self.separate_decoder = SegmentationDecoder(kind, widths, num_classes)
 
-    def forward(
-        self, x: Tensor, return_taps: Request = False, present: Tensor | None = None
-    ) -> Tensor | NetworkTaps:
-        """Logits (B, K, *patch), without a nonlinearity.
-
-        Args:
-            x: (B, M, *patch); absent modalities are zero.
-            return_taps: return :class:`NetworkTaps` with full-resolution logits (B, K, *patch) in ``inner``:
-                ``separate``, of every modality on its own, and ``scales``, of every level, finest first.
-            present: (B, M) bool, which of the modalities that ``x`` shows the fusion may see; all by default.
-                So in the released training: ``separate`` learns from all modalities, whatever the mask hides.
-
-        A sample that shows nothing, and ``separate`` of a channel of zeros, has the head's bias everywhere
-        and no gradient, see :func:`bias_where_blank`.
-        """
-        there = shown(x)
-        present = presence(x) if present is None else present & presence(x)
-        padded, crop = pad_to_multiple(x, self.total_stride, _LEAST)
-        levels = self.encoders(padded)
-        inner: dict[str, TensorOrList] = {}
-        if wants(return_taps, "separate"):
-            separate = separate_segmentations(self.separate_decoder, levels, ~there)
-            inner["separate"] = [logits[crop] for logits in separate]
-        with_scales = wants(return_taps, "scales")
+    def fuse(
+        self, levels: list[list[Tensor]], present: Tensor, blank: Tensor, with_further: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         of_modalities, fused, weights = self.transformer(levels.pop(), present)
         deepest = list(of_modalities.unbind(1))
         # Taken from the list: where no gradient is asked for, a level's maps make room for its stack.
         stacks = [_weighed(levels.pop(0), present, weights) for _ in range(len(levels))]
         stacks.append(_weighed(deepest, present, weights))
-        blank = ~(there & present).any(1)
-        logits, scale_logits = self.decoder(stacks, fused, present, blank, with_scales)
-        if return_taps is False:
-            return logits[crop]
-        if with_scales:
-            full = (upsampled_logits(maps, padded.shape[2:], self.regions) for maps in scale_logits)
-            inner["scales"] = [maps[crop] for maps in full]
-        return NetworkTaps(logits[crop], inner)
+        logits, scale_logits = self.decoder(stacks, fused, present, blank, with_further)
+        return logits, scale_logits
 
-    def load_released_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the authors' code, in its keys, with or without their ``module.`` in front.
-
-        Raises:
-            MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
-        """
-        load_foreign(self, _released_names(self), state_dict)
+    def released_names(self) -> dict[str, str]:
+        return _released_names(self)
 
 
 def _weighed(maps: Sequence[Tensor], present: Tensor, weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ zeros in what is fused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.fusion import (
     RELEASED_MODALITIES,
     Join,
@@ -27,30 +26,25 @@ from nnunetv2_mstkd.architectures.fusion import (
     Up,
     bias_where_blank,
     released_names,
-    separate_segmentations,
     stack_present,
     unit_trio,
-    upsampled_logits,
 )
-from nnunetv2_mstkd.architectures.presence import presence, shown
-from nnunetv2_mstkd.architectures.shapes import pad_to_multiple
-from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, TensorOrList, wants
+from nnunetv2_mstkd.architectures.fusion_network import LEAST_VOXELS, FusionNetwork
+from nnunetv2_mstkd.architectures.shapes import checked_strides
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mmformer.transformer import HEADS, TransformerLayer
 
 _LEVELS = 5
-_LEAST_VOXELS = 2  # per axis of the deepest map: reflection needs two
 _LINEAR_INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 RELEASED_ORDER, MENDED_ORDER = TOKEN_ORDERS = ("released", "mended")
 
 
-class MMFormer(nn.Module):
+class MMFormer(FusionNetwork):
     """Segmentation network with transformers within and across modalities.
 
-    Which modalities are there is read from the zeros, see :func:`presence`; an absent one has no influence.
-    Any patch works: it is padded with zeros to a multiple of the network's stride, outputs are cropped back,
-    and the positions of tokens are interpolated. Initialised as released: convolutions Kaiming normal
-    (fan-in, gain √2), linear layers as PyTorch does, positions zero.
+    Its further tap is ``scales``, of the fused decoder's coarser levels. Positions of tokens are interpolated
+    for a patch that is not ``patch_size``. Initialised as released: convolutions Kaiming normal (fan-in, gain
+    √2), linear layers as PyTorch does, positions zero.
 
     Args:
         input_channels: modalities, M.
@@ -63,12 +57,12 @@ class MMFormer(nn.Module):
         token_order: ``released`` or ``mended``, see :class:`TokenFusion`.
         levels: resolutions; fewer if the plan has fewer.
 
-    Attributes:
-        total_stride: per axis.
-
     Raises:
         MSTKDError: sizes that no network can be built from.
     """
+
+    # Built and saved by the authors' code, but never run.
+    unused_keys = re.compile(rf"({'|'.join(RELEASED_MODALITIES)})_decode_conv\.")
 
     def __init__(
         self,
@@ -83,70 +77,27 @@ class MMFormer(nn.Module):
         token_order: str = RELEASED_ORDER,
         levels: int = _LEVELS,
     ) -> None:
-        super().__init__()
-        strides = [tuple(int(s) for s in stride) for stride in strides[:levels]]
-        dims = len(patch_size)
-        if len(strides) < 2 or any(len(stride) != dims for stride in strides):
-            raise MSTKDError(
-                f"MMFormer cannot be built with strides {strides} and patch_size {list(patch_size)}; give 2 "
-                "stages or more, a stride per axis"
-            )
-        kind = UnitKind(dims, norm_first=True)
+        strides = checked_strides("MMFormer", strides, patch_size, levels, base_features=base_features)
+        super().__init__(strides, regions)
+        kind = UnitKind(len(patch_size), norm_first=True)
         widths = [base_features * 2**level for level in range(len(strides))]
-        self.regions = regions
-        self.total_stride = tuple(prod(of_axis) for of_axis in zip(*strides, strict=True))
-        grid = [max(-(-n // s), _LEAST_VOXELS) for n, s in zip(patch_size, self.total_stride, strict=True)]
+        grid = [max(-(-n // s), LEAST_VOXELS) for n, s in zip(patch_size, self.total_stride, strict=True)]
         self.encoders = ModalityEncoders(input_channels, kind, widths, strides)
         self.token_fusion = TokenFusion(kind, input_channels, widths[-1], token_features, grid, token_order)
         self.decoder = FusionDecoder(kind, input_channels, widths, num_classes)
         self.separate_decoder = SegmentationDecoder(kind, widths, num_classes)
 
-    def forward(
-        self, x: Tensor, return_taps: Request = False, present: Tensor | None = None
-    ) -> Tensor | NetworkTaps:
-        """Logits (B, K, *patch), without a nonlinearity.
-
-        Args:
-            x: (B, M, *patch); absent modalities are zero.
-            return_taps: return :class:`NetworkTaps` with full-resolution logits (B, K, *patch) in ``inner``:
-                ``separate``, of every modality on its own, and ``scales``, of the fused decoder's coarser
-                levels, finest first.
-            present: (B, M) bool, which of the modalities that ``x`` shows the fusion may see; all by default.
-                So in the released training: ``separate`` learns from all modalities, whatever the mask hides.
-
-        A sample that shows nothing, and ``separate`` of a channel of zeros, has the head's bias everywhere
-        and no gradient, see :func:`bias_where_blank`.
-        """
-        there = shown(x)
-        present = presence(x) if present is None else present & presence(x)
-        blank = ~(there & present).any(1)
-        padded, crop = pad_to_multiple(x, self.total_stride, least=_LEAST_VOXELS)
-        levels = self.encoders(padded)
-        inner: dict[str, TensorOrList] = {}
-        if wants(return_taps, "separate"):
-            separate = separate_segmentations(self.separate_decoder, levels, ~there)
-            inner["separate"] = [logits[crop] for logits in separate]
+    def fuse(
+        self, levels: list[list[Tensor]], present: Tensor, blank: Tensor, with_further: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         deepest = self.token_fusion(levels.pop(), present)
         # Taken from the list: where no gradient is asked for, a level's maps make room for its stack.
         skips = [stack_present(levels.pop(0), present).flatten(1, 2) for _ in range(len(levels))]
         logits, coarser = self.decoder([*skips, deepest], blank)
-        if return_taps is False:
-            return logits[crop]
-        if wants(return_taps, "scales"):
-            scales = self.decoder.scales(coarser, blank)
-            full = (upsampled_logits(of_level, padded.shape[2:], self.regions) for of_level in scales)
-            inner["scales"] = [of_level[crop] for of_level in full]
-        return NetworkTaps(logits[crop], inner)
+        return logits, self.decoder.scales(coarser, blank) if with_further else []
 
-    def load_released_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the authors' code, in its keys, with or without their ``module.`` in front.
-
-        Raises:
-            MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
-        """
-        # Built and saved there, but never run.
-        used = {key: tensor for key, tensor in state_dict.items() if not _UNUSED_KEY.match(key)}
-        load_foreign(self, _released_names(self), used)
+    def released_names(self) -> dict[str, str]:
+        return _released_names(self)
 
 
 class TokenFusion(nn.Module):
@@ -289,9 +240,6 @@ def released(
     dims = len(patch_size)
     strides = [[1] * dims] + [[2] * dims] * (_LEVELS - 1)
     return MMFormer(input_channels, 4, patch_size=patch_size, strides=strides, token_order=token_order).eval()
-
-
-_UNUSED_KEY = re.compile(rf"(module\.)?({'|'.join(RELEASED_MODALITIES)})_decode_conv\.")
 
 
 def _released_names(network: MMFormer) -> dict[str, str]:

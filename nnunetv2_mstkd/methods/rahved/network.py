@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.presence import shown
+from nnunetv2_mstkd.architectures.shapes import checked_strides
 from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, wants
-from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.rahved.attention import RegionAttention
 from nnunetv2_mstkd.methods.rahved.layers import (
     DoubleConv,
@@ -88,12 +88,9 @@ class RAHVED(nn.Module):
     ) -> None:
         super().__init__()
         dims = len(patch_size)
-        self.strides = [tuple(int(s) for s in stride) for stride in strides[:levels]]
-        if len(self.strides) < 2 or base_features < 2 or any(len(s) != dims for s in self.strides):
-            raise MSTKDError(
-                f"RA-HVED cannot be built with strides {self.strides}, patch_size {list(patch_size)} and "
-                f"base_features {base_features}; give 2 stages or more, a stride per axis, 2 features or more"
-            )
+        self.strides = checked_strides(
+            "RA-HVED", strides, patch_size, levels, least=2, base_features=base_features
+        )
         widths = [base_features * 2**level for level in range(len(self.strides))]
         self.latent_strides = [
             tuple(2 if n >= _SMALLEST_HALVED else 1 for n in size) for size in self._sizes(patch_size)

@@ -7,14 +7,12 @@ class, within the region of that class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.fusion import (
     Join,
     ModalityEncoders,
@@ -24,15 +22,11 @@ from nnunetv2_mstkd.architectures.fusion import (
     bias_where_blank,
     probabilities,
     released_names,
-    separate_segmentations,
     stack_present,
     unit_trio,
-    upsampled_logits,
 )
-from nnunetv2_mstkd.architectures.presence import presence, shown
-from nnunetv2_mstkd.architectures.shapes import pad_to_multiple
-from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, TensorOrList, wants
-from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.architectures.fusion_network import FusionNetwork
+from nnunetv2_mstkd.architectures.shapes import checked_strides
 
 _LEVELS = 4
 _MAP_FEATURES = 16  # hidden channels of the region maps' heads, at every level
@@ -40,12 +34,11 @@ _WEIGHT_FEATURES = 128  # hidden width of the networks that weigh modalities
 _SMALLEST_REGION = 1e-7  # share of the patch
 
 
-class RFNet(nn.Module):
+class RFNet(FusionNetwork):
     """Segmentation network with region-aware fusion of modalities.
 
-    Which modalities are there is read from the zeros, see :func:`presence`; an absent one has no influence.
-    Any patch works: it is padded with zeros to a multiple of the network's stride, outputs are cropped back.
-    Convolutions are initialised as released: Kaiming normal, fan-in, gain √2.
+    Its further tap is ``region_maps``, of every level. Convolutions are initialised as released: Kaiming
+    normal, fan-in, gain √2.
 
     Args:
         input_channels: modalities.
@@ -56,12 +49,11 @@ class RFNet(nn.Module):
         base_features: channels of the finest level; every further level has twice as many.
         levels: resolutions; fewer if the plan has fewer.
 
-    Attributes:
-        total_stride: per axis.
-
     Raises:
         MSTKDError: fewer than two stages, or strides and patch of different dimension.
     """
+
+    further_tap = "region_maps"
 
     def __init__(
         self,
@@ -74,62 +66,24 @@ class RFNet(nn.Module):
         base_features: int = 16,
         levels: int = _LEVELS,
     ) -> None:
-        super().__init__()
-        strides = [tuple(int(s) for s in stride) for stride in strides[:levels]]
-        dims = len(patch_size)
-        if len(strides) < 2 or base_features < 2 or any(len(stride) != dims for stride in strides):
-            raise MSTKDError(
-                f"RFNet cannot be built with strides {strides}, patch_size {list(patch_size)} and "
-                f"base_features {base_features}; give 2 stages or more, a stride per axis, 2 features or more"
-            )
-        kind = UnitKind(dims)
+        strides = checked_strides("RFNet", strides, patch_size, levels, least=2, base_features=base_features)
+        super().__init__(strides, regions)
+        kind = UnitKind(len(patch_size))
         widths = [base_features * 2**level for level in range(len(strides))]
-        self.regions = regions
-        self.total_stride = tuple(prod(of_axis) for of_axis in zip(*strides, strict=True))
         self.encoders = ModalityEncoders(input_channels, kind, widths, strides)
         self.decoder = RegionAwareDecoder(kind, input_channels, widths, num_classes, regions)
         self.separate_decoder = SegmentationDecoder(kind, widths, num_classes)
 
-    def forward(
-        self, x: Tensor, return_taps: Request = False, present: Tensor | None = None
-    ) -> Tensor | NetworkTaps:
-        """Logits (B, K, *patch), without a nonlinearity.
-
-        Args:
-            x: (B, M, *patch); absent modalities are zero.
-            return_taps: return :class:`NetworkTaps` with full-resolution logits (B, K, *patch) in ``inner``:
-                ``separate``, of every modality on its own, and ``region_maps``, of every level, finest first.
-            present: (B, M) bool, which of the modalities that ``x`` shows the fusion may see; all by default.
-                So in the released training: ``separate`` learns from all modalities, whatever the mask hides.
-
-        A sample that shows nothing, and ``separate`` of a channel of zeros, has the head's bias everywhere
-        and no gradient, see :func:`bias_where_blank`.
-        """
-        there = shown(x)
-        present = presence(x) if present is None else present & presence(x)
-        padded, crop = pad_to_multiple(x, self.total_stride, least=2)  # reflection needs two voxels
-        levels = self.encoders(padded)
-        inner: dict[str, TensorOrList] = {}
-        if wants(return_taps, "separate"):
-            separate = separate_segmentations(self.separate_decoder, levels, ~there)
-            inner["separate"] = [logits[crop] for logits in separate]
+    def fuse(
+        self, levels: list[list[Tensor]], present: Tensor, blank: Tensor, with_further: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         # Taken from the list: where no gradient is asked for, a level's maps make room for its stack.
         stacks = [stack_present(levels.pop(0), present) for _ in range(len(levels))]
-        logits, region_logits = self.decoder(stacks, blank=~(there & present).any(1))
-        if return_taps is False:
-            return logits[crop]
-        if wants(return_taps, "region_maps"):
-            full = (upsampled_logits(maps, padded.shape[2:], self.regions) for maps in region_logits)
-            inner["region_maps"] = [maps[crop] for maps in full]
-        return NetworkTaps(logits[crop], inner)
+        logits, region_logits = self.decoder(stacks, blank)
+        return logits, region_logits
 
-    def load_released_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the authors' code, in its keys, with or without their ``module.`` in front.
-
-        Raises:
-            MSTKDError: keys are missing or unknown, or shapes differ; names the first few.
-        """
-        load_foreign(self, _released_names(self), state_dict)
+    def released_names(self) -> dict[str, str]:
+        return _released_names(self)
 
 
 class RegionAwareDecoder(nn.Module):

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.foreign_weights import load_foreign
 from nnunetv2_mstkd.architectures.presence import presence, shown
-from nnunetv2_mstkd.architectures.shapes import pad_to_multiple
+from nnunetv2_mstkd.architectures.shapes import checked_strides, pad_to_multiple
 from nnunetv2_mstkd.architectures.taps import NetworkTaps, Request, wants
-from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.rmbts.layers import ConvUnit, NormedConv, conv, repeat_voxels
 from nnunetv2_mstkd.methods.rmbts.reconstruction import Reconstructed, Reconstruction
 from nnunetv2_mstkd.methods.rmbts.released_weights import from_tensorflow, released_names
@@ -67,14 +66,8 @@ class RMBTS(nn.Module):
         reconstruction: bool = True,
     ) -> None:
         super().__init__()
-        strides = [tuple(int(s) for s in stride) for stride in strides[:levels]]
-        dims = len(patch_size)
-        if len(strides) < 2 or min(base_features, style_features) < 1 or any(len(s) != dims for s in strides):
-            raise MSTKDError(
-                f"RMBTS cannot be built with strides {strides}, patch_size {list(patch_size)}, base_features "
-                f"{base_features} and style_features {style_features}; give two stages or more, a stride per "
-                "axis, and 1 feature or more"
-            )
+        dims, features = len(patch_size), {"base_features": base_features, "style_features": style_features}
+        strides = checked_strides("RMBTS", strides, patch_size, levels, **features)
         widths = [base_features * 2**level for level in range(len(strides))]
         self.total_stride = tuple(prod(of_axis) for of_axis in zip(*strides, strict=True))
         self.least_multiples = _least_multiples(strides)
