@@ -1,4 +1,4 @@
-"""Time and peak memory of a training step, as ratios to the student's own segmentation-only step.
+"""Time and peak memory of a training step, as ratios to the student's own, or to nnU-Net's.
 
 The trainers are real ones, and so are their steps; only the batch is made up. The checks of gradient shares,
 one step of 250, are left out.
@@ -19,11 +19,20 @@ import torch
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.nnunet_folders import nnunet_folders
 from benchmarks.peak_memory import peak_of, printed_by
-from benchmarks.plans import CONFIGURATION, DATA, DATASET, MODALITIES, dataset_json, mstkd_architecture, plans
+from benchmarks.plans import (
+    CONFIGURATION,
+    DATA,
+    DATASET,
+    MODALITIES,
+    dataset_json,
+    mstkd_architecture,
+    plans,
+    stock_architecture,
+)
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
 
-REFERENCE = "student alone"
+REFERENCE, STOCK = "student alone", "nnU-Net's own (PlainConvUNet)"
 _EPOCHS = 2
 _HALF_FULL = {"full_phase": 0.5}
 
@@ -37,6 +46,7 @@ class Variant:
         epoch: of the ``_EPOCHS`` there are; with a full phase of one half, 0 is in it and 1 is after it.
         settings: for the plans.
         time, memory: largest ratio to the reference that is aimed at.
+        stock: the plans name nnU-Net's own network instead of MSTKDNet.
     """
 
     trainer: str
@@ -44,6 +54,7 @@ class Variant:
     settings: dict[str, Any]
     time: float | None = None
     memory: float | None = None
+    stock: bool = False
 
 
 VARIANTS = {
@@ -53,8 +64,8 @@ VARIANTS = {
     "MSTKD, joint teacher": Variant("nnUNetTrainerMSTKDJoint", 1, {}, 2.15, 2.1),
     "MSTKD, shared network": Variant("nnUNetTrainerMSTKDShared", 1, {}),
 }
-# The other methods at their released widths, on the same plans.
-OF_METHODS = {
+# The other methods at their released widths, on the same plans, and what they are compared with.
+OF_METHODS = {STOCK: Variant("nnUNetTrainerFullModality", 1, {}, stock=True)} | {
     method.trainer.removeprefix("nnUNetTrainer"): Variant(method.trainer, 1, {})
     for method in methods.METHODS
     if getattr(method.load(), "network_class", None) is not None
@@ -69,7 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--patch", type=int, nargs=3, default=(96, 96, 96), metavar="N", help="voxels (default 96 96 96)")
     add("--batch", type=int, default=2, metavar="N", help="patches (default 2, as nnU-Net plans at least)")
     add("--compile", action="store_true", help="through torch.compile, as nnU-Net does on CUDA")
-    add("--methods", action="store_true", help="the other methods' steps as well")
+    add(
+        "--methods",
+        action="store_true",
+        help="nnU-Net's and the other methods' steps, as ratios to nnU-Net's",
+    )
     add(
         "--only-memory",
         choices=ALL,
@@ -80,12 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.only_memory:
         print(_peak_memory(ALL[args.only_memory], args))
         return 0
-    variants = ALL if args.methods else VARIANTS
+    variants, reference = (OF_METHODS, STOCK) if args.methods else (VARIANTS, REFERENCE)
     memory = {name: _memory_in_a_process_of_its_own(name, args) for name in variants}
     with _stepping(variants, args) as steps:
         timings = compare(steps, repeats=args.repeats, device=args.device)
-    rows = [_row(name, timings, memory) for name in variants]
-    results = {"patch": list(args.patch), "batch": args.batch, "compile": args.compile, "rows": rows}
+    rows = [_row(name, reference, timings, memory) for name in variants]
+    results = {"patch": list(args.patch), "batch": args.batch, "compile": args.compile}
+    results |= {"reference": reference, "rows": rows}
     header = ("step", "median (s)", "ratio", "goal", "peak memory (GiB)", "ratio", "goal")
     content = report("training_step", args.device, results)
     publish(content, table(header, [_cells(row) for row in rows]), args.json)
@@ -104,14 +120,15 @@ def _stepping(variants: dict[str, Variant], args: Any) -> Iterator[dict[str, Any
 
 def _trainer(variant: Variant, args: Any) -> tuple[Any, dict[str, Any]]:
     """A trainer in the variant's phase, and its batch."""
-    settings = {"num_epochs": _EPOCHS, "gradient_shares_every": 0, **variant.settings}
-    content = plans(mstkd_architecture(args.patch), args.patch, args.batch, settings=settings)
+    kind = getattr(methods, variant.trainer)
+    settings = {"num_epochs": _EPOCHS, **variant.settings}
+    settings |= {"gradient_shares_every": 0} if "gradient_shares_every" in kind.settings_read() else {}
+    architecture = stock_architecture(args.patch) if variant.stock else mstkd_architecture(args.patch)
+    content = plans(architecture, args.patch, args.batch, settings=settings)
     content["continue_training"] = False
     with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink):
         torch.manual_seed(0)
-        trainer = getattr(methods, variant.trainer)(
-            content, CONFIGURATION, 0, dataset_json(), torch.device(args.device)
-        )
+        trainer = kind(content, CONFIGURATION, 0, dataset_json(), torch.device(args.device))
         trainer.initialize()
         for epoch in range(variant.epoch + 1):
             trainer.current_epoch = epoch
@@ -155,8 +172,8 @@ def _memory_in_a_process_of_its_own(name: str, args: Any) -> int:
     return printed_by("training_step", arguments)
 
 
-def _row(name: str, timings: dict[str, Timing], memory: dict[str, int]) -> dict[str, Any]:
-    variant, base = ALL[name], timings[REFERENCE]
+def _row(name: str, reference: str, timings: dict[str, Timing], memory: dict[str, int]) -> dict[str, Any]:
+    variant, base = ALL[name], timings[reference]
     return {
         "step": name,
         "seconds": list(timings[name].seconds),
@@ -165,7 +182,7 @@ def _row(name: str, timings: dict[str, Timing], memory: dict[str, int]) -> dict[
         "time_ratio_of_fastest": min(timings[name].seconds) / min(base.seconds),
         "time_goal": variant.time,
         "memory_bytes": memory[name],
-        "memory_ratio": memory[name] / memory[REFERENCE],
+        "memory_ratio": memory[name] / memory[reference],
         "memory_goal": variant.memory,
     }
 

@@ -14,12 +14,16 @@ import pytest
 from places import ROOT
 
 from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
+from benchmarks.phantom_study.cost import step_cost
 from benchmarks.phantom_study.data import limit_validation
+from benchmarks.phantom_study.of_methods import NARROW, OF_METHODS
 from benchmarks.phantom_study.parts import ALL_ARMS, PARTS, Run
 from benchmarks.phantom_study.sizes import SIZES
 from benchmarks.phantom_study.study import Study
 from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
-from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, PLANS_OF, Workplace
+from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, DATASET, PLANS_OF, Workplace
+from benchmarks.plans import dataset_json, mstkd_architecture
+from benchmarks.plans import plans as made_plans
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.files import read_json, write_json
 from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
@@ -35,9 +39,13 @@ def study(tmp_path):
     """A study of the small size with plans, and nothing else."""
     made = Study(Workplace(tmp_path / "out", "small", "cpu", 1))
     for name, _ in PLANS_OF.values():
-        plans = {"plans_name": name, "other": [1], "configurations": {CONFIGURATION: {"patch_size": [8]}}}
-        write_json(plans, _made(made.work.plans(name)))
+        write_json(_planned((32, 40, 32)) | {"plans_name": name}, _made(made.work.plans(name)))
+    write_json(dataset_json(), _made(made.work.raw / DATASET / "dataset.json"))
     return made
+
+
+def _planned(patch):
+    return made_plans(mstkd_architecture(patch, first_features=8), patch, 2)
 
 
 def _made(path):
@@ -54,7 +62,37 @@ def test_every_arm_of_a_part_costs_the_same(part, size):
     budget, _ = PARTS[part].condition.budget(SIZES[size])
     arms = [run.arm for run in PARTS[part].runs(size, 1)]
     for arm in (arm for arm in arms if arm.steps_like is None):
-        assert compute_of(arm, budget) == pytest.approx(budget, rel=0.02), arm.key
+        counted = 1.21 if arm.step_cost is None else None
+        assert compute_of(arm, budget, counted) == pytest.approx(budget, rel=0.02), arm.key
+
+
+def test_a_methods_step_is_counted_on_the_plans():
+    content = _planned((32, 32, 32))
+
+    def cost(trainer, **settings):
+        name = f"nnUNetTrainer{trainer}"
+        return step_cost(name, content, CONFIGURATION, dataset_json(), settings)
+
+    assert cost("ModalityDropout") == 1
+    assert cost("MSTKD") == pytest.approx(4 / 3, rel=0.01)
+    assert cost("MSTKDJoint") == pytest.approx(2, rel=0.02)
+    assert 3 < cost("RFNet", base_features=8) / cost("RFNet", base_features=4) < 4.5
+    assert content == _planned((32, 32, 32))
+
+
+def test_arms_of_methods_train_as_long_as_their_step_allows(study):
+    for arm in OF_METHODS.values():
+        _, settings = _written(study, Run(arm, 0))
+        steps = settings["num_epochs"] * settings["num_iterations_per_epoch"]
+        assert steps * study.step_cost(arm) == pytest.approx(800, rel=0.08), arm.key
+        assert ("optimizer" in settings) == (not arm.own_optimizer)
+        assert settings["base_features"] == dict(arm.settings)["base_features"]
+        parse_settings(settings, getattr(methods, arm.trainer).settings_read(), reader=arm.trainer)
+
+
+def test_every_method_with_a_network_of_its_own_is_an_arm():
+    own = {m.trainer for m in methods.METHODS if getattr(m.load(), "network_class", None) is not None}
+    assert {arm.trainer for arm in NARROW.values()} == own
 
 
 @pytest.mark.parametrize("budget", [SIZES["small"].epochs, SIZES["small"].short_epochs])

@@ -35,7 +35,8 @@ def test_the_stock_plan_is_that_of_nnunet_for_brats():
 
 
 @pytest.mark.slow
-def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path):
+def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "_memory_in_a_process_of_its_own", lambda name, args: 2**20)
     content = results(tmp_path, networks.main, "--size", "48", "--repeats", "1")
     rows = {row["network"]: row for row in content["rows"]}
     assert rows[networks.REFERENCE]["ratio"] == 1
@@ -46,19 +47,41 @@ def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_step_of_every_variant(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "variants", "reference"),
+    [
+        ([], training_step.VARIANTS, training_step.REFERENCE),
+        (["--methods"], training_step.OF_METHODS, training_step.STOCK),
+    ],
+    ids=["ours", "methods"],
+)
+def test_a_training_step_of_every_variant(tmp_path, monkeypatch, flags, variants, reference):
     monkeypatch.setattr(training_step, "_memory_in_a_process_of_its_own", lambda name, args: 2**20)
-    content = results(tmp_path, training_step.main, "--patch", *["16"] * 3, "--repeats", "1")
+    content = results(tmp_path, training_step.main, "--patch", *["16"] * 3, "--repeats", "1", *flags)
     rows = {row["step"]: row for row in content["rows"]}
-    assert {*rows} == {*training_step.VARIANTS}
-    assert rows[training_step.REFERENCE]["time_ratio"] == 1
+    assert {*rows} == {*variants}
+    assert rows[reference]["time_ratio"] == 1
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows.values())
 
 
-def test_memory_of_one_variant(capsys):
-    options = ["--patch", *["16"] * 3, "--only-memory", training_step.REFERENCE]
-    assert training_step.main(options) == 0
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [
+        (training_step.main, ["--patch", *["16"] * 3, "--only-memory", training_step.REFERENCE]),
+        (networks.main, ["--size", "32", "--only-memory", "rfnet as released"]),
+    ],
+)
+def test_memory_of_one_variant(capsys, main, options):
+    assert main(options) == 0
     assert int(capsys.readouterr().out.split()[-1]) >= 0
+
+
+@pytest.mark.slow
+def test_networks_of_all_methods(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "_memory_in_a_process_of_its_own", lambda name, args: 2**20)
+    content = results(tmp_path, networks.main, "--size", "32", "--repeats", "1", "--methods")
+    rows = {row["network"]: row for row in content["rows"]}
+    assert {f"{folder} as released" for folder in networks._other_methods()} < {*rows}
 
 
 @pytest.mark.slow
