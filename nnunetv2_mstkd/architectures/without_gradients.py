@@ -8,8 +8,12 @@ norm is computed here, from sums over short rows that are added up in double pre
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+
+from nnunetv2_mstkd.architectures.conditioning import ConditionedNorm
 
 # Voxels whose sum is taken in single precision: 2048 lose less than 1e-6 of it.
 _ROW = 2048
@@ -54,10 +58,12 @@ def _has_channels_last(x: Tensor) -> bool:
 def _groups(norm: nn.Module) -> int | None:
     """Groups of channels that share their statistics; ``None`` for a norm of another kind."""
     # Exactly these classes: a subclass may compute something else.
-    if type(norm) is nn.GroupNorm:
-        return norm.num_groups
-    if type(norm) is nn.InstanceNorm2d or type(norm) is nn.InstanceNorm3d:
-        return None if norm.track_running_stats else norm.num_features
+    kind = norm.unconditioned if isinstance(norm, ConditionedNorm) else type(norm)
+    if kind is nn.GroupNorm:
+        return cast(nn.GroupNorm, norm).num_groups
+    if kind is nn.InstanceNorm2d or kind is nn.InstanceNorm3d:
+        instance_norm = cast(nn.InstanceNorm3d, norm)
+        return None if instance_norm.track_running_stats else instance_norm.num_features
     return None
 
 
@@ -67,7 +73,10 @@ def _normalise(norm: nn.Module, x: Tensor, groups: int, out: Tensor | None) -> T
     each = x.shape[1] // groups
     scale, mean = (1 / deviation).repeat_interleave(each, 1), mean.repeat_interleave(each, 1)
     shift = -mean * scale
-    if norm.weight is not None:
+    if isinstance(norm, ConditionedNorm):
+        weight, bias = norm.weight_and_bias()
+        scale, shift = scale * weight, shift * weight + bias
+    elif norm.weight is not None:
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     shape = (*x.shape[:2], *[1] * (x.ndim - 2))
     return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape), out=out)

@@ -10,13 +10,20 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, true_or_false, whole_number
+from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, one_of, true_or_false, whole_number
 from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
+
+NO_CONDITIONING, ABSENCE = "none", "absence"
 
 
 class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
     """Builds ``network_class`` in the shape of the plan, wherever nnU-Net would build the plan's network.
+
+    Settings, where the network is nnU-Net's or MSTKDNet:
+        conditioning: ``absence`` tells every norm which modalities are absent, see
+            :func:`condition_on_absence`; ``none`` by default.
 
     Attributes of the class:
         network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``; if it takes
@@ -32,6 +39,8 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         read = super().settings_read()
         if cls.network_class is not None:
             read |= cls.network_settings
+        else:
+            read["conditioning"] = one_of((NO_CONDITIONING, ABSENCE))
         if cls._network_takes_regions():
             read["regions"] = true_or_false()  # written by training
         return read
@@ -44,6 +53,29 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The network of :meth:`network_of_plan`, told what is absent where the plans say so."""
+        network = cls.network_of_plan(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+        settings = configuration_manager.configuration.get(SETTINGS_KEY) or {}
+        if settings.get("conditioning") == ABSENCE:
+            # Channels of a cascade's previous stage have none.
+            condition_on_absence(network, len(configuration_manager.normalization_schemes))
+        return network
+
+    @classmethod
+    def network_of_plan(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool,
     ) -> nn.Module:
         """The method's network in the shape of the plan, or the plan's own."""
         if cls.network_class is None:

@@ -46,7 +46,8 @@ def networks() -> list[str]:
     first: dict[tuple, str] = {}
     for name, method in TRAINERS.items():
         trainer = method.load()
-        first.setdefault((trainer.build_network_architecture.__qualname__, _network_of(trainer)), name)
+        build = getattr(trainer, "network_of_plan", trainer.build_network_architecture)
+        first.setdefault((build.__qualname__, _network_of(trainer)), name)
     return [name for name in first.values() if name not in OF_ONE_SIZE]
 
 

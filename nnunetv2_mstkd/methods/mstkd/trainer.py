@@ -202,13 +202,13 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMSTKDBase):
         super().initialize()
 
     @classmethod
-    def build_network_architecture(
+    def network_of_plan(
         cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
-        enable_deep_supervision: bool = True,
+        enable_deep_supervision: bool,
     ) -> nn.Module:
         """MSTKDNet as the plans describe it, or shaped after the network that stock plans describe."""
         return get_network_from_plans(
@@ -255,13 +255,13 @@ class nnUNetTrainerMSTKDUNet(nnUNetTrainerMSTKDBase):
     """
 
     @classmethod
-    def build_network_architecture(
+    def network_of_plan(
         cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
-        enable_deep_supervision: bool = True,
+        enable_deep_supervision: bool,
     ) -> nn.Module:
         """The network that the plans name."""
         network = nnUNetTrainer.build_network_architecture(

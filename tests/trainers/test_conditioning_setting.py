@@ -1,0 +1,62 @@
+"""The setting ``conditioning``: networks that every norm is told of what is absent, trained and predicted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loop import losses, train
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunetv2_mstkd import methods
+from nnunetv2_mstkd.environment import external_trainer_paths
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.trainers.base import unwrap
+
+SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 1}
+PATCH = (16, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["ModalityDropout", "MSTKD", "MSTKDUNet"])
+def test_learns_what_absence_means_and_stock_nnunet_predicts(make_trainer, monkeypatch, name):
+    settings = {**SHORT, "full_phase": 0.5, "conditioning": "absence", "seed": 1}
+    trainer = train(make_trainer(getattr(methods, f"nnUNetTrainer{name}"), settings=settings))
+    assert len(losses(trainer)) == 2
+    network = unwrap(trainer.network).eval()
+    assert network.conditioning.weight.any()
+
+    monkeypatch.setenv("nnUNet_extTrainer", external_trainer_paths())
+    predictor = nnUNetPredictor(
+        use_gaussian=False, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+    x = torch.randn(4, *PATCH, generator=torch.Generator().manual_seed(2))
+    x[1:3] = 0
+    found = predictor.predict_logits_from_preprocessed_data(x).float()
+    trainer.set_deep_supervision_enabled(False)
+    with torch.no_grad():
+        expected = network(x[None])[0]
+        torch.nn.init.zeros_(network.conditioning.weight)
+        unconditioned = network(x[None])[0]
+    # nnU-Net keeps logits in 16 bits.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
+    assert not torch.equal(expected, unconditioned)
+
+
+def test_nothing_changes_during_the_full_phase(make_trainer):
+    """No gradient reaches the conditioning before anything is absent."""
+    settings = {**SHORT, "num_epochs": 4, "full_phase": 0.75, "seed": 1}
+    plain, conditioned = (
+        train(
+            make_trainer(methods.nnUNetTrainerModalityDropout, settings=settings | more, results=name),
+            epochs=2,
+        )
+        for name, more in (("plain", {}), ("conditioned", {"conditioning": "absence"}))
+    )
+    assert losses(plain) == losses(conditioned)
+    assert not unwrap(conditioned.network).conditioning.weight.any()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerRFNet", "nnUNetTrainerFullModality"])
+def test_others_do_not_read_it(make_trainer, name):
+    with pytest.raises(MSTKDError, match=f"{name} does not read the setting 'conditioning'"):
+        make_trainer(getattr(methods, name), settings={"conditioning": "absence"})
