@@ -12,7 +12,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.modalities import modalities_of
 
-FINAL_CHECKPOINT = "checkpoint_final.pth"
+FINAL_CHECKPOINT, BEST_CHECKPOINT = "checkpoint_final.pth", "checkpoint_best.pth"
 Fold = int | str
 
 

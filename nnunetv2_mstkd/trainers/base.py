@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 from zlib import crc32
@@ -16,10 +17,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT
+from nnunetv2_mstkd.models.folder import BEST_CHECKPOINT, FINAL_CHECKPOINT
 from nnunetv2_mstkd.settings import (
     SETTINGS_KEY,
     Setting,
+    is_number,
     non_negative,
     one_of,
     parse_settings,
@@ -28,6 +30,7 @@ from nnunetv2_mstkd.settings import (
     whole_number,
 )
 from nnunetv2_mstkd.trainers.checkpoints import count_steps_on_cpu, load_extra, save_with_extra
+from nnunetv2_mstkd.trainers.weight_average import WeightAverage
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
@@ -46,6 +49,8 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         weight_decay: of the optimizer.
         optimizer: ``sgd`` (nnU-Net's: momentum 0.99, Nesterov) or ``adamw`` instead of the trainer's own.
         enable_deep_supervision: losses on the lower-resolution outputs too.
+        weight_average: decay of an exponential average of the weights, which is what is validated and
+            exported; see :class:`WeightAverage`. None by default.
 
     Hooks for subclasses: :meth:`set_defaults`, :meth:`build_beside`, :meth:`trainable_parameters`,
     :meth:`build_optimizer`, :meth:`build_lr_scheduler`, :meth:`extra_state`, :meth:`load_extra_state`.
@@ -64,10 +69,13 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         "weight_decay": non_negative(),
         "optimizer": one_of(OPTIMIZERS, attribute="optimizer_name"),
         "enable_deep_supervision": true_or_false(),
+        "weight_average": Setting("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1),
     }
     enable_deep_supervision: bool
     seed: int | None = None
     optimizer_name: str | None = None
+    weight_average: float | None = None
+    average: WeightAverage | None = None
 
     def __init__(
         self,
@@ -136,6 +144,8 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
             _seed_everything(self.seed, "initialize")  # equal on every rank: DDP broadcasts rank 0 anyway
         self._supervise_one_scale_plainly()
         super().initialize()
+        if self.weight_average is not None:
+            self.average = WeightAverage(unwrap(self.network), self.weight_average)
 
     def _supervise_one_scale_plainly(self) -> None:
         """Switch deep supervision off for a network of two stages, whose decoder has a single output.
@@ -170,6 +180,36 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         if self.seed is not None:
             _seed_everything(self.seed, self.current_epoch, self.local_rank)
 
+    # ---------------------------------------------------------------- the average of the weights
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        output: dict[str, Any] = super().train_step(batch)
+        self.average_weights()
+        return output
+
+    def average_weights(self) -> None:
+        """Called after every update of the network."""
+        if self.average is not None:
+            self.average.update()
+
+    def on_validation_epoch_start(self) -> None:
+        if self.average is not None:
+            self.average.put_in_place()
+        super().on_validation_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        if self.average is not None:
+            self.average.take_out()
+        super().on_epoch_end()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with self._exported():
+            super().perform_actual_validation(save_probabilities)
+
+    def _exported(self) -> AbstractContextManager[None]:
+        """The network has the weights that a prediction takes."""
+        return nullcontext() if self.average is None else self.average.applied()
+
     # ---------------------------------------------------------------- checkpoints
 
     def save_checkpoint(self, filename: str) -> None:
@@ -177,14 +217,22 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
             super().save_checkpoint(filename)  # says so, writes nothing
             return
         target = Path(filename)
-        extra = self.extra_state(final=target.name == FINAL_CHECKPOINT)
-        save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
+        final, exported = target.name == FINAL_CHECKPOINT, target.name in (FINAL_CHECKPOINT, BEST_CHECKPOINT)
+        extra = self.extra_state(final=final)
+        with self._exported() if exported else nullcontext():
+            if self.average is not None and not final:
+                extra["weight_average"] = self.average.state_dict()
+            save_with_extra(super().save_checkpoint, target, extra, log=self.print_to_log_file)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         # Ours first: nnU-Net's reading would run whatever a foreign file holds, ours refuses it.
         extra = load_extra(Path(filename_or_checkpoint), self.device)
         super().load_checkpoint(filename_or_checkpoint)
         count_steps_on_cpu(self.optimizer)
+        if self.average is not None:
+            self.average.restart()
+            if "weight_average" in extra:
+                self.average.load_state_dict(extra["weight_average"])
         self.load_extra_state(extra)
 
     # ---------------------------------------------------------------- the stored plans

@@ -255,6 +255,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
             losses = self.compute_losses(on_device)
         self.backward(losses.total)
         self._update()
+        self.average_weights()
         losses.terms.update(self.after_step())
         # The terms stay on the device until the epoch ends: reading each one here would stall it.
         terms = {name: value.detach() for name, value in losses.terms.items()}
