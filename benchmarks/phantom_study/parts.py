@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from benchmarks.phantom_study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, Arm, compute_of, epochs_of
+from benchmarks.phantom_study.challengers import CHALLENGERS
 from benchmarks.phantom_study.of_methods import NARROW, OF_METHODS, OWN_OPTIMIZER, WIDE
 from benchmarks.phantom_study.sizes import Size
 from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
 
-ALL_ARMS = ARMS | OF_METHODS | RESTARTS | VARIANTS
+ALL_ARMS = ARMS | OF_METHODS | CHALLENGERS | RESTARTS | VARIANTS
 # nnU-Net reads as many folds as splits_final.json has; the five are convert's.
 FEW_FOLD = 5
 
@@ -121,6 +122,12 @@ PARTS = {
                 Comparison("comparison_methods_own", (BAR, *OWN_OPTIMIZER), BAR),
                 Comparison("comparison_methods_wide", (BAR, *WIDE), BAR),
             ),
+        ),
+        Part(
+            "challengers",
+            "small changes to the bar",
+            (BAR, *CHALLENGERS),
+            (Comparison("comparison_challengers", (BAR, *CHALLENGERS), BAR),),
         ),
         Part(
             "diagnosis",

@@ -1,4 +1,4 @@
-"""The setting ``weight_average``: what is validated and exported is an average, and the weights go on learning."""
+"""The setting ``weight_average``: an average is validated and exported, while the weights go on learning."""
 
 from __future__ import annotations
 
