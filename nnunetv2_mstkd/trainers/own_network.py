@@ -15,7 +15,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, one_of, true_or_false, whole_number
 from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
 
-NO_CONDITIONING, ABSENCE = "none", "absence"
+NO_CONDITIONING, ABSENCE = CONDITIONINGS = ("none", "absence")
 
 
 class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
@@ -33,6 +33,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
 
     network_class: ClassVar[type[nn.Module] | None] = None
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(1)}
+    conditioning: str = NO_CONDITIONING
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:
@@ -40,7 +41,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         if cls.network_class is not None:
             read |= cls.network_settings
         else:
-            read["conditioning"] = one_of((NO_CONDITIONING, ABSENCE))
+            read["conditioning"] = one_of(CONDITIONINGS)
         if cls._network_takes_regions():
             read["regions"] = true_or_false()  # written by training
         return read
