@@ -37,7 +37,9 @@ NEEDS_A_MODEL = {"nnUNetTrainerMSTKDFrozenTeacher"}
 OF_THE_PLAN = {"nnUNetTrainerFullModality", "nnUNetTrainerModalityDropout", "nnUNetTrainerMSTKDUNet"}
 # 154 million parameters whatever the plan: its own tests have it.
 OF_ONE_SIZE = {"nnUNetTrainerMSTKDOfficial"}
-SMALLER = {"base_features": 8, "token_features": 16}
+SMALLER = {"base_features": 8, "token_features": 16, "mlp_features": 64}
+# Its tokens have 64 times as many features.
+STILL_SMALLER = {"nnUNetTrainerIMFuse": {"base_features": 2}}
 PATCH = (16, 16, 16)
 
 
@@ -58,7 +60,8 @@ def _network_of(trainer) -> tuple:
 def settings_of(name: str, **settings) -> dict:
     """Settings that make a training small, of those that this trainer reads."""
     read = TRAINERS[name].load().settings_read()
-    return {key: value for key, value in SMALLER.items() if key in read} | settings
+    small = SMALLER | STILL_SMALLER.get(name, {})
+    return {key: value for key, value in small.items() if key in read} | settings
 
 
 @cache
