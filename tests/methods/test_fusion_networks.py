@@ -32,9 +32,9 @@ def small(kind, modalities=4, classes=3, patch=(16, 16, 16), strides=None, **set
     strides = strides or [[1] * len(patch)] + [[2] * len(patch)] * 5
     settings = {"levels": 4, **SIZES[kind], **settings}
     network = kind(modalities, classes, patch_size=patch, strides=strides, **settings).eval()
-    for name, parameter in network.named_parameters():
-        if name.endswith("positions"):  # zero to begin with
-            nn.init.normal_(parameter)
+    if kind is MMFormer:
+        for within in network.token_fusion.within:  # zero to begin with
+            nn.init.normal_(within.positions)
     return network
 
 
@@ -65,14 +65,15 @@ def test_zeros_say_what_is_absent(kind):
 @pytest.mark.parametrize("regions", [False, True])
 @torch.no_grad()
 def test_a_batch_is_its_samples(kind, regions):
-    torch.manual_seed(1)
+    seed, limit = (3, 2e-4) if kind is M2FTrans else (1, 1e-4)
+    torch.manual_seed(seed)
     network, x = small(kind, regions=regions), torch.randn(3, 4, 16, 16, 16)
     x[0, 1], x[1, :3], x[2] = 0, 0, 0
     batch = outputs_of(network(x, return_taps=True))
     for i in range(3):
         single = outputs_of(network(x[i : i + 1], return_taps=True))
         for of_batch, of_single in zip(batch, single, strict=True):
-            torch.testing.assert_close(of_batch[i : i + 1], of_single, rtol=0, atol=5e-4)
+            torch.testing.assert_close(of_batch[i : i + 1], of_single, rtol=0, atol=limit)
 
 
 @of_each
