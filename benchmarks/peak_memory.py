@@ -15,14 +15,15 @@ _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 def peak_of(work: Callable[[], Any], device: str) -> int:
     """Bytes that ``work`` takes beyond what the process did before; on CUDA, what torch allocated."""
-    before = _resident()
+    before = peak(device)
     work()
+    return peak(device) - before
+
+
+def peak(device: str) -> int:
+    """Bytes that this process has held at most; on CUDA, of what torch allocated."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    return _resident() - before
-
-
-def _resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
 
 

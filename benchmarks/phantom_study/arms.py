@@ -10,7 +10,7 @@ published method get the number of steps of another arm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FORWARD = 1 / 3
@@ -57,6 +57,10 @@ class Arm:
     sizes: tuple[str, ...] = ()
     log_shares: int = 0
     masks: bool = True
+
+    def changed(self, key: str, title: str, settings: Settings) -> Arm:
+        """This arm with settings more, under another name."""
+        return replace(self, key=key, title=title, settings=(*self.settings, *settings))
 
 
 WITH_FROZEN = LEARNING_PASS + FORWARD

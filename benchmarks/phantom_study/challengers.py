@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from benchmarks.phantom_study.arms import ARMS, BAR
 
-from benchmarks.phantom_study.arms import ARMS, BAR, Arm, Settings
-
-
-def _challenger(key: str, title: str, settings: Settings) -> Arm:
-    bar = ARMS[BAR]
-    return replace(bar, key=key, title=f"the bar, {title}", settings=(*bar.settings, *settings))
-
+_BAR = ARMS[BAR]
 
 CHALLENGERS = {
     arm.key: arm
     for arm in (
-        _challenger("bar_conditioned", "conditioned on absence", (("conditioning", "absence"),)),
-        _challenger("bar_averaged", "average of the weights", (("weight_average", 0.98),)),
+        _BAR.changed("bar_conditioned", "the bar, conditioned on absence", (("conditioning", "absence"),)),
+        _BAR.changed("bar_averaged", "the bar, average of the weights", (("weight_average", 0.98),)),
     )
 }

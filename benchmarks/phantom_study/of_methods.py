@@ -7,6 +7,8 @@ its cost, and for three of them one more arm is wide, near its number of paramet
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.phantom_study.arms import Arm, Settings
 
 # Name, trainer without its prefix, settings of the narrow arm.
@@ -28,28 +30,27 @@ _WIDE: dict[str, Settings] = {
 }
 
 
-def _arm(title: str, trainer: str, settings: Settings, *, suffix: str = "", said: str = "") -> Arm:
+def _arm(title: str, trainer: str, settings: Settings) -> Arm:
     return Arm(
-        key=trainer.lower() + suffix,
-        title=title + said,
+        key=trainer.lower(),
+        title=title,
         trainer=f"nnUNetTrainer{trainer}",
         full_share=0.0,
         step_cost=None,
         seeds=3,
         settings=settings,
         network="own",
-        own_optimizer=suffix == "_own",
     )
 
 
 NARROW = {arm.key: arm for arm in (_arm(*of) for of in _NARROW)}
-OWN_OPTIMIZER = {arm.key: arm for arm in (_arm(*of, suffix="_own", said=", own optimizer") for of in _NARROW)}
+OWN_OPTIMIZER = {
+    f"{key}_own": replace(arm, key=f"{key}_own", title=f"{arm.title}, own optimizer", own_optimizer=True)
+    for key, arm in NARROW.items()
+}
 WIDE = {
-    arm.key: arm
-    for arm in (
-        _arm(title, trainer, _WIDE[title], suffix="_wide", said=", wide")
-        for title, trainer, _ in _NARROW
-        if title in _WIDE
-    )
+    f"{key}_wide": replace(arm, key=f"{key}_wide", title=f"{arm.title}, wide", settings=_WIDE[arm.title])
+    for key, arm in NARROW.items()
+    if arm.title in _WIDE
 }
 OF_METHODS = NARROW | OWN_OPTIMIZER | WIDE

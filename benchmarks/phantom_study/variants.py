@@ -7,8 +7,6 @@ every patient has every modality.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, WITH_FROZEN, Arm, Settings
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 
@@ -38,8 +36,7 @@ def _restart(key: str, share: float) -> Arm:
     """An arm with a full phase, at another learning rate when masking starts."""
     arm = ARMS[key]
     title = f"{arm.title}, restart at {share:g}"
-    settings = (*arm.settings, ("lr_restart", share))
-    return replace(arm, key=f"{key}_lr_{share:g}", title=title, settings=settings)
+    return arm.changed(f"{key}_lr_{share:g}", title, (("lr_restart", share),))
 
 
 # Share of the learning rate at which masking starts, instead of one decay over both phases.

@@ -7,9 +7,7 @@ processes are forked from a server that has imported everything and computed not
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,9 +18,8 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
+from benchmarks.peak_memory import peak
 from benchmarks.scaling.networks import CLASSES, Configuration
-
-_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 
 
 def in_fresh_process(configuration: Configuration, device: str, repeats: int) -> dict[str, Any]:
@@ -43,14 +40,14 @@ def measure(configuration: Configuration, device: str, repeats: int) -> dict[str
     mixed precision on CUDA, as nnU-Net trains. One step before the clock starts.
     """
     torch.manual_seed(0)
-    before = _peak(device)
+    before = peak(device)
     network = _build(configuration).to(device).train()
     x = torch.randn(1, configuration.modalities, *configuration.patch, device=device)
     seconds = [_timed(network, x, device) for _ in range(repeats + 1)][1:]
     return {
         "seconds": seconds,
         "median": statistics.median(seconds),
-        "peak_bytes": _peak(device) - before,
+        "peak_bytes": peak(device) - before,
     }
 
 
@@ -80,9 +77,3 @@ def _timed(network: nn.Module, x: Tensor, device: str) -> float:
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def _peak(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES

@@ -52,6 +52,10 @@ class FusionNetwork(nn.Module):
         self.regions = regions
         self.total_stride = tuple(prod(of_axis) for of_axis in zip(*strides, strict=True))
 
+    def coarsest_grid(self, patch_size: Sequence[int]) -> list[int]:
+        """Voxels per axis of the coarsest map, for a patch after padding."""
+        return [max(-(-n // s), LEAST_VOXELS) for n, s in zip(patch_size, self.total_stride, strict=True)]
+
     def forward(
         self, x: Tensor, return_taps: Request = False, present: Tensor | None = None
     ) -> Tensor | NetworkTaps:

@@ -15,15 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 from loop import losses, train
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from stock_prediction import predicted_by_nnunet
 from tiny_dataset import LABELS, plans
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.modules.dropout import _DropoutNd
 
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
-from nnunetv2_mstkd.environment import external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import METHODS
 from nnunetv2_mstkd.trainers.base import unwrap
@@ -197,20 +196,15 @@ def test_three_epochs_stopped_and_continued_then_stock_nnunet_predicts(make_trai
     expected = unwrap(whole.network).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in unwrap(again.network).state_dict().items())
 
-    monkeypatch.setenv("nnUNet_extTrainer", external_trainer_paths())
-    predictor = nnUNetPredictor(
-        use_gaussian=False, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
-    )
-    predictor.initialize_from_trained_model_folder(whole.output_folder_base, (0,), "checkpoint_final.pth")
     x = torch.randn(4, *PATCH, generator=torch.Generator().manual_seed(2))
     x[1:3] = 0
-    found = predictor.predict_logits_from_preprocessed_data(x)
+    found = predicted_by_nnunet(whole, x, monkeypatch)
     network = unwrap(whole.network).eval()
     whole.set_deep_supervision_enabled(False)
     with torch.no_grad():
         expected = network(x[None])[0]
     # nnU-Net keeps logits in 16 bits.
-    torch.testing.assert_close(found.float(), expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
 
 
 @pytest.mark.slow

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from loop import losses, train
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from stock_prediction import predicted_by_nnunet
 
 from nnunetv2_mstkd import methods
-from nnunetv2_mstkd.environment import external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.base import unwrap
 
@@ -24,14 +23,9 @@ def test_learns_what_absence_means_and_stock_nnunet_predicts(make_trainer, monke
     network = unwrap(trainer.network).eval()
     assert network.conditioning.weight.any()
 
-    monkeypatch.setenv("nnUNet_extTrainer", external_trainer_paths())
-    predictor = nnUNetPredictor(
-        use_gaussian=False, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
-    )
-    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
     x = torch.randn(4, *PATCH, generator=torch.Generator().manual_seed(2))
     x[1:3] = 0
-    found = predictor.predict_logits_from_preprocessed_data(x).float()
+    found = predicted_by_nnunet(trainer, x, monkeypatch)
     trainer.set_deep_supervision_enabled(False)
     with torch.no_grad():
         expected = network(x[None])[0]

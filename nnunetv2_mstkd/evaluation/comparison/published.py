@@ -22,7 +22,7 @@ FULL_METHOD = "MST-KDNet"  # in the comparison tables
 FULL_ROW = "Ours"  # in the ablation tables
 RUNNER_UP = "SMUNet"  # whom the page's headline sets beside it
 HEADLINE = "brats2024"  # the data set that the headline is about
-_WHOLE = "+".join(BRATS_MODALITIES)
+WHOLE = "+".join(BRATS_MODALITIES)
 _ROW = ["metric", "region", "method"]
 
 
@@ -70,7 +70,7 @@ def repeated_averages(published: pd.DataFrame) -> pd.DataFrame:
     """
     wide = _wide(published).reset_index()
     wrong = wrong_averages(published)[_ROW]
-    return wide.loc[wide[_WHOLE] == wide[AVERAGE], _ROW].merge(wrong, on=_ROW)
+    return wide.loc[wide[WHOLE] == wide[AVERAGE], _ROW].merge(wrong, on=_ROW)
 
 
 def ablation_disagreements(published: pd.DataFrame) -> pd.DataFrame:
@@ -139,12 +139,12 @@ def _headline(published: pd.DataFrame) -> list[str]:
     unknown = tuple(lost.loc[(lost["metric"] == "dice") & (lost["method"] == RUNNER_UP), "region"])
     return [
         f"The page's headline for full modality sets {FULL_METHOD}'s all-modalities Dice"
-        f" ({values('dice', FULL_METHOD, _WHOLE)}) beside {RUNNER_UP}'s averages over the 15 subsets"
+        f" ({values('dice', FULL_METHOD, WHOLE)}) beside {RUNNER_UP}'s averages over the 15 subsets"
         f" ({values('dice', RUNNER_UP, AVERAGE)}). With all modalities {RUNNER_UP} has"
-        f" {values('dice', RUNNER_UP, _WHOLE, unknown)}.",
+        f" {values('dice', RUNNER_UP, WHOLE, unknown)}.",
         f"The HD95 that the page gives {FULL_METHOD} with all modalities"
         f" ({values('hd95', FULL_METHOD, AVERAGE)} mm) are its averages over the 15 subsets; its column of"
-        f" all modalities has {values('hd95', FULL_METHOD, _WHOLE)} mm.",
+        f" all modalities has {values('hd95', FULL_METHOD, WHOLE)} mm.",
     ]
 
 

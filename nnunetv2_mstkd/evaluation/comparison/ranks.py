@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from nnunetv2_mstkd.evaluation.comparison.published import WHOLE
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
 from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE, METRICS
-from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 # Trainer → the system of the published tables that it trains.
 SYSTEMS = {
@@ -22,7 +22,6 @@ SYSTEMS = {
     "nnUNetTrainerRMBTS": "RMBTS",
     "nnUNetTrainerRAHVED": "RA-HVED",
 }
-_WHOLE = "+".join(BRATS_MODALITIES)
 _COLUMNS = ["metric", "region", "system", "run"]
 _COLUMNS += ["published", "published_rank", "measured", "measured_rank"]
 
@@ -56,7 +55,7 @@ def rank_table(
         two systems were measured with modalities missing.
     """
     systems, pieces = systems_of(runs), []
-    rows = published[(published["table"] == "comparison") & ~published["subset"].isin([_WHOLE, AVERAGE])]
+    rows = published[(published["table"] == "comparison") & ~published["subset"].isin([WHOLE, AVERAGE])]
     here = means[means["subset"] == INCOMPLETE].set_index(["metric", "region", "run"])["mean"]
     for (metric, region), group in rows.groupby(["metric", "region"], sort=False):
         values = group.groupby("method")["value"].mean()

@@ -27,7 +27,7 @@ from nnunetv2_mstkd.architectures.fusion import (
     stack_present,
     unit_trio,
 )
-from nnunetv2_mstkd.architectures.fusion_network import LEAST_VOXELS, FusionNetwork
+from nnunetv2_mstkd.architectures.fusion_network import FusionNetwork
 from nnunetv2_mstkd.architectures.shapes import checked_strides
 from nnunetv2_mstkd.methods.m2ftrans.channel_fusion import ChannelFusion
 from nnunetv2_mstkd.methods.m2ftrans.transformer import FusionTransformer
@@ -74,7 +74,7 @@ class M2FTrans(FusionNetwork):
         super().__init__(strides, regions)
         kind = UnitKind(len(patch_size))
         widths = [base_features * 2**level for level in range(len(strides))]
-        grid = [max(-(-n // s), LEAST_VOXELS) for n, s in zip(patch_size, self.total_stride, strict=True)]
+        grid = self.coarsest_grid(patch_size)
         self.encoders = ModalityEncoders(input_channels, kind, widths, strides)
         self.transformer = FusionTransformer(input_channels, widths[-1], grid, mlp_features)
         self.decoder = FusionDecoder(kind, input_channels, widths, num_classes)

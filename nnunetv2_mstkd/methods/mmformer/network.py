@@ -29,7 +29,7 @@ from nnunetv2_mstkd.architectures.fusion import (
     stack_present,
     unit_trio,
 )
-from nnunetv2_mstkd.architectures.fusion_network import LEAST_VOXELS, FusionNetwork
+from nnunetv2_mstkd.architectures.fusion_network import FusionNetwork
 from nnunetv2_mstkd.architectures.shapes import checked_strides
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mmformer.transformer import HEADS, TransformerLayer
@@ -81,7 +81,7 @@ class MMFormer(FusionNetwork):
         super().__init__(strides, regions)
         kind = UnitKind(len(patch_size), norm_first=True)
         widths = [base_features * 2**level for level in range(len(strides))]
-        grid = [max(-(-n // s), LEAST_VOXELS) for n, s in zip(patch_size, self.total_stride, strict=True)]
+        grid = self.coarsest_grid(patch_size)
         self.encoders = ModalityEncoders(input_channels, kind, widths, strides)
         self.token_fusion = TokenFusion(kind, input_channels, widths[-1], token_features, grid, token_order)
         self.decoder = FusionDecoder(kind, input_channels, widths, num_classes)

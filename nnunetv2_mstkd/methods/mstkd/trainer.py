@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -264,7 +263,7 @@ class nnUNetTrainerMSTKDUNet(nnUNetTrainerMSTKDBase):
         enable_deep_supervision: bool,
     ) -> nn.Module:
         """The network that the plans name."""
-        network = nnUNetTrainer.build_network_architecture(
+        network = super().network_of_plan(
             plans_manager,
             configuration_manager,
             num_input_channels,
