@@ -13,23 +13,23 @@ import pandas as pd
 import pytest
 from places import ROOT
 
-from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
-from benchmarks.phantom_study.cost import step_cost
-from benchmarks.phantom_study.data import limit_validation
-from benchmarks.phantom_study.of_methods import NARROW, OF_METHODS
-from benchmarks.phantom_study.parts import ALL_ARMS, PARTS, Run
-from benchmarks.phantom_study.sizes import SIZES
-from benchmarks.phantom_study.study import Study
-from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
-from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, DATASET, PLANS_OF, Workplace
 from benchmarks.plans import dataset_json, mstkd_architecture
 from benchmarks.plans import plans as made_plans
+from benchmarks.study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
+from benchmarks.study.cost import step_cost
+from benchmarks.study.data import limit_validation
+from benchmarks.study.of_methods import NARROW, OF_METHODS
+from benchmarks.study.parts import ALL_ARMS, PARTS, Run
+from benchmarks.study.sizes import SIZES
+from benchmarks.study.study import Study
+from benchmarks.study.variants import RESTARTS, VARIANTS
+from benchmarks.study.workplace import BASE_PLANS, CONFIGURATION, DATASET, PLANS_OF, Workplace
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.files import read_json, write_json
 from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
 from nnunetv2_mstkd.settings import parse_settings
 
-pytestmark = pytest.mark.slow  # a quick look is test_phantom_study_quick.py
+pytestmark = pytest.mark.slow  # a quick look is test_study_quick.py
 
 LENGTH = {"num_epochs", "full_phase", "num_iterations_per_epoch"}
 
@@ -218,7 +218,7 @@ def test_variants_say_which_terms_they_leave():
 
 
 def _command(out, *arguments):
-    return [sys.executable, "-m", "benchmarks.phantom_study", "-o", out, "--size", "tiny", *arguments]
+    return [sys.executable, "-m", "benchmarks.study", "-o", out, "--size", "tiny", *arguments]
 
 
 def _run(command):
@@ -260,7 +260,7 @@ def test_one_command_trains_evaluates_and_compares_and_goes_on(tmp_path):
     assert first.stat().st_mtime_ns == trained
     assert set(pd.read_csv(out / "comparison" / "differences.csv")["run"]) == {ARMS["stock"].title}
 
-    text = _run([sys.executable, "-m", "benchmarks.phantom_study.results", out])
+    text = _run([sys.executable, "-m", "benchmarks.study.results", out])
     assert "**modality dropout after a full phase**" in text
     assert "inc14" in text
     assert "2 + 2 | 1.00 | 4 |" in text

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.phantom_study.results OUT``: the study's tables as Markdown, for docs/benchmarks.md.
+"""``python -m benchmarks.study.results OUT``: the study's tables as Markdown, for docs/benchmarks.md.
 
 Every number is read or computed from OUT: the comparisons, the evaluations they name, the training logs and
 the plans. Dice in %, mean of the regions; ``inc`` is the mean over the incomplete subsets.
@@ -14,12 +14,11 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.errors import one_line_errors
-from benchmarks.phantom_study.arms import FORWARD, LEARNING_PASS, Arm
-from benchmarks.phantom_study.cost import forward_flops, step_cost
-from benchmarks.phantom_study.parts import ALL_ARMS, PARTS
-from benchmarks.phantom_study.scores import INCOMPLETE, ComparisonFolder, Difference
-from benchmarks.phantom_study.timing import FULL, MASKED, epoch_times
-from benchmarks.phantom_study.workplace import CONFIGURATION, DATASET
+from benchmarks.study.arms import FORWARD, LEARNING_PASS, Arm
+from benchmarks.study.cost import forward_flops, step_cost
+from benchmarks.study.parts import ALL_ARMS, PARTS
+from benchmarks.study.scores import INCOMPLETE, ComparisonFolder, Difference
+from benchmarks.study.timing import FULL, MASKED, epoch_times
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 
@@ -87,7 +86,7 @@ def region_table(comparison: ComparisonFolder) -> list[str]:
 
 def _folder(out: Path, model: dict[str, Any]) -> Path:
     name = "__".join(str(model[key]) for key in ("trainer", "plans", "configuration"))
-    return out / "nnUNet_results" / DATASET / name
+    return next((out / "nnUNet_results").glob(f"*/{name}"))
 
 
 def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
@@ -113,7 +112,9 @@ def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> 
     if arm.step_cost is None:
         plans, dataset = (read_json(folders[0] / f"{name}.json") for name in ("plans", "dataset"))
         settings = dict(arm.settings)
-        student = steps * epochs * step_cost(arm.trainer, plans, CONFIGURATION, dataset, settings)
+        student = (
+            steps * epochs * step_cost(arm.trainer, plans, models[0]["configuration"], dataset, settings)
+        )
     else:
         student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
     runs = [epoch_times(next(folder.glob("fold_*"))) for folder in folders]
@@ -160,14 +161,14 @@ def report(out: Path) -> list[str]:
             ]
             lines += cost_table(out, comparison)
     if not lines:
-        raise MSTKDError(f"{out} holds no comparison yet; run python -m benchmarks.phantom_study -o {out}")
+        raise MSTKDError(f"{out} holds no comparison yet; run python -m benchmarks.study -o {out}")
     return lines
 
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.phantom_study.results", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study.results", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
     print("\n".join(report(parser.parse_args(argv).out)))
     return 0

@@ -62,17 +62,22 @@ class ComparisonFolder:
     @cached_property
     def by_patient(self) -> dict[str, np.ndarray]:
         """Run → Dice (seeds, patients, groups), the regions averaged."""
-        return {
-            run["name"]: np.stack([self._patients(Path(e["folder"])) for e in run["evaluations"]])
-            for run in self.record["runs"]
-        }
+        return {run["name"]: self._of_run(run) for run in self.record["runs"]}
 
-    def _patients(self, evaluation: Path) -> np.ndarray:
+    def _of_run(self, run: dict[str, Any]) -> np.ndarray:
+        """Patients in order of their names; folds pooled, so that a seed is a round through all of them."""
+        tables = [self._patients(Path(evaluation["folder"])) for evaluation in run["evaluations"]]
+        pooled = pd.concat(tables).sort_index(kind="stable")
+        rounds = len(pooled) // pooled.index.nunique()
+        values: np.ndarray = pooled.to_numpy().reshape(-1, rounds, len(self.groups))
+        return values.swapaxes(0, 1)
+
+    def _patients(self, evaluation: Path) -> pd.DataFrame:
         table = pd.read_csv(evaluation / "metrics.csv")
         number = table["subset"].str.count(r"\+") + 1
         columns = {n: table[number == n].groupby("patient")["dice"].mean() for n in self.groups[1:]}
         columns[INCOMPLETE] = table[number < self.count].groupby("patient")["dice"].mean()
-        return pd.DataFrame(columns)[self.groups].to_numpy()
+        return pd.DataFrame(columns)[self.groups]
 
     def seed_std(self, name: str) -> float:
         """Spread between seeds of the mean over the incomplete subsets; nan for one seed."""

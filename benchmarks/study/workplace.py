@@ -7,14 +7,15 @@ import shlex
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.phantom_study.sizes import SIZES, Size
+from benchmarks.study.sizes import SIZES, Size, Training
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
 
-DATASET_ID = 900
-DATASET = "Dataset900_Phantom"
-CONFIGURATION = "3d_fullres"
+if TYPE_CHECKING:
+    from benchmarks.study.data import StudyData
+
 BASE_PLANS = "nnUNetMSTKDPlans"
 # Plans of each network: name, flags of ``nnUNetv2_mstkd plan``.
 PLANS_OF = {
@@ -30,16 +31,18 @@ RECORD = "study.json"
 class Workplace:
     """One folder that holds everything of a study."""
 
-    def __init__(self, out: Path, size_name: str, device: str, jobs: int) -> None:
+    def __init__(self, out: Path, data: StudyData, size_name: str, device: str, jobs: int) -> None:
         self.out, self.size_name, self.device, self.jobs = out.resolve(), size_name, device, jobs
+        self.data = data
         self.size: Size = SIZES[size_name]
-        claim(self.out, size_name)
+        self.training: Training = self.size.training(data.configuration, patients=data.real)
+        claim(self.out, data, size_name)
         folders = {n: self.out / f"nnUNet_{n}" for n in ("raw", "preprocessed", "results")}
         for folder in (*folders.values(), self.out / "logs"):
             folder.mkdir(parents=True, exist_ok=True)
         self.raw, self.preprocessed, self.results = folders.values()
         self.environment = os.environ | {f"nnUNet_{n}": str(f) for n, f in folders.items()}
-        if self.size.loader_processes is not None:
+        if self.training.loader_processes is not None:
             # nnU-Net's planner needs one process.
             self.environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2"}
         if device == "cpu":
@@ -70,32 +73,28 @@ class Workplace:
     @property
     def splits(self) -> Path:
         """nnU-Net's split of the training patients."""
-        return self.preprocessed / DATASET / "splits_final.json"
+        return self.preprocessed / self.data.dataset / "splits_final.json"
 
     def plans(self, name: str) -> Path:
         """A plans file, by its name."""
-        return self.preprocessed / DATASET / f"{name}.json"
+        return self.preprocessed / self.data.dataset / f"{name}.json"
 
 
-def claim(out: Path, size_name: str) -> None:
-    """Write down the size in a new folder (or one from before sizes were written down), or refuse another.
+def claim(out: Path, data: StudyData, size_name: str) -> None:
+    """Write down size and data in a new folder, or refuse others than the folder has.
 
-    Numbers that an older record lacks are taken as equal.
+    Numbers that an older record lacks are taken as equal; one without data is of the phantom.
 
     Raises:
-        MSTKDError: the folder holds a study of another size, or of this size when its numbers were others.
+        MSTKDError: the folder holds a study of another size or of other data, or of this size when its
+            numbers were others.
     """
-    size, path = SIZES[size_name].record(), out / RECORD
+    numbers = SIZES[size_name].record(data.configuration, patients=data.real)
+    path = out / RECORD
     if not path.exists():
-        labels = out / "nnUNet_raw" / DATASET / "labelsTr"
-        found = len(list(labels.glob("BraTS-*"))) if labels.is_dir() else size["train"]
-        if found != size["train"]:
-            raise MSTKDError(
-                f"{out} holds a study of {found} training patients, size '{size_name}' has"
-                f" {size['train']}; choose another -o"
-            )
+        _check_older(out, data, size_name, numbers)
         out.mkdir(parents=True, exist_ok=True)
-        write_json({"size": size_name, "numbers": size}, path)
+        write_json({"size": size_name, "numbers": numbers, "data": data.record()}, path)
         return
     record = read_json(path)
     if record["size"] != size_name:
@@ -103,10 +102,35 @@ def claim(out: Path, size_name: str) -> None:
             f"{out} holds a study of size '{record['size']}', not '{size_name}'; choose another -o, or --size"
             f" {record['size']}"
         )
-    changed = {key: old for key, old in record["numbers"].items() if key in size and size[key] != old}
+    _check_data(out, record.get("data", {"kind": "phantom"}), data.record())
+    changed = {key: old for key, old in record["numbers"].items() if key in numbers and numbers[key] != old}
     if changed:
         key, old = next(iter(changed.items()))
         raise MSTKDError(
-            f"{out} holds a study of size '{size_name}' with {key} = {old!r}, now it is {size[key]!r}; choose"
-            " another -o"
+            f"{out} holds a study of size '{size_name}' with {key} = {old!r}, now it is {numbers[key]!r};"
+            " choose another -o"
         )
+
+
+def _check_older(out: Path, data: StudyData, size_name: str, numbers: dict[str, Any]) -> None:
+    """See whether a folder from before sizes were written down is of this one."""
+    labels = out / "nnUNet_raw" / data.dataset / "labelsTr"
+    found = len(list(labels.glob("BraTS-*"))) if labels.is_dir() else 0
+    if found and not data.real and found != numbers["train"]:
+        raise MSTKDError(
+            f"{out} holds a study of {found} training patients, size '{size_name}' has"
+            f" {numbers['train']}; choose another -o"
+        )
+
+
+def _check_data(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for key in dict.fromkeys((*old, *new)):
+        if old.get(key) != new.get(key):
+            raise MSTKDError(
+                f"{out} holds a study with {key} {_short(old.get(key))}, not {_short(new.get(key))}; choose"
+                " another -o, or the same data"
+            )
+
+
+def _short(value: Any) -> str:
+    return f"of {len(value)} names" if isinstance(value, list) else repr(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.phantom_study.arms import ARMS, BAR
+from benchmarks.study.arms import ARMS, BAR
 
 _BAR = ARMS[BAR]
 

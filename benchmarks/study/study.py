@@ -7,15 +7,16 @@ import shlex
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.phantom_study.arms import Arm, epochs_of
-from benchmarks.phantom_study.cost import step_cost
-from benchmarks.phantom_study.data import make_data
-from benchmarks.phantom_study.parts import ALL_ARMS, Comparison, Part, Run
-from benchmarks.phantom_study.resume import FINISHED, how_to_go_on
-from benchmarks.phantom_study.workplace import CONFIGURATION, DATASET, DATASET_ID, PLANS_OF, Workplace
+from benchmarks.study.arms import Arm, epochs_of
+from benchmarks.study.cost import step_cost
+from benchmarks.study.parts import ALL_ARMS, Comparison, Part
+from benchmarks.study.resume import FINISHED, how_to_go_on
+from benchmarks.study.runs import Run
+from benchmarks.study.workplace import PLANS_OF, Workplace
 from nnunetv2_mstkd.files import locked_folder, read_json, write_json
 
 
@@ -23,7 +24,7 @@ class Study:
     """Runs and comparisons in one folder."""
 
     def __init__(self, work: Workplace) -> None:
-        self.work, self.size = work, work.size
+        self.work, self.data, self.training = work, work.data, work.training
         self._counted: dict[str, float] = {}
 
     # ------------------------------------------------------------ runs
@@ -32,15 +33,15 @@ class Study:
         """The plans of the arm's network with the run's settings: nothing else differs between runs."""
         plans = deepcopy(read_json(self.work.plans(PLANS_OF[run.arm.network][0])))
         plans["plans_name"] = run.plans
-        configuration = plans["configurations"][CONFIGURATION]
+        configuration = plans["configurations"][self.data.configuration]
         configuration["mstkd"] = {**configuration.get("mstkd", {}), **self.settings(run)}
         write_json(plans, self.work.plans(run.plans))
 
     def settings(self, run: Run) -> dict[str, Any]:
         """What goes into the ``"mstkd"`` dict of the run's plans."""
-        budget, steps = run.condition.budget(self.size)
+        budget, steps = run.condition.budget(self.training)
         full, masked = epochs_of(run.arm, budget, self.step_cost(run.arm))
-        optimizer = {"optimizer": "adamw", "initial_lr": self.size.learning_rate}
+        optimizer = {"optimizer": "adamw", "initial_lr": self.training.learning_rate}
         return {
             "num_epochs": full + masked,
             **({"full_phase": full / (full + masked)} if full else {}),
@@ -58,13 +59,15 @@ class Study:
             return None
         if arm.key not in self._counted:
             plans = read_json(self.work.plans(PLANS_OF[arm.network][0]))
-            dataset = read_json(self.work.raw / DATASET / "dataset.json")
-            self._counted[arm.key] = step_cost(arm.trainer, plans, CONFIGURATION, dataset, dict(arm.settings))
+            dataset = read_json(self.work.raw / self.data.dataset / "dataset.json")
+            configuration, settings = self.data.configuration, dict(arm.settings)
+            self._counted[arm.key] = step_cost(arm.trainer, plans, configuration, dataset, settings)
         return self._counted[arm.key]
 
     def model(self, run: Run) -> Path:
         """Where nnU-Net puts the run's model."""
-        return self.work.results / DATASET / f"{run.arm.trainer}__{run.plans}__{CONFIGURATION}"
+        name = f"{run.arm.trainer}__{run.plans}__{self.data.configuration}"
+        return self.work.results / self.data.dataset / name
 
     def evaluation(self, run: Run) -> Path:
         """Where the run's evaluation goes."""
@@ -73,22 +76,24 @@ class Study:
 
     def is_finished(self, run: Run) -> bool:
         """Whether the run is trained, and evaluated to the last row."""
-        fold = self.model(run) / f"fold_{run.condition.fold}"
+        fold = self.model(run) / f"fold_{run.fold}"
         return how_to_go_on(fold) is FINISHED and _is_whole(self.evaluation(run))
 
     def train_and_evaluate(self, run: Run) -> None:
         """One training, continued where it was stopped, and its evaluation."""
-        fold, device = run.condition.fold, self.work.device
+        fold, device = run.fold, self.work.device
         flag = how_to_go_on(self.model(run) / f"fold_{fold}")
         if flag is not FINISHED:
             self.write_plans(run)
-            command = f"nnUNetv2_mstkd train {DATASET_ID} {CONFIGURATION} {fold} -tr {run.arm.trainer}"
+            which = f"{self.data.dataset_id} {self.data.configuration} {fold}"
+            command = f"nnUNetv2_mstkd train {which} -tr {run.arm.trainer}"
             shares = f" --gradient_shares {run.arm.log_shares}" if run.arm.log_shares else ""
-            processes = self.size.loader_processes
+            processes = self.training.loader_processes
             loader = {} if processes is None else {"nnUNet_n_proc_DA": str(processes)}
             self.work.run(run.plans, f"{command} -p {run.plans} -device {device}{shares} {flag}", **loader)
         command = f"nnUNetv2_mstkd evaluate -m {shlex.quote(str(self.model(run)))} -f {fold}"
-        command += f" --cases {shlex.quote(str(self.work.out / 'phantom' / 'test'))} --disable_tta"
+        cases = self.data.held_out(self.work, fold)
+        command += f" --cases {shlex.quote(str(cases))} --disable_tta"
         command += f" -device {device} -o {shlex.quote(str(self.evaluation(run)))}"
         self.work.run(run.plans, f"{command} -npp 1 -nps 1 --disable_progress_bar")
 
@@ -106,19 +111,34 @@ class Study:
     # ------------------------------------------------------------ results
 
     def compare(self, part: Part, seeds: int) -> None:
-        """The comparisons of a part over all finished runs, those of earlier calls too."""
-        evaluations: dict[str, list[Path]] = {}
-        for run in part.runs(self.work.size_name, seeds):
-            if self.is_finished(run):
-                evaluations.setdefault(run.arm.key, []).append(self.evaluation(run))
+        """The comparisons of a part over all finished runs, those of earlier calls too.
+
+        A round through the patients of which a fold is missing is left out, and that is said.
+        """
+        rounds: dict[tuple[str, int], list[Run]] = {}
+        for run in part.runs(self.work.size_name, seeds, folds=self.data.folds):
+            rounds.setdefault((run.arm.key, run.repeat), []).append(run)
+        evaluations: dict[str, list[list[Path]]] = {}
+        for (key, repeat), runs in rounds.items():
+            finished = [run for run in runs if self.is_finished(run)]
+            if len(finished) == len(runs):
+                evaluations.setdefault(key, []).append([self.evaluation(run) for run in runs])
+            elif finished:
+                title, missing = ALL_ARMS[key].title, len(runs) - len(finished)
+                print(f"left out: round {repeat + 1} of {title}; {missing} of {len(runs)} folds are missing")
         for comparison in part.comparisons:
             self._compare(comparison, evaluations)
 
-    def _compare(self, comparison: Comparison, evaluations: dict[str, list[Path]]) -> None:
-        """One comparison, where there is something to set against its reference."""
+    def _compare(self, comparison: Comparison, evaluations: dict[str, list[list[Path]]]) -> None:
+        """One comparison, where there is something to set against its reference.
+
+        Args:
+            comparison: of which arms.
+            evaluations: arm → folders of each round.
+        """
         chosen = {key: evaluations[key] for key in comparison.arms if key in evaluations}
         if comparison.ablation:
-            chosen = {key: folders[:1] for key, folders in chosen.items()}
+            chosen = {key: rounds[:1] for key, rounds in chosen.items()}
         reference = ALL_ARMS[comparison.reference].title
         if comparison.reference not in chosen:
             if chosen:
@@ -126,7 +146,7 @@ class Study:
             return
         if len(chosen) < 2:
             return
-        runs = " ".join(shlex.quote(",".join(map(str, folders))) for folders in chosen.values())
+        runs = " ".join(shlex.quote(",".join(map(str, chain(*rounds)))) for rounds in chosen.values())
         names = " ".join(shlex.quote(ALL_ARMS[key].title) for key in chosen)
         target = shlex.quote(str(self.work.out / comparison.folder))
         command = f"nnUNetv2_mstkd compare {runs} -o {target} --names {names}"
@@ -148,7 +168,7 @@ def _is_whole(evaluation: Path) -> bool:
 def run_parts(study: Study, parts: Sequence[Part], runs: Sequence[Run], seeds: int) -> None:
     """Data, the runs that are missing, and the comparisons of the parts; one command at a time per folder."""
     with locked_folder(study.work.out):
-        make_data(study.work, runs)
+        study.data.make(study.work, runs)
         study.train_all(runs)
         for part in parts:
             study.compare(part, seeds)

@@ -7,7 +7,7 @@ every patient has every modality.
 
 from __future__ import annotations
 
-from benchmarks.phantom_study.arms import ARMS, BAR, METHOD, WITH_FROZEN, Arm, Settings
+from benchmarks.study.arms import ARMS, BAR, METHOD, WITH_FROZEN, Arm, Settings
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 
 EVERY = 25

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.phantom_study -o OUT``: run the study, or go on with it."""
+"""``python -m benchmarks.study -o OUT``: run the study, or go on with it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.errors import one_line_errors
-from benchmarks.phantom_study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, Run, describe, student_steps
-from benchmarks.phantom_study.sizes import SIZES
-from benchmarks.phantom_study.study import Study, run_parts
-from benchmarks.phantom_study.workplace import Workplace
+from benchmarks.study.data import StudyData
+from benchmarks.study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, describe, student_steps
+from benchmarks.study.patients import Patients
+from benchmarks.study.phantom import Phantom
+from benchmarks.study.runs import Run
+from benchmarks.study.sizes import PATIENT_CONFIGURATIONS, SIZES
+from benchmarks.study.study import Study, run_parts
+from benchmarks.study.workplace import Workplace
+from nnunetv2_mstkd.datasets.formats import FORMATS
 from nnunetv2_mstkd.errors import MSTKDError
 
+PHANTOM = "phantom"
 _SEEDS = 3
 # A rough rate for the help alone: training on one quiet CPU core, small size, MSTKDNet.
 _MINUTES, _STEPS = 4, 800
 
 
 def _costs() -> str:
-    lines = ["what the parts cost at the small size (default: " + " ".join(DEFAULT_PARTS) + "):"]
+    lines = [
+        "what the parts cost at the small size, on the phantom (default: " + " ".join(DEFAULT_PARTS) + "):"
+    ]
     for part in PARTS.values():
-        runs, size = part.runs("small", _SEEDS), SIZES["small"]
-        steps = student_steps(runs, size)
+        runs = part.runs("small", _SEEDS)
+        steps = student_steps(runs, SIZES["small"].on_phantom)
         minutes = steps * _MINUTES / _STEPS / 2
         lines.append(
             f"  {part.key}: {part.about}; {len(runs)} runs, {steps:.0f} student steps, about {minutes:.0f}"
@@ -39,13 +47,24 @@ def _costs() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.phantom_study",
+        prog="python -m benchmarks.study",
         description=__doc__,
         epilog=_costs(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("-o", "--out", type=Path, required=True, help="folder for everything")
+    add(
+        "--data",
+        default=PHANTOM,
+        metavar="WHAT",
+        help="phantom (default), or a folder of patients with segmentations, which are cross-validated",
+    )
+    add("--format", choices=FORMATS, help="release that a folder's names and labels follow")
+    add(
+        "-c", "--configuration", choices=PATIENT_CONFIGURATIONS, default="2d", help="for patients; default 2d"
+    )
+    add("--folds", type=int, default=3, help="of the patients (default 3)")
     add("--size", choices=SIZES, default="small", help="default small: two CPU cores")
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--jobs", type=int, default=2, help="runs at a time (default 2)")
@@ -58,12 +77,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARM",
         help="only these arms of the parts: " + " ".join(ALL_ARMS),
     )
-    add("--seeds", type=int, default=_SEEDS, help=f"at most so many seeds (default {_SEEDS})")
+    add(
+        "--seeds",
+        type=int,
+        default=_SEEDS,
+        help=f"at most so many seeds (default {_SEEDS}); of patients, rounds through all folds",
+    )
     add("--list", action="store_true", help="only say what would be run and what it costs")
     return parser
 
 
-def _chosen(arguments: argparse.Namespace) -> list[Run]:
+def _data(arguments: argparse.Namespace) -> StudyData:
+    """The phantom, or the patients of a folder.
+
+    Raises:
+        MSTKDError: a folder's format is not given, or it holds too few patients.
+    """
+    if arguments.data == PHANTOM:
+        return Phantom()
+    if arguments.format is None:
+        raise MSTKDError(f"--data {arguments.data} needs --format; choose from {', '.join(FORMATS)}")
+    return Patients(Path(arguments.data), arguments.format, arguments.configuration, arguments.folds)
+
+
+def _chosen(arguments: argparse.Namespace, folds: int) -> list[Run]:
     """The runs that were asked for, each once: parts may share some.
 
     Raises:
@@ -71,7 +108,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
     """
     runs: dict[str, Run] = {}
     for key in arguments.parts:
-        for run in PARTS[key].runs(arguments.size, arguments.seeds, arguments.arms):
+        for run in PARTS[key].runs(arguments.size, arguments.seeds, arguments.arms, folds):
             runs.setdefault(run.plans, run)
     if not runs:
         parts = " ".join(arguments.parts)
@@ -83,15 +120,16 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then compare."""
     arguments = _parser().parse_args(argv)
-    size = SIZES[arguments.size]
-    runs = _chosen(arguments)
+    data = _data(arguments)
+    training = SIZES[arguments.size].training(data.configuration, patients=data.real)
+    runs = _chosen(arguments, data.folds)
     for run in runs:
         if run.seed == 0:
-            print(f"{run.condition.name or 'main'}: {describe(run, size)}")
-    print(f"{len(runs)} runs, {student_steps(runs, size):.0f} student steps", flush=True)
+            print(f"{run.condition.name or 'main'}: {describe(run, training)}")
+    print(f"{len(runs)} runs, {student_steps(runs, training):.0f} student steps", flush=True)
     if arguments.list:
         return 0
-    study = Study(Workplace(arguments.out, arguments.size, arguments.device, arguments.jobs))
+    study = Study(Workplace(arguments.out, data, arguments.size, arguments.device, arguments.jobs))
     run_parts(study, [PARTS[key] for key in arguments.parts], runs, arguments.seeds)
     return 0
 

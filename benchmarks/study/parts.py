@@ -5,52 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from benchmarks.phantom_study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, Arm, compute_of, epochs_of
-from benchmarks.phantom_study.challengers import CHALLENGERS
-from benchmarks.phantom_study.of_methods import NARROW, OF_METHODS, OWN_OPTIMIZER, WIDE
-from benchmarks.phantom_study.sizes import Size
-from benchmarks.phantom_study.variants import RESTARTS, VARIANTS
+from benchmarks.study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, compute_of, epochs_of
+from benchmarks.study.challengers import CHALLENGERS
+from benchmarks.study.of_methods import NARROW, OF_METHODS, OWN_OPTIMIZER, WIDE
+from benchmarks.study.runs import MAIN, QUARTER, Condition, Run, runs_of
+from benchmarks.study.sizes import Training
+from benchmarks.study.variants import RESTARTS, VARIANTS
 
 ALL_ARMS = ARMS | OF_METHODS | CHALLENGERS | RESTARTS | VARIANTS
-# nnU-Net reads as many folds as splits_final.json has; the five are convert's.
-FEW_FOLD = 5
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Data and length of a training.
-
-    Attributes:
-        name: in plans and folders; empty for the main one.
-        fold: of splits_final.json.
-        short: train for the size's short budget.
-    """
-
-    name: str = ""
-    fold: int = 0
-    short: bool = False
-
-    def budget(self, size: Size) -> tuple[int, int]:
-        """Epochs of student steps, and steps per epoch."""
-        return (size.short_epochs, size.short_steps) if self.short else (size.epochs, size.steps)
-
-
-MAIN = Condition()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training and its evaluation."""
-
-    arm: Arm
-    seed: int
-    condition: Condition = MAIN
-
-    @property
-    def plans(self) -> str:
-        """Name of its plans file: settings live in the plans."""
-        parts = ["Study", *filter(None, [self.condition.name]), self.arm.key, f"seed{self.seed}"]
-        return "_".join(parts)
 
 
 @dataclass(frozen=True)
@@ -80,11 +42,17 @@ class Part:
     comparisons: tuple[Comparison, ...]
     condition: Condition = MAIN
 
-    def runs(self, size_name: str, seeds: int, keys: Collection[str] = ALL_ARMS) -> list[Run]:
-        """Its runs at a size, first seeds first, of the arms in ``keys``."""
+    def runs(self, size_name: str, seeds: int, keys: Collection[str] = ALL_ARMS, folds: int = 1) -> list[Run]:
+        """Return its runs at a size, first seeds first, of the arms in ``keys``."""
         arms = [ALL_ARMS[key] for key in self.arms if key in keys]
         arms = [arm for arm in arms if not arm.sizes or size_name in arm.sizes]
-        return [Run(arm, n, self.condition) for n in range(seeds) for arm in arms if n < arm.seeds]
+        return [
+            run
+            for repeat in range(seeds)
+            for arm in arms
+            if repeat < arm.seeds
+            for run in runs_of(arm, self.condition, repeat, folds)
+        ]
 
 
 _MAIN_ARMS = tuple(key for key in ARMS if key not in ABLATIONS)
@@ -111,8 +79,10 @@ PARTS = {
                 Comparison("logit_terms", (METHOD, "wo_slkd", PLAIN, BAR), METHOD),
             ),
         ),
-        _sub_study("few_labels", "few patients to train on", Condition("few_labels", fold=FEW_FOLD)),
-        _sub_study("short", "a quarter of the steps", Condition("short", short=True)),
+        _sub_study("few_labels", "few patients to train on", Condition("few_labels", few_labels=True)),
+        _sub_study("short", "a quarter of the steps", Condition("short", length=QUARTER)),
+        _sub_study("half", "half the steps", Condition("half", length=0.5)),
+        _sub_study("double", "twice the steps", Condition("double", length=2.0)),
         Part(
             "methods",
             "the other methods' networks, beside bar and MSTKD",
@@ -146,18 +116,18 @@ PARTS = {
 DEFAULT_PARTS = ("main", "few_labels", "short")
 
 
-def student_steps(runs: Iterable[Run], size: Size) -> float:
+def student_steps(runs: Iterable[Run], training: Training) -> float:
     """What the trainings cost together, in student steps (of each network's own)."""
     total = 0.0
     for run in runs:
-        epochs, steps = run.condition.budget(size)
+        epochs, steps = run.condition.budget(training)
         total += (epochs if run.arm.step_cost is None else compute_of(run.arm, epochs)) * steps
     return total
 
 
-def describe(run: Run, size: Size) -> str:
+def describe(run: Run, training: Training) -> str:
     """One line on an arm: its steps and what they cost."""
-    epochs, steps = run.condition.budget(size)
+    epochs, steps = run.condition.budget(training)
     if run.arm.step_cost is None:
         return f"{run.arm.title}: as many steps of its own network as {epochs * steps} student steps pay for"
     full, masked = epochs_of(run.arm, epochs)

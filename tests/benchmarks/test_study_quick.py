@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.phantom_study import __main__ as command
-from benchmarks.phantom_study.arms import ARMS, METHOD
-from benchmarks.phantom_study.parts import Run
-from benchmarks.phantom_study.study import Study
-from benchmarks.phantom_study.workplace import BASE_PLANS, CONFIGURATION, Workplace
+from benchmarks.study import __main__ as command
+from benchmarks.study.arms import ARMS, METHOD
+from benchmarks.study.parts import Run
+from benchmarks.study.study import Study
+from benchmarks.study.workplace import BASE_PLANS, CONFIGURATION, Workplace
 from nnunetv2_mstkd.files import read_json, write_json
 
 

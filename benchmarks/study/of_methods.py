@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.phantom_study.arms import Arm, Settings
+from benchmarks.study.arms import Arm, Settings
 
 # Name, trainer without its prefix, settings of the narrow arm.
 _NARROW: tuple[tuple[str, str, Settings], ...] = (

@@ -3,7 +3,7 @@
 Compute is counted in student steps: a forward and a backward pass of the network over a batch is one. The
 forward pass is a third of it, because a convolution's backward pass multiplies twice as much. So a step with
 a frozen teacher's forward pass is 4/3, one with two learning passes is 2. Losses and the discriminator are
-left out: ``benchmarks.phantom_study.results`` prints the measured times beside. A step of a method with a
+left out: ``benchmarks.study.results`` prints the measured times beside. A step of a method with a
 network of its own is counted by multiply-adds (``cost``), on the plans of the study; stock nnU-Net and the
 published method get the number of steps of another arm.
 """

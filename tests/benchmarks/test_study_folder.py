@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.phantom_study import __main__ as command
-from benchmarks.phantom_study.data import add_few_labels, make_data
-from benchmarks.phantom_study.parts import FEW_FOLD, PARTS
-from benchmarks.phantom_study.resume import CONTINUE, FINISHED, FROM_SCRATCH, VALIDATE, how_to_go_on
-from benchmarks.phantom_study.sizes import SIZES
-from benchmarks.phantom_study.study import Study, _is_whole
-from benchmarks.phantom_study.timing import FULL, MASKED, EpochTime, epoch_times
-from benchmarks.phantom_study.workplace import BASE_PLANS, DATASET, RECORD, Workplace, claim
+from benchmarks.study import __main__ as command
+from benchmarks.study.data import add_few_labels, make_data
+from benchmarks.study.parts import FEW_FOLD, PARTS
+from benchmarks.study.resume import CONTINUE, FINISHED, FROM_SCRATCH, VALIDATE, how_to_go_on
+from benchmarks.study.sizes import SIZES
+from benchmarks.study.study import Study, _is_whole
+from benchmarks.study.timing import FULL, MASKED, EpochTime, epoch_times
+from benchmarks.study.workplace import BASE_PLANS, DATASET, RECORD, Workplace, claim
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
 
-pytestmark = pytest.mark.slow  # with the study itself; a quick look is test_phantom_study_quick.py
+pytestmark = pytest.mark.slow  # with the study itself; a quick look is test_study_quick.py
 
 
 @pytest.mark.parametrize(

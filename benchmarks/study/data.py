@@ -1,0 +1,76 @@
+"""What a study trains and tests on: a data set, its folds, and the patients whom no training sees."""
+
+from __future__ import annotations
+
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.study.runs import Run
+from benchmarks.study.workplace import PLANS_OF, Workplace
+from nnunetv2_mstkd.files import read_json, write_json
+
+
+class StudyData(ABC):
+    """A data set in a study's folder, made by the real commands, each part once.
+
+    Attributes:
+        dataset_id, dataset: of nnU-Net.
+        configuration: that is trained.
+        folds: of the cross-validation; a single one where the patients to evaluate are a set of their own.
+        real: whether they are patients, not the phantom.
+    """
+
+    dataset_id: int
+    dataset: str
+    configuration: str
+    folds: int
+    real: ClassVar[bool]
+
+    @abstractmethod
+    def make(self, work: Workplace, runs: Iterable[Run]) -> None:
+        """Make everything that the runs read; none is taken for whole that is not."""
+
+    @abstractmethod
+    def held_out(self, work: Workplace, fold: int) -> Path:
+        """Return the folder of the patients who are evaluated, whom a training of ``fold`` does not see."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Return what must not change in a study's folder."""
+
+    def prepare(self, work: Workplace, runs: Iterable[Run]) -> None:
+        """Preprocess, and write the plans of the runs' networks."""
+        for network in dict.fromkeys(("mstkdnet", *(run.arm.network for run in runs))):
+            self._plan(work, network)
+
+    def _plan(self, work: Workplace, network: str) -> None:
+        """Plans of a network; those of MSTKDNet come last of the preprocessing: they say that it is whole."""
+        name, flags = PLANS_OF[network]
+        if work.plans(name).exists():
+            return
+        which = f"-d {self.dataset_id} -c {self.configuration}"
+        if network == "mstkdnet":
+            work.run("data", f"nnUNetv2_plan_and_preprocess {which} -npfp 2 -np 2")
+        work.run("data", f"nnUNetv2_mstkd plan {which} {flags} {work.training.plan}")
+
+    def convert(self, work: Workplace, source: Path, flags: str) -> None:
+        """The raw data set appears whole, and its split after it: a kill in between leaves one of the two."""
+        raw = work.raw / self.dataset
+        if raw.exists() and work.splits.exists():
+            return
+        again = " --overwrite" if raw.exists() or work.splits.exists() else ""
+        name = self.dataset.partition("_")[2]
+        command = f"nnUNetv2_mstkd convert -i {shlex.quote(str(source))} -d {self.dataset_id} --name {name}"
+        work.run("data", f"{command} {flags}{again}")
+
+
+def limit_validation(splits: Path, count: int, folds: int = 1) -> None:
+    """Let the first folds validate on ``count`` patients each: what nnU-Net finds there is only logged."""
+    content = read_json(splits)
+    if any(len(fold["val"]) > count for fold in content[:folds]):
+        for fold in content[:folds]:
+            fold["val"] = fold["val"][:count]
+        write_json(content, splits)
