@@ -19,11 +19,13 @@ from benchmarks.study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
 from benchmarks.study.cost import step_cost
 from benchmarks.study.data import limit_validation
 from benchmarks.study.of_methods import NARROW, OF_METHODS
-from benchmarks.study.parts import ALL_ARMS, PARTS, Run
+from benchmarks.study.parts import ALL_ARMS, PARTS
+from benchmarks.study.phantom import Phantom
+from benchmarks.study.runs import Run
 from benchmarks.study.sizes import SIZES
 from benchmarks.study.study import Study
 from benchmarks.study.variants import RESTARTS, VARIANTS
-from benchmarks.study.workplace import BASE_PLANS, CONFIGURATION, DATASET, PLANS_OF, Workplace
+from benchmarks.study.workplace import BASE_PLANS, PLANS_OF, Workplace
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.files import read_json, write_json
 from nnunetv2_mstkd.methods.mstkd.weights import ObjectiveConfig
@@ -31,16 +33,17 @@ from nnunetv2_mstkd.settings import parse_settings
 
 pytestmark = pytest.mark.slow  # a quick look is test_study_quick.py
 
+CONFIGURATION = Phantom.configuration
 LENGTH = {"num_epochs", "full_phase", "num_iterations_per_epoch"}
 
 
 @pytest.fixture
 def study(tmp_path):
     """A study of the small size with plans, and nothing else."""
-    made = Study(Workplace(tmp_path / "out", "small", "cpu", 1))
+    made = Study(Workplace(tmp_path / "out", Phantom(), "small", "cpu", 1))
     for name, _ in PLANS_OF.values():
         write_json(_planned((32, 40, 32)) | {"plans_name": name}, _made(made.work.plans(name)))
-    write_json(dataset_json(), _made(made.work.raw / DATASET / "dataset.json"))
+    write_json(dataset_json(), _made(made.work.raw / Phantom.dataset / "dataset.json"))
     return made
 
 
@@ -56,10 +59,18 @@ def _made(path):
 # ---------------------------------------------------------------- arms and parts
 
 
-@pytest.mark.parametrize("size", ["small", "gpu"])
+TRAININGS = [
+    SIZES[size].training(configuration, patients=patients)
+    for size in ("small", "gpu")
+    for configuration, patients in (("3d_fullres", False), ("3d_fullres", True), ("2d", True))
+]
+
+
+@pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize("part", PARTS)
-def test_every_arm_of_a_part_costs_the_same(part, size):
-    budget, _ = PARTS[part].condition.budget(SIZES[size])
+def test_every_arm_of_a_part_costs_the_same(part, training):
+    budget, _ = PARTS[part].condition.budget(training)
+    size = "gpu" if training.loader_processes is None else "small"
     arms = [run.arm for run in PARTS[part].runs(size, 1)]
     for arm in (arm for arm in arms if arm.steps_like is None):
         counted = 1.21 if arm.step_cost is None else None
@@ -95,7 +106,7 @@ def test_every_method_with_a_network_of_its_own_is_an_arm():
     assert {arm.trainer for arm in NARROW.values()} == own
 
 
-@pytest.mark.parametrize("budget", [SIZES["small"].epochs, SIZES["small"].short_epochs])
+@pytest.mark.parametrize("budget", [40, 8])
 def test_arms_for_equal_steps_take_as_many_as_the_arm_they_name(budget):
     named = [arm for arm in ALL_ARMS.values() if arm.steps_like]
     assert {arm.steps_like for arm in named} == {METHOD, "joint", "zero_filled"}
@@ -134,6 +145,7 @@ def test_parts_share_runs_only_where_they_train_under_the_same_condition():
     }
     assert not names["main"] & names["few_labels"]
     assert not names["short"] & (names["main"] | names["few_labels"])
+    assert not names["half"] & names["double"]
     assert all(len(part.runs("small", 3)) == len(names[key]) for key, part in PARTS.items())
 
 
@@ -265,3 +277,26 @@ def test_one_command_trains_evaluates_and_compares_and_goes_on(tmp_path):
     assert "inc14" in text
     assert "2 + 2 | 1.00 | 4 |" in text
     assert "| stock nnU-Net, zero-filled | 4 + 0 |" in text
+
+
+def test_patients_are_cross_validated_and_pooled(tmp_path):
+    folder, out = tmp_path / "patients", tmp_path / "study"
+    phantom = [os.path.join(os.path.dirname(sys.executable), "nnUNetv2_mstkd"), "phantom", "-o", folder]
+    _run([*phantom, "--cases", "4", "--shape", "24", "24", "24"])
+    command = _command(out, "--data", folder, "--format", "brats2023", "--folds", "2", "--jobs", "1")
+    _run([*command, "--seeds", "1", "--parts", "main", "--arms", "dropout_after_full", "dropout"])
+
+    held_out = [{path.name for path in (out / "held_out" / f"fold_{n}").iterdir()} for n in range(2)]
+    assert held_out[0] | held_out[1] == {path.name for path in folder.iterdir()}
+    for seed in range(2):
+        plans = read_json(out / f"nnUNet_preprocessed/Dataset901_Patients/Study_{BAR}_seed{seed}.json")
+        assert plans["configurations"]["2d"]["mstkd"]["seed"] == seed
+        table = pd.read_csv(out / "evaluations" / BAR / f"seed_{seed}" / "metrics.csv")
+        assert set(table["case"]) == held_out[seed]
+    splits = read_json(out / "nnUNet_preprocessed/Dataset901_Patients/splits_final.json")
+    assert all(not set(split["train"]) & held_out[n] for n, split in enumerate(splits))
+    assert all(len(split["val"]) == 1 for split in splits)
+
+    text = _run([sys.executable, "-m", "benchmarks.study.results", out])
+    assert "4 patients, empty masks by" in text
+    assert f"| **{ARMS[BAR].title}** | 1 |" in text

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.study import __main__ as command
-from benchmarks.study.data import add_few_labels, make_data
-from benchmarks.study.parts import FEW_FOLD, PARTS
+from benchmarks.study.arms import BAR
+from benchmarks.study.parts import PARTS
+from benchmarks.study.patients import Patients
+from benchmarks.study.phantom import Phantom, add_few_labels
 from benchmarks.study.resume import CONTINUE, FINISHED, FROM_SCRATCH, VALIDATE, how_to_go_on
+from benchmarks.study.runs import FEW_FOLD
 from benchmarks.study.sizes import SIZES
 from benchmarks.study.study import Study, _is_whole
 from benchmarks.study.timing import FULL, MASKED, EpochTime, epoch_times
-from benchmarks.study.workplace import BASE_PLANS, DATASET, RECORD, Workplace, claim
+from benchmarks.study.workplace import BASE_PLANS, RECORD, Workplace, claim
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
 
@@ -44,35 +48,35 @@ def test_how_a_training_goes_on(tmp_path, present, expected):
 
 
 def test_a_folder_is_of_one_size(tmp_path, capsys):
-    claim(tmp_path, "small")
-    claim(tmp_path, "small")
-    assert read_json(tmp_path / RECORD)["numbers"]["train"] == SIZES["small"].train
+    claim(tmp_path, Phantom(), "small")
+    claim(tmp_path, Phantom(), "small")
+    assert read_json(tmp_path / RECORD)["numbers"]["train"] == SIZES["small"].phantoms.train
     assert command.main(["-o", str(tmp_path), "--size", "tiny"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds a study of size 'small', not 'tiny'" in line
 
 
 def test_numbers_of_a_size_that_changed_are_refused_and_new_ones_are_not(tmp_path):
-    claim(tmp_path, "small")
+    claim(tmp_path, Phantom(), "small")
     record = read_json(tmp_path / RECORD)
     del record["numbers"]["few"]
     write_json(record, tmp_path / RECORD)
-    claim(tmp_path, "small")
+    claim(tmp_path, Phantom(), "small")
     record["numbers"]["epochs"] = 7
     write_json(record, tmp_path / RECORD)
     with pytest.raises(MSTKDError, match=re.escape("with epochs = 7, now it is 40")):
-        claim(tmp_path, "small")
+        claim(tmp_path, Phantom(), "small")
 
 
 def test_a_folder_from_before_sizes_were_written_down_gets_the_right_one(tmp_path):
-    labels = tmp_path / "nnUNet_raw" / DATASET / "labelsTr"
+    labels = tmp_path / "nnUNet_raw" / Phantom.dataset / "labelsTr"
     labels.mkdir(parents=True)
-    for number in range(SIZES["small"].train):
+    for number in range(SIZES["small"].phantoms.train):
         (labels / f"BraTS-GLI-{number}-000.nii.gz").touch()
     with pytest.raises(MSTKDError, match="of 50 training patients, size 'tiny' has 5"):
-        claim(tmp_path, "tiny")
+        claim(tmp_path, Phantom(), "tiny")
     assert not (tmp_path / RECORD).exists()
-    claim(tmp_path, "small")
+    claim(tmp_path, Phantom(), "small")
     assert read_json(tmp_path / RECORD)["size"] == "small"
 
 
@@ -82,8 +86,8 @@ def test_a_folder_from_before_sizes_were_written_down_gets_the_right_one(tmp_pat
 class Recorder(Workplace):
     """Does by hand what the commands would do, as far as the next step looks."""
 
-    def __init__(self, out):
-        super().__init__(out, "tiny", "cpu", 1)
+    def __init__(self, out, data=None):
+        super().__init__(out, data or Phantom(), "tiny", "cpu", 1)
         self.commands = []
 
     def run(self, log, command, **environment):
@@ -95,7 +99,7 @@ class Recorder(Workplace):
             for number in range(int(words[words.index("--cases") + 1])):
                 (Path(words[words.index("-o") + 1]) / f"BraTS-GLI-{number}-000").mkdir()
         if words[1] == "convert":
-            (self.raw / DATASET).mkdir(exist_ok=True)
+            (self.raw / self.data.dataset).mkdir(exist_ok=True)
             self.splits.parent.mkdir(exist_ok=True)
             folds = [{"train": ["a", "b", "c"], "val": ["d"]}] * FEW_FOLD
             write_json(folds, self.splits)
@@ -108,49 +112,114 @@ MADE = ["phantom", "phantom", "convert", "nnUNetv2_plan_and_preprocess", "plan"]
 
 def test_data_are_made_once(tmp_path):
     work = Recorder(tmp_path)
-    make_data(work, [])
+    work.data.make(work, [])
     assert work.commands == MADE
-    make_data(work, [])
+    work.data.make(work, [])
     assert work.commands == MADE
-    assert len(list((tmp_path / "phantom" / "train").iterdir())) == SIZES["tiny"].train
+    assert len(list((tmp_path / "phantom" / "train").iterdir())) == SIZES["tiny"].phantoms.train
     assert sorted(p.name for p in (tmp_path / "phantom").iterdir()) == ["test", "train"]
 
 
 def test_a_phantom_with_too_few_patients_is_made_anew(tmp_path):
     (tmp_path / "phantom" / "train" / "BraTS-GLI-0-000").mkdir(parents=True)
     work = Recorder(tmp_path)
-    make_data(work, [])
+    work.data.make(work, [])
     assert work.commands == MADE
-    assert len(list((tmp_path / "phantom" / "train").iterdir())) == SIZES["tiny"].train
+    assert len(list((tmp_path / "phantom" / "train").iterdir())) == SIZES["tiny"].phantoms.train
 
 
 def test_patients_that_vanished_after_conversion_are_refused(tmp_path):
     work = Recorder(tmp_path)
-    make_data(work, [])
+    work.data.make(work, [])
     (tmp_path / "phantom" / "test" / "BraTS-GLI-0-000").rmdir()
     with pytest.raises(MSTKDError, match="has 1 patients, this size has 2"):
-        make_data(work, [])
+        work.data.make(work, [])
 
 
 def test_a_conversion_killed_before_its_split_is_done_again(tmp_path):
     work = Recorder(tmp_path)
-    make_data(work, [])
+    work.data.make(work, [])
     work.splits.unlink()
-    make_data(work, [])
+    work.data.make(work, [])
     assert work.commands == [*MADE, "convert --overwrite"]
 
 
 def test_few_labels_are_one_more_fold(tmp_path):
     work = Recorder(tmp_path)
-    make_data(work, PARTS["main"].runs("tiny", 1, ["dropout"]))
+    work.data.make(work, PARTS["main"].runs("tiny", 1, ["dropout"]))
     assert len(read_json(work.splits)) == FEW_FOLD
     for _ in range(2):
-        make_data(work, PARTS["few_labels"].runs("tiny", 1))
+        work.data.make(work, PARTS["few_labels"].runs("tiny", 1))
         folds = read_json(work.splits)
         assert folds[FEW_FOLD] == {"train": ["a", "b"], "val": ["d"]}
         assert len(folds) == FEW_FOLD + 1
     with pytest.raises(MSTKDError, match="is not that of few labels"):
         add_few_labels(work.splits, 1)
+
+
+# ---------------------------------------------------------------- patients
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """A folder with five patients, one of them with two time points."""
+    folder = tmp_path / "patients"
+    for name in (*(f"BraTS-GLI-0000{n}-000" for n in range(5)), "BraTS-GLI-00004-001"):
+        (folder / name).mkdir(parents=True)
+        for ending in ("t1n", "t1c", "t2w", "t2f", "seg"):
+            (folder / name / f"{name}-{ending}.nii.gz").touch()
+    return folder
+
+
+def test_a_folder_of_patients_is_of_the_same_patients_and_folds(tmp_path, patients):
+    out = tmp_path / "out"
+    claim(out, Patients(patients, "brats2023", "2d", 2), "tiny")
+    claim(out, Patients(patients, "brats2023", "2d", 2), "tiny")
+    with pytest.raises(MSTKDError, match="holds a study with folds 2, not 3; choose another -o"):
+        claim(out, Patients(patients, "brats2023", "2d", 3), "tiny")
+    with pytest.raises(MSTKDError, match="configuration '2d', not '3d_fullres'"):
+        claim(out, Patients(patients, "brats2023", "3d_fullres", 2), "tiny")
+    with pytest.raises(MSTKDError, match="kind 'patients', not 'phantom'"):
+        claim(out, Phantom(), "tiny")
+    shutil.rmtree(patients / "BraTS-GLI-00000-000")
+    with pytest.raises(MSTKDError, match="patients of 5 names, not of 4 names"):
+        claim(out, Patients(patients, "brats2023", "2d", 2), "tiny")
+
+
+@pytest.mark.parametrize("folds", [1, 6])
+def test_there_are_as_many_folds_as_patients_at_most(patients, folds):
+    with pytest.raises(MSTKDError, match=f"--folds {folds}: choose 2 to 5, the number of patients"):
+        Patients(patients, "brats2023", "2d", folds)
+
+
+def test_patients_need_a_format(tmp_path, patients, capsys):
+    assert command.main(["-o", str(tmp_path / "out"), "--data", str(patients)]) == 2
+    assert "needs --format; choose from brats2020" in capsys.readouterr().err
+
+
+def test_few_labels_are_a_question_to_the_phantom(tmp_path, patients):
+    data = Patients(patients, "brats2023", "2d", 2)
+    few = PARTS["few_labels"].runs("tiny", 1, folds=1)
+    with pytest.raises(MSTKDError, match="few_labels is a part of the phantom's study"):
+        data.make(Workplace(tmp_path / "out", data, "tiny", "cpu", 1), few)
+
+
+def test_every_fold_of_every_round_has_a_seed_and_plans_of_its_own():
+    runs = [run for part in ("main", "half") for run in PARTS[part].runs("small", 3, ["warm_start"], folds=3)]
+    assert [run.seed for run in runs if not run.condition.name] == list(range(9))
+    assert [run.fold for run in runs if not run.condition.name] == [0, 1, 2] * 3
+    assert len({run.plans for run in runs}) == len(runs) == 18
+
+
+def test_a_round_with_a_missing_fold_is_left_out_and_said(tmp_path, patients, capsys, monkeypatch):
+    data, compared = Patients(patients, "brats2023", "2d", 2), {}
+    study = Study(Workplace(tmp_path / "out", data, "tiny", "cpu", 1))
+    monkeypatch.setattr(Study, "is_finished", lambda _, run: run.seed != 3)
+    monkeypatch.setattr(Study, "_compare", lambda _, comparison, of_arms: compared.update(of_arms))
+    study.compare(PARTS["challengers"], 2)
+    (line,) = {line for line in capsys.readouterr().out.splitlines() if "of the bar" not in line}
+    assert line == "left out: round 2 of modality dropout after a full phase; 1 of 2 folds are missing"
+    assert [len(folders) for folders in compared[BAR]] == [2]
 
 
 # ---------------------------------------------------------------- evaluations, logs
@@ -169,7 +238,7 @@ def test_an_evaluation_is_whole_with_every_row(tmp_path):
 
 def test_a_comparison_without_its_reference_is_said_to_be_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Study, "is_finished", lambda _, run: run.arm.key == "kl_x4")
-    Study(Workplace(tmp_path, "tiny", "cpu", 1)).compare(PARTS["diagnosis"], 3)
+    Study(Workplace(tmp_path, Phantom(), "tiny", "cpu", 1)).compare(PARTS["diagnosis"], 3)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
         "not compared: comparison_diagnosis; its reference, modality dropout after a full phase, has no"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from benchmarks.study import __main__ as command
 from benchmarks.study.arms import ARMS, METHOD
-from benchmarks.study.parts import Run
+from benchmarks.study.phantom import Phantom
+from benchmarks.study.runs import Run
 from benchmarks.study.study import Study
-from benchmarks.study.workplace import BASE_PLANS, CONFIGURATION, Workplace
+from benchmarks.study.workplace import BASE_PLANS, Workplace
 from nnunetv2_mstkd.files import read_json, write_json
 
 
@@ -18,11 +19,13 @@ def test_listing_costs_makes_nothing(tmp_path, capsys):
 
 
 def test_the_plans_of_a_tiny_arm_hold_its_settings(tmp_path):
-    study, run = Study(Workplace(tmp_path, "tiny", "cpu", 1)), Run(ARMS[METHOD], 0)
+    study, run = Study(Workplace(tmp_path, Phantom(), "tiny", "cpu", 1)), Run(ARMS[METHOD], 0)
     base = study.work.plans(BASE_PLANS)
     base.parent.mkdir(parents=True)
-    write_json({"plans_name": BASE_PLANS, "configurations": {CONFIGURATION: {"patch_size": [8]}}}, base)
+    write_json(
+        {"plans_name": BASE_PLANS, "configurations": {Phantom.configuration: {"patch_size": [8]}}}, base
+    )
     study.write_plans(run)
     plans = read_json(study.work.plans(run.plans))
     assert plans["plans_name"] == run.plans
-    assert plans["configurations"][CONFIGURATION]["mstkd"] == study.settings(run)
+    assert plans["configurations"][Phantom.configuration]["mstkd"] == study.settings(run)
