@@ -19,6 +19,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.building import build_network, trainer_class
 from nnunetv2_mstkd.models.checkpoint_files import safe_load
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
+from nnunetv2_mstkd.models.window_batches import BatchingPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def load_nnunet_predictor(
     """
     activate()
     with quiet(not options.get("verbose")):
-        predictor = nnUNetPredictor(device=checked_device(device), **options)
+        predictor = BatchingPredictor(device=checked_device(device), **options)
         try:
             _fill(predictor, model, _checkpoints(model, folds, checkpoint_name, trust))
             _check_fit(predictor, model, folds)
