@@ -88,7 +88,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.modalities = dataset_modalities(dataset_json)
-        self.subset_sampler()  # refuses unknown modalities before any data are read
+        self.subsets = self.subset_sampler()  # refuses unknown modalities before any data are read
         self.weights = self.weights_in_force()
         self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
