@@ -15,7 +15,7 @@ from typing import Any
 from nnunetv2_mstkd.errors import MSTKDError
 
 SETTINGS_KEY = "mstkd"
-WARM_START, JOINT, SHARED = TEACHERS = ("warm_start", "joint", "shared")
+WARM_START, JOINT, SHARED, NESTED = TEACHERS = ("warm_start", "joint", "shared", "nested")
 PRESETS = ("nnunet", "official")
 NETWORKS = ("mstkdnet", "plans")
 # Of the plans file that ``plan`` writes unless told otherwise.

@@ -28,7 +28,7 @@ def test_what_is_given_comes_back():
         ({"full_phase": 1}, "'full_phase'"),
         ({"full_phase": -0.1}, "'full_phase'"),
         ({"initial_lr": "fast"}, "'initial_lr'"),
-        ({"sampler": "lottery"}, "one of uniform, bernoulli, by_count, weights"),
+        ({"sampler": "lottery"}, "one of uniform, bernoulli, by_count, weights, difficulty"),
         ({"keep_probability": 0}, "'keep_probability'"),
         ({"initial_lr": float("inf")}, "'initial_lr'"),
         ({"initial_lr": 10**400}, "'initial_lr'.*finite number above 0"),
@@ -43,6 +43,8 @@ def test_what_is_given_comes_back():
         ({"weights": {"kl": -1}}, "'weights'"),
         ({"seed": -1}, "'seed'"),
         ({"enable_deep_supervision": 1}, "true or false"),
+        ({"single_weight": 0}, "'single_weight'"),
+        ({"reference_dice": {"t1c": 80}}, "'reference_dice'.*numbers from 0 to 1"),
         ("num_epochs=3", "must be a dict"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Logit distillation (DMLD): standardised KL divergence and consistency of probabilities."""
+"""Logit distillation: standardised KL divergence and consistency of probabilities (DMLD), foreground KL."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ REGION_TEMPERATURE = 2.0  # pilot, docs/fidelity.md
 LABEL_TEMPERATURE = 1.0
 
 _OFFICIAL_EPS = 1e-7
+_TINY = 1e-6  # a voxel or so of foreground probability
 # Bounds the gradient where all classes have the same logit; trained logits spread over several units.
 _EPS = 1e-3
 
@@ -89,6 +90,31 @@ def consistency_loss(
     return error.sum() - error[background_channel]
 
 
+@full_precision
+def foreground_kl_loss(*, student: Tensor, teacher: Tensor, regions: bool = False) -> Tensor:
+    """KL(teacher ‖ student) of the probabilities, the teacher detached, weighted to the foreground.
+
+    Each voxel counts with the largest foreground probability that either of the two gives it, without a
+    gradient: else the background, on which both agree, drowns what they disagree about. The weighted mean is
+    taken per sample, then the mean over samples. Label heads: categorical. Region heads: Bernoulli, their
+    mean. Temperature 1.
+
+    Args:
+        student: logits (B, K, ...), any number of spatial axes.
+        teacher: the same.
+        regions: heads are independent (sigmoid) instead of exclusive (softmax), whose first is background.
+    """
+    ((student, teacher),) = matched_pairs(student, teacher, "default")
+    with torch.no_grad():
+        both = [torch.sigmoid(x) if regions else _softmax(x)[:, 1:] for x in (student, teacher)]
+        weight = torch.maximum(*both).amax(1).flatten(1)
+    if regions:
+        divergence = _bernoulli_divergence(student, teacher).mean(1)
+    else:
+        divergence = _categorical_divergence(student, teacher)
+    return ((divergence.flatten(1) * weight).sum(1) / weight.sum(1).clamp_min(_TINY)).mean()
+
+
 def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
@@ -101,16 +127,24 @@ def _standardise(logits: Tensor, axis: int, eps: float) -> Tensor:
 def _categorical_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     if student.shape[1] > 2:
         student, teacher = _standardise(student, 1, _EPS), _standardise(teacher, 1, _EPS)
-    log_student, log_teacher = ((x / temperature).log_softmax(1) for x in (student, teacher))
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
-    return divergence.mean() * temperature**2
+    return _categorical_divergence(student / temperature, teacher / temperature).mean() * temperature**2
 
 
 def _bernoulli_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    s, t = student / temperature, teacher / temperature
-    inside = t.sigmoid() * (F.logsigmoid(t) - F.logsigmoid(s))
-    outside = (-t).sigmoid() * (F.logsigmoid(-t) - F.logsigmoid(-s))
-    return (inside + outside).mean() * temperature**2
+    return _bernoulli_divergence(student / temperature, teacher / temperature).mean() * temperature**2
+
+
+def _categorical_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of each voxel's classes: (B, K, ...) → (B, ...)."""
+    log_student, log_teacher = (x.log_softmax(1) for x in (student, teacher))
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(1)
+
+
+def _bernoulli_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of each head in each voxel, (B, K, ...)."""
+    inside = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    outside = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return inside + outside
 
 
 def _official_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -18,7 +18,8 @@ feature maps and a second network beside it, so for it the 8 GB are taken apart:
 * The warm-start teacher is frozen and runs under ``no_grad`` before the student: its weights stay, its
   feature maps are gone by the time the student's exist, its outputs count with the losses. A finished model
   as the teacher is counted as if it had the student's weights. A joint teacher is a second student; a shared
-  one has no weights of its own, and its feature maps are gone before the student's too.
+  one has no weights of its own, and its feature maps are gone before the student's too; a nested one is part
+  of the student's batch.
 * ``LOGIT_LOSSES``: consistency and KL work in 32 bits at full resolution. Per logit they save 32 bytes
   (measured likewise, region heads), the teacher's logits take 4, gradients and temporaries an assumed 12.
 * A trainer with a network of its own (``plan --trainer``) is counted by what autograd keeps of a pass with
@@ -47,7 +48,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions
-from nnunetv2_mstkd.settings import JOINT, SETTINGS_KEY, SHARED, WARM_START, teacher_of
+from nnunetv2_mstkd.settings import JOINT, NESTED, SETTINGS_KEY, SHARED, WARM_START, teacher_of
 
 GIGABYTE = 1e9
 
@@ -61,6 +62,8 @@ _ATTENTION_LOSSES_BYTES = 23 + 4
 # Weight, gradient, two moments of Adam(W), 16-bit copy.
 _TRAINED_BYTES = 4 + 4 + 8 + 2
 _FROZEN_BYTES = 4 + 2
+# Teachers without weights of their own.
+_ONE_NETWORK = (SHARED, NESTED)
 # Now and then the trainer holds the gradients of two terms at once to compare them.
 _GRADIENT_CHECK_BYTES = 2 * 4
 
@@ -124,9 +127,9 @@ def estimate_memory(
         features = counts.elements * nnunet_bytes  # weights included, also a joint teacher's
         if "teacher" not in options.settings:
             return Memory(0.0, features, rounds=True)
-        frozen = 0 if joint or _teacher(options) == SHARED else _FROZEN_BYTES
+        frozen = 0 if joint or _teacher(options) in _ONE_NETWORK else _FROZEN_BYTES
         return Memory(float(counts.weights * frozen), features * (2 if joint else 1) + losses)
-    teacher = 0 if _teacher(options) == SHARED else _TRAINED_BYTES if joint else _FROZEN_BYTES
+    teacher = 0 if _teacher(options) in _ONE_NETWORK else _TRAINED_BYTES if joint else _FROZEN_BYTES
     per_weight = _TRAINED_BYTES + _GRADIENT_CHECK_BYTES + teacher
     features = counts.elements * _SAVED_BYTES[options.preset] * _OVERHEAD * (2 if joint else 1)
     return Memory(float(counts.weights * per_weight), features + losses)
@@ -147,7 +150,7 @@ def _of_method(
     if "teacher" in options.method.needs():
         teacher = teacher_of(options.settings, options.method.teacher)
         networks = 2 if teacher == JOINT else 1
-        per_weight += {JOINT: _TRAINED_BYTES, SHARED: 0}.get(teacher, _FROZEN_BYTES)
+        per_weight += {JOINT: _TRAINED_BYTES, **dict.fromkeys(_ONE_NETWORK, 0)}.get(teacher, _FROZEN_BYTES)
     losses = prod(patch) * outputs * saved.segmentations * _LOGIT_LOSSES_BYTES
     features = saved.bytes * _OVERHEAD * networks
     return Memory(saved.weights * per_weight, features + losses * networks)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.modalities import Subset
 from nnunetv2_mstkd.models.folder import dataset_modalities
 from nnunetv2_mstkd.settings import (
     Setting,
     is_number,
     one_of,
+    positive,
     weights_by_name,
 )
 from nnunetv2_mstkd.trainers.adversary import Adversary
@@ -23,16 +25,21 @@ from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.trainers.history import epoch_means
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses, StepState
+from nnunetv2_mstkd.trainers.subset_difficulty import followed
 from nnunetv2_mstkd.trainers.subset_validation import SubsetRotation, nnUNetTrainerSubsetValidation
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
+from nnunetv2_mstkd.transforms.subset_samplers import SAMPLERS
 
-SAMPLERS = ("uniform", "bernoulli", "by_count", "weights")
 SEGMENTATION = "segmentation"
 
 
 def _are_probabilities(value: Any) -> bool:
     values = list(value.values()) if isinstance(value, Mapping) else [value]
     return bool(values) and all(is_number(p) and 0 < p <= 1 for p in values)
+
+
+def _are_dice(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(is_number(d) and 0 <= d <= 1 for d in value.values())
 
 
 class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
@@ -48,6 +55,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         sampler: which subset a training patch keeps (see ``transforms.subset_samplers``).
         keep_probability: for ``bernoulli``: one number, or a dict of modality names to numbers.
         subset_weights: for ``weights``: ``{"t1c+t2f": 2.0, ...}``.
+        single_weight: for ``uniform`` and ``difficulty``: how much more likely a single modality is than
+            another subset.
+        reference_dice: for ``difficulty``: Dice that subsets could reach, ``{"t1c": 0.8, ...}``; see
+            :class:`~nnunetv2_mstkd.trainers.subset_difficulty.SubsetDifficulty`.
         weights: weights of single losses by name; only of trainers that have more than the segmentation.
 
     Attributes of the class:
@@ -65,6 +76,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
             "a number above 0 and up to 1, or a dict of modality names to such numbers", _are_probabilities
         ),
         "subset_weights": weights_by_name(),
+        "single_weight": positive(),
+        "reference_dice": Setting("a dict of subsets to numbers from 0 to 1", _are_dice),
     }
     handles_missing_modalities = True
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0}
@@ -74,6 +87,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
     sampler: str = "uniform"
     keep_probability: float | Mapping[str, float] = 0.5
     subset_weights: Mapping[str, float] | None = None
+    single_weight: float = 1.0
+    reference_dice: Mapping[str, float] | None = None
     term_weights: Mapping[str, float] | None = None
     gradient_clip: float | None = 12  # nnU-Net's
     _best_ema: float | None
@@ -88,7 +103,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.modalities = dataset_modalities(dataset_json)
-        self.subset_sampler()  # refuses unknown modalities before any data are read
+        self.subsets = self.subset_sampler()  # refuses unknown modalities before any data are read
+        self.difficulty = followed(self.subsets, self.modalities, self.reference_dice)
         self.weights = self.weights_in_force()
         self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
@@ -157,6 +173,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         }
         if self.adversaries and not final:
             state["adversaries"] = {name: a.state_dict() for name, a in self.adversaries.items()}
+        if self.difficulty is not None and not final:
+            state["difficulty"] = self.difficulty.state_dict()
         return state
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -167,6 +185,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         for name, stored in state.get("adversaries", {}).items():
             if name in self.adversaries:
                 self.adversaries[name].load_state_dict(stored)
+        if self.difficulty is not None and "difficulty" in state:
+            self.difficulty.load_state_dict(state["difficulty"])
         self._continue_phases(state.get("full_epochs", self.phases.full_epochs))
 
     def _continue_phases(self, stored: int) -> None:
@@ -212,6 +232,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
             self.modalities,
             keep_probability=self.keep_probability,
             subset_weights=self.subset_weights,
+            single_weight=self.single_weight,
         )
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -248,7 +269,17 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         """nnU-Net's rule: mixed precision on CUDA only."""
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
 
+    def subsets_validated(self, dice: Mapping[Subset, float]) -> None:
+        if self.difficulty is None or self.in_full_phase:
+            return
+        epoch, length = self.phases.position(self.current_epoch)
+        self.difficulty.update(dice, (epoch + 1) / length)
+        shown = {name: round(share, 4) for name, share in self.difficulty.probabilities.items()}
+        self.print_to_log_file("Subsets are drawn with", shown)
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.difficulty is not None and not self.in_full_phase:
+            batch = self.difficulty.redrawn(batch)
         on_device = MaskedBatch.on_device(batch, self.device, whole=self.in_full_phase)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():

@@ -24,12 +24,18 @@ class MaskedBatch:
         mask: (B, modalities), 1 where the student sees the modality.
         target: segmentation as nnU-Net's loss takes it (a list with deep supervision).
         complete: for each sample, whether its case has every modality.
+        available: (B, modalities) bool, in the processor's memory: what the case of each sample has; ``None``
+            is everything.
+        leaders: where one patch stands twice: for each sample the one that shows more of the same patch, or
+            itself if there is none.
     """
 
     data: Tensor
     mask: Tensor
     target: Tensor | list[Tensor]
     complete: tuple[bool, ...]
+    available: Tensor | None = None
+    leaders: tuple[int, ...] | None = None
 
     @classmethod
     def on_device(cls, batch: Mapping[str, Any], device: torch.device, *, whole: bool) -> MaskedBatch:
@@ -49,12 +55,20 @@ class MaskedBatch:
             mask=torch.ones_like(mask) if whole else mask,
             target=moved if isinstance(target, list) else moved[0],
             complete=tuple(batch[BATCH_AVAILABLE_KEY].all(1).tolist()),
+            available=batch[BATCH_AVAILABLE_KEY],
         )
 
     @property
     def masked(self) -> Tensor:
         """``data`` as the student sees it."""
         return mask_modalities(self.data, self.mask)
+
+    @property
+    def followers(self) -> list[int] | None:
+        """Samples that have a leader; ``None`` outside of pairs."""
+        if self.leaders is None:
+            return None
+        return [sample for sample, leader in enumerate(self.leaders) if leader != sample]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,10 @@ class nnUNetTrainerSubsetValidation(nnUNetTrainerOwnNetwork):
         self.logger.log("dice_per_class_or_region", list(dice.mean_per_class()), self.current_epoch)
         self.logger.log("val_losses", float(np.mean(losses)), self.current_epoch)
         self._log_subsets(dice, full)
+        self.subsets_validated({subset: dice.mean_foreground(subset) for subset in dice.counts})
+
+    def subsets_validated(self, dice: Mapping[Subset, float]) -> None:
+        """Called once the Dice of an epoch's subsets is known, the same in all processes."""
 
     def _log_subsets(self, dice: SubsetDice, full: float) -> None:
         values = {"pseudo Dice/mean over subsets": dice.mean(), "pseudo Dice/all modalities": full}

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.modalities import parse_subset, resolve, subset_mask
+from nnunetv2_mstkd.modalities import all_subsets, parse_subset, resolve, subset_mask
 
 Mask = NDArray[np.bool_]
+SAMPLERS = ("uniform", "bernoulli", "by_count", "weights", "difficulty")
+# How far the difficulty may move a subset's probability.
+_RAREST, _MOST_OFTEN = 0.5, 2.0
 
 
 class SubsetSampler(Protocol):
@@ -101,26 +104,74 @@ class WeightedSampler:
         return f"WeightedSampler({len(self.masks)} subsets)"
 
 
+class DifficultySampler(WeightedSampler):
+    """Subsets with probabilities that follow how hard they are; at first those of the start.
+
+    Args:
+        masks: flags (S, C), one row per subset.
+        start: (S,), at least 0, one of them above 0.
+    """
+
+    def __init__(self, masks: Sequence[Sequence[bool]], start: Sequence[float]) -> None:
+        super().__init__(masks, start)
+        self.start: NDArray[np.float64] = self.weights / self.weights.sum()
+        self.weights = self.start.copy()
+
+    def favour(self, difficulty: NDArray[np.float64], strength: float) -> None:
+        """Draw by difficulty from here on: start · exp(strength · d), d standardised over the subsets.
+
+        No probability leaves half to twice that of the start, but for the sum's being 1: a subset that cannot
+        be solved must not take all the steps.
+
+        Args:
+            difficulty: (S,), any unit; nan counts as the mean.
+            strength: 0 is the start.
+        """
+        known = np.isfinite(difficulty)
+        scores = np.zeros(len(self.start))
+        if known.any() and (spread := difficulty[known].std()) > 0:
+            scores[known] = (difficulty[known] - difficulty[known].mean()) / spread
+        wanted = self.start * np.exp(strength * scores)
+        bounded = np.clip(wanted / wanted.sum(), _RAREST * self.start, _MOST_OFTEN * self.start)
+        self.weights = bounded / bounded.sum()
+
+    def __repr__(self) -> str:
+        return f"DifficultySampler({len(self.masks)} subsets)"
+
+
 def build_sampler(
     name: str,
     modalities: Sequence[str],
     *,
     keep_probability: float | Mapping[str, float] = 0.5,
     subset_weights: Mapping[str, float] | None = None,
+    single_weight: float = 1.0,
 ) -> SubsetSampler:
     """The sampler that the ``sampler`` setting names.
 
     Args:
-        name: ``uniform``, ``by_count``, ``bernoulli`` or ``weights``.
+        name: one of :data:`SAMPLERS`.
         modalities: names in channel order.
         keep_probability: for ``bernoulli``; a dict's missing names keep 0.5.
         subset_weights: for ``weights``: subset text (``"t1c+t2f"``) to weight.
+        single_weight: for ``uniform`` and ``difficulty``: how much more likely than another subset one of a
+            single modality is.
 
     Raises:
-        MSTKDError: unknown sampler or modality, one that is named twice, or no weight above 0.
+        MSTKDError: unknown sampler or modality, one that is named twice, no weight above 0, or a
+            ``single_weight`` that the sampler does not know.
     """
-    if name == "uniform":
-        return UniformSampler()
+    if name in ("uniform", "difficulty"):
+        if name == "uniform" and single_weight == 1:
+            return UniformSampler()
+        masks = [subset_mask(subset, modalities) for subset in all_subsets(modalities)]
+        weights = [single_weight if sum(mask) == 1 else 1.0 for mask in masks]
+        return (WeightedSampler if name == "uniform" else DifficultySampler)(masks, weights)
+    if single_weight != 1:
+        raise MSTKDError(
+            f"single_weight {single_weight:g} is for the samplers uniform and difficulty, not '{name}'; leave"
+            " it out, or give sampler 'weights' with subset_weights"
+        )
     if name == "by_count":
         return ByCountSampler()
     if name == "bernoulli":
@@ -137,4 +188,4 @@ def build_sampler(
         if not any(weight > 0 for weight in subsets.values()):
             raise MSTKDError("sampler 'weights' needs subset_weights with at least one number above 0")
         return WeightedSampler([subset_mask(s, modalities) for s in subsets], list(subsets.values()))
-    raise MSTKDError(f"unknown sampler '{name}'; known: uniform, by_count, bernoulli, weights")
+    raise MSTKDError(f"unknown sampler '{name}'; known: {', '.join(SAMPLERS)}")

@@ -9,7 +9,7 @@ import torch
 from fake_taps import fake_taps
 
 from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
-from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
+from nnunetv2_mstkd.losses.logits import consistency_loss, foreground_kl_loss, standardised_kl_loss
 from nnunetv2_mstkd.losses.style import gram_matching_loss
 from nnunetv2_mstkd.methods.mstkd.attention import attention_extremes_loss
 
@@ -24,6 +24,14 @@ LOSSES = {
     "consistency, labels": (consistency_loss, lambda t: t.logits),
     "consistency, regions": (partial(consistency_loss, regions=True), lambda t: t.logits),
 }
+# Without an official variant.
+OURS = {
+    "foreground kl, labels": (foreground_kl_loss, lambda t: t.logits),
+    "foreground kl, regions": (partial(foreground_kl_loss, regions=True), lambda t: t.logits),
+}
+default_of_every_loss = pytest.mark.parametrize(
+    ("loss", "select"), [*LOSSES.values(), *OURS.values()], ids=[*LOSSES, *OURS]
+)
 every_loss = pytest.mark.parametrize(("loss", "select"), LOSSES.values(), ids=LOSSES)
 both_variants = pytest.mark.parametrize("variant", ["default", "official"])
 both_dims = pytest.mark.parametrize("dims", [2, 3])
@@ -50,7 +58,7 @@ def test_zero_at_equality_and_positive_elsewhere(loss, select, variant, dims):
     assert different > 0
 
 
-@every_loss
+@default_of_every_loss
 @both_dims
 def test_default_sends_gradients_to_the_student_alone(loss, select, dims):
     student, teacher = fake_taps(1, dims=dims), fake_taps(2, dims=dims)
@@ -66,7 +74,7 @@ def test_official_detaches_nothing(loss, select):
     assert all(t.grad.abs().sum() > 0 for t in as_list(select(student)) + as_list(select(teacher)))
 
 
-@every_loss
+@default_of_every_loss
 def test_default_of_a_batch_is_the_mean_of_its_samples(loss, select):
     student, teacher = (select(fake_taps(seed, batch=3)) for seed in (1, 2))
     whole = loss(student=student, teacher=teacher)
@@ -81,7 +89,7 @@ def test_default_of_a_batch_is_the_mean_of_its_samples(loss, select):
         torch.testing.assert_close(torch.stack(singles).mean(), whole)
 
 
-@every_loss
+@every_loss  # the foreground's weights depend on the student, and have no gradient
 def test_default_gradient_is_that_of_finite_differences(loss, select):
     student, teacher = (fake_taps(seed, batch=1, dims=2, requires_grad=False) for seed in (1, 2))
     values = select(student)

@@ -5,7 +5,7 @@ import torch
 from fake_taps import randn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
+from nnunetv2_mstkd.losses.logits import consistency_loss, foreground_kl_loss, standardised_kl_loss
 
 STUDENT, TEACHER = 3 * randn(2, 4, 5, 6, 7, seed=1), 3 * randn(2, 4, 5, 6, 7, seed=2)
 
@@ -80,3 +80,36 @@ def test_official_consistency_leaves_the_background_out(background):
     expected = torch.ones(4, dtype=torch.bool)
     expected[background] = False
     assert torch.equal(touched, expected)
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_foreground_kl_weighs_voxels_by_the_larger_foreground_probability(regions):
+    ours, by_hand = (STUDENT.clone().requires_grad_() for _ in range(2))
+    if regions:
+        student, teacher = (Bernoulli(logits=x) for x in (by_hand, TEACHER))
+        divergence = kl_divergence(teacher, student).mean(1)
+        foreground = torch.stack((STUDENT, TEACHER)).sigmoid().amax((0, 2))
+    else:
+        student, teacher = (Categorical(logits=x.movedim(1, -1)) for x in (by_hand, TEACHER))
+        divergence = kl_divergence(teacher, student)
+        foreground = torch.stack((STUDENT, TEACHER)).softmax(2)[:, :, 1:].amax((0, 2))
+    axes = (1, 2, 3)
+    expected = ((foreground * divergence).sum(axes) / foreground.sum(axes)).mean()
+    found = foreground_kl_loss(student=ours, teacher=TEACHER, regions=regions)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, by_hand.grad)
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_foreground_kl_does_not_fall_with_the_background_around_it(regions):
+    """Where both see background for sure, nothing is added and nothing is diluted."""
+    background = torch.full((2, 4, 5, 6, 90), -30.0)
+    if not regions:
+        background[:, 0] = 30
+    wide = [torch.cat((x, background), -1) for x in (STUDENT, TEACHER)]
+    torch.testing.assert_close(
+        foreground_kl_loss(student=wide[0], teacher=wide[1], regions=regions),
+        foreground_kl_loss(student=STUDENT, teacher=TEACHER, regions=regions),
+    )

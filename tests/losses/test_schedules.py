@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import linear_rampup, sigmoid_rampup
 
 
 def test_ramp_rises_from_e_to_the_minus_five_to_one():
@@ -16,3 +16,8 @@ def test_ramp_rises_from_e_to_the_minus_five_to_one():
 def test_ramp_without_length_and_before_its_start():
     assert sigmoid_rampup(0, 0) == 1
     assert sigmoid_rampup(-3, 10) == sigmoid_rampup(0, 10)
+
+
+def test_the_straight_ramp_begins_at_nothing_and_stays_at_one():
+    assert [linear_rampup(epoch, 4) for epoch in (-1, 0, 1, 2, 4, 9)] == [0, 0, 0.25, 0.5, 1, 1]
+    assert linear_rampup(0, 0) == 1

@@ -79,8 +79,9 @@ def test_a_joint_teacher_is_a_second_student():
     assert joint.per_patch_bytes > 1.6 * frozen.per_patch_bytes
 
 
-def test_a_shared_teacher_has_no_weights_of_its_own():
-    frozen, shared = _estimate(64), _estimate(64, settings={"teacher": "shared"})
+@pytest.mark.parametrize("teacher", ["shared", "nested"])
+def test_the_network_itself_as_the_teacher_has_no_weights_more(teacher):
+    frozen, shared = _estimate(64), _estimate(64, settings={"teacher": teacher})
     assert shared.fixed_bytes * 32 == frozen.fixed_bytes * 26
     assert shared.per_patch_bytes == frozen.per_patch_bytes
 
@@ -121,7 +122,8 @@ def test_a_named_teacher_counts_beside_nnunets_networks_too():
     losses = 64**3 * 4 * 48
     frozen, counted, weights = _nnunet_estimate(teacher="warm_start")
     assert frozen == Memory(6 * weights, 7 * counted + losses)
-    assert _nnunet_estimate(teacher="shared")[0] == Memory(0, 7 * counted + losses)
+    for itself in ("shared", "nested"):
+        assert _nnunet_estimate(teacher=itself)[0] == Memory(0, 7 * counted + losses)
     assert _nnunet_estimate(teacher="joint")[0] == Memory(0, 2 * 7 * counted + losses)
 
 

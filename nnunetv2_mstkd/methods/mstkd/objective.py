@@ -14,7 +14,7 @@ from nnunetv2_mstkd.architectures.discriminators import judged
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.losses.features import content_loss, token_feature_loss
-from nnunetv2_mstkd.losses.logits import consistency_loss, standardised_kl_loss
+from nnunetv2_mstkd.losses.logits import consistency_loss, foreground_kl_loss, standardised_kl_loss
 from nnunetv2_mstkd.losses.pairs import is_official
 from nnunetv2_mstkd.losses.style import (
     gram_matching_loss,
@@ -22,6 +22,7 @@ from nnunetv2_mstkd.losses.style import (
 )
 from nnunetv2_mstkd.methods.mstkd.attention import attention_extremes_loss
 from nnunetv2_mstkd.methods.mstkd.compared import bottleneck_maps, compared, misfit, style_features, taps_of
+from nnunetv2_mstkd.methods.mstkd.more_vs_fewer import more_vs_fewer_loss
 from nnunetv2_mstkd.methods.mstkd.official_dice import head_dice_losses, official_student_dice
 from nnunetv2_mstkd.methods.mstkd.weights import SEGMENTATION_TERMS, TERM_NAMES, ObjectiveConfig
 
@@ -68,6 +69,12 @@ class _Step:
             return self.student, self.taught
         return self.student.select(self.samples), self.taught.select(self.samples)
 
+    @property
+    def finest_target(self) -> Tensor:
+        """Full resolution, of the samples that are compared."""
+        finest = self.target if isinstance(self.target, Tensor) else self.target[0]
+        return finest if self.samples is None else finest[self.samples]
+
 
 class MSTKDObjective:
     """Segmentation plus every distillation term whose weight is above 0.
@@ -80,6 +87,7 @@ class MSTKDObjective:
         regions: heads are regions (sigmoid) instead of labels (softmax).
         segmentation_loss: of (logits, target), as nnU-Net builds it; ``official`` has its own and ignores it.
         variant: ``default`` or ``official``.
+        ignore_label: voxels of this label have no segmentation; ``None`` if there is none.
         background_channel: for ``official`` with label heads, the head whose Dice the released code takes
             from the teacher: 0 in nnU-Net's order, last in the released one. ``None`` treats every head
             as foreground, so that the student's background learns too. Region heads have none.
@@ -95,6 +103,7 @@ class MSTKDObjective:
         regions: bool,
         segmentation_loss: Callable[[Tensor | list[Tensor], Target], Tensor] | None = None,
         variant: str = "default",
+        ignore_label: int | None = None,
         background_channel: int | None = 0,
     ) -> None:
         self.config = config
@@ -102,6 +111,7 @@ class MSTKDObjective:
         self.segmentation_loss = segmentation_loss
         self.variant = variant
         self.official = is_official(variant)
+        self.ignore_label = ignore_label
         self.background_channel = None if regions else background_channel
         if segmentation_loss is None and not self.official:
             raise ValueError("the default objective needs a segmentation_loss")
@@ -241,6 +251,20 @@ class MSTKDObjective:
             raise MSTKDError("objective term 'adversarial' needs a style discriminator; set its weight to 0")
         logit = judged(step.style_discriminator, style_features(step.pair[0]))
         return style_adversarial_loss(student=logit, variant=self.variant)
+
+    def _foreground_kl(self, step: _Step) -> Tensor:
+        student, teacher = (taps.finest for taps in step.pair)
+        return foreground_kl_loss(student=student, teacher=teacher, regions=self.regions)
+
+    def _more_vs_fewer(self, step: _Step) -> Tensor:
+        poorer, richer = (taps.finest for taps in step.pair)
+        return more_vs_fewer_loss(
+            richer=richer,
+            poorer=poorer,
+            target=step.finest_target,
+            regions=self.regions,
+            ignore_label=self.ignore_label,
+        )
 
 
 def _features(term: str, step: _Step) -> dict[str, Any]:

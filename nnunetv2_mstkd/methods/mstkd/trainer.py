@@ -21,7 +21,7 @@ from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS
 from nnunetv2_mstkd.methods.mstkd.objective import MSTKDObjective
 from nnunetv2_mstkd.methods.mstkd.sizes import CLASS_KWARGS, mstkdnet_kwargs, official_kwargs
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
-from nnunetv2_mstkd.settings import PRESETS, SETTINGS_KEY, Setting, one_of, whole_number
+from nnunetv2_mstkd.settings import NESTED, PRESETS, SETTINGS_KEY, Setting, one_of, whole_number
 from nnunetv2_mstkd.trainers.base import unwrap
 from nnunetv2_mstkd.trainers.gradient_shares import GradientWatch, TermBounds
 from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
@@ -69,7 +69,7 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
 
     def objective_config(self) -> ObjectiveConfig:
         """Weights and schedule, before those of the plans are put in; called once the network exists."""
-        return ObjectiveConfig()
+        return ObjectiveConfig.nested() if self.teacher == NESTED else ObjectiveConfig()
 
     def initialize(self) -> None:
         log_every = int(os.environ.get(GRADIENT_SHARES_VARIABLE, 0))
@@ -83,6 +83,7 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
             regions=self.label_manager.has_regions,
             segmentation_loss=self.loss,
             variant=self.variant,
+            ignore_label=self.label_manager.ignore_label,
         )
         self.step_state.watch = GradientWatch(self.config.caps, self.gradient_shares_every, log_every)
         if self.config.adversarial:
@@ -98,6 +99,11 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
         config = self.objective_config().with_weights(self.term_weights or {})
         config = config.with_weights(dict.fromkeys(self.without, 0.0))
         self.weights = config.weights()
+        if self.teacher != NESTED and self.weights["more_vs_fewer"] > 0:
+            raise MSTKDError(
+                "term 'more_vs_fewer' compares two members of a pair that both learn, but the teacher is"
+                f" '{self.teacher}'; set its weight to 0, or teacher 'nested'"
+            )
         super().build_beside()
         off = {name: 0.0 for name, weight in self.weights.items() if weight == 0}
         self.config = config.with_weights(off)

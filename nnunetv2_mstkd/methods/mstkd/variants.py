@@ -63,7 +63,7 @@ class nnUNetTrainerMSTKD_woGSME(nnUNetTrainerMSTKD):
 class nnUNetTrainerMSTKD_woSLKD(nnUNetTrainerMSTKD):
     """Without distillation of logits: consistency and standardised-logit KL (DMLD in the paper's text)."""
 
-    without = ("consistency", "kl")
+    without = ("consistency", "kl", "foreground_kl")
 
 
 class nnUNetTrainerMSTKD_PlainStudent(nnUNetTrainerMSTKD):

@@ -13,7 +13,7 @@ from nnunetv2_mstkd.losses.logits import (
     OFFICIAL_TEMPERATURE,
     REGION_TEMPERATURE,
 )
-from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import linear_rampup, sigmoid_rampup
 
 # Every term of the objective, in the order of the log; each has a weight of the same name.
 TERM_NAMES = (
@@ -26,6 +26,8 @@ TERM_NAMES = (
     "attention",
     "gram",
     "adversarial",
+    "foreground_kl",
+    "more_vs_fewer",
 )
 # The only ones that need no teacher, or are its own.
 SEGMENTATION_TERMS = frozenset({"segmentation", "teacher_segmentation"})
@@ -43,6 +45,7 @@ _CAPS = {
     "attention": 0.05,
     "gram": 0.05,
     "adversarial": 0.05,
+    "foreground_kl": 0.3,
 }
 
 
@@ -63,11 +66,14 @@ class ObjectiveConfig:
         attention: attention extremes, relative error.
         gram: cross-scale Gram matrices.
         adversarial: student's side of the style game.
+        foreground_kl: KL of probabilities, weighted to the foreground; off but in :meth:`nested`.
+        more_vs_fewer: hinge on the losses of nested pairs; the teacher ``nested`` only, see :meth:`nested`.
         label_kl_factor: multiplies the default ``kl`` for label heads, whose z-scores have smaller gradients
             than raw logits; by measured share (about 20 %).
         temperature: T of the KL for region heads; 2, pilot (docs/fidelity.md).
         label_temperature: T of the KL for label heads; 1, see ``logits.LABEL_TEMPERATURE``.
         ramped: terms whose weight starts near 0 and grows by :func:`sigmoid_rampup`; pilot.
+        ramped_linearly: terms whose weight grows from 0 in a straight line over the same epochs.
         ramp_fraction: length of the ramp as a share of the distillation epochs; 0.2, pilot.
         ramp_epochs: length of the ramp in epochs; overrides ``ramp_fraction`` unless ``None``.
         caps: largest share of the segmentation gradient per term, see :class:`TermBounds`.
@@ -82,10 +88,13 @@ class ObjectiveConfig:
     attention: float = 0.05
     gram: float = 0.4
     adversarial: float = 0.001
+    foreground_kl: float = 0.0
+    more_vs_fewer: float = 0.0
     label_kl_factor: float = 16.0
     temperature: float = REGION_TEMPERATURE
     label_temperature: float = LABEL_TEMPERATURE
     ramped: tuple[str, ...] = ("consistency", "kl")
+    ramped_linearly: tuple[str, ...] = ("foreground_kl",)
     ramp_fraction: float = 0.2
     ramp_epochs: float | None = None
     caps: Mapping[str, float] = field(default_factory=lambda: dict(_CAPS))
@@ -117,6 +126,15 @@ class ObjectiveConfig:
             ramp_epochs=20,
             caps={},
         )
+
+    @classmethod
+    def nested(cls) -> ObjectiveConfig:
+        """For pairs of one patch under nested subsets: hinge and foreground KL, starting values, not tuned.
+
+        The other terms are at 0: what each adds there is to be shown first.
+        """
+        off = dict.fromkeys((name for name in TERM_NAMES if name not in SEGMENTATION_TERMS), 0.0)
+        return cls().with_weights(off | {"foreground_kl": 0.5, "more_vs_fewer": 0.1})
 
     def weights(self) -> dict[str, float]:
         """Weight of every term by name."""
@@ -154,7 +172,7 @@ class ObjectiveConfig:
         base = getattr(self, term)
         if term == "kl" and not raw_logits:
             base *= self.label_kl_factor
-        if term not in self.ramped:
-            return base
         length = self.ramp_fraction * num_epochs if self.ramp_epochs is None else self.ramp_epochs
-        return base * sigmoid_rampup(epoch, length)
+        if term in self.ramped_linearly:
+            return base * linear_rampup(epoch, length)
+        return base * sigmoid_rampup(epoch, length) if term in self.ramped else base

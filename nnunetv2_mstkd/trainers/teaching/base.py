@@ -23,7 +23,7 @@ class Passes:
 
     Attributes:
         student: of the masked patches.
-        teacher: of the whole patches.
+        teacher: of the whole patches, or of what teaches instead of them.
         done: terms whose gradients were taken on the way, unweighted.
     """
 
@@ -95,6 +95,10 @@ class Teaching:
                 "this checkpoint holds no teacher (checkpoint_final keeps the student only), so its "
                 "distillation cannot go on; continue from checkpoint_latest.pth or checkpoint_best.pth"
             )
+
+    def arranged(self, batch: MaskedBatch) -> MaskedBatch:
+        """The batch of the loader as a step of the masking phase takes it."""
+        return batch
 
     def run(self, batch: MaskedBatch, request: Request) -> Passes:
         """Run both, the teacher first: a frozen one's feature maps are gone when the student's come.

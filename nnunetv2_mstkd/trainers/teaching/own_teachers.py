@@ -1,12 +1,18 @@
-"""Teachers that a training makes itself: the network's own past, a second network, the network itself."""
+"""Teachers that a training makes itself.
+
+The network's own past, a second network, the network itself on the whole patch, the network itself on the
+same patch with more modalities.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +22,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.base import unwrap
 from nnunetv2_mstkd.trainers.step import MaskedBatch
 from nnunetv2_mstkd.trainers.teaching.base import TEACHER_SEGMENTATION, Passes, Teaching
+from nnunetv2_mstkd.transforms.nested_subsets import NestedPairSampler
 
 
 class FrozenTeacher:
@@ -139,3 +146,73 @@ class Shared(Teaching):
             trainer.backward(trainer.weights[TEACHER_SEGMENTATION] * segmentation)
         student = network(batch.masked, return_taps=request)
         return Passes(student, teacher.detached(), {TEACHER_SEGMENTATION: segmentation.detach()})
+
+
+class Nested(Teaching):
+    """One patch stands twice in the batch, under two nested subsets; where more is seen teaches.
+
+    A batch of B samples holds B/2 patches, each twice: no multiply-adds more than without a teacher, and half
+    the patches per step. The one sample that an odd batch has left stands alone, under its own mask. All of
+    them learn from the labels. A case of a single modality has no pair; its patch is seen twice alike.
+
+    The loader's batches are as ever. Every second patch of one is taken, beginning in turn with the first and
+    the second, so that random patches and those that nnU-Net centres on the foreground keep their shares.
+    """
+
+    steps = 0
+
+    def build(self) -> None:
+        if self.trainer.batch_size < 2:
+            raise MSTKDError(
+                "teacher 'nested' puts each patch into the batch twice, but the batch size"
+                f" {'of a process ' if self.trainer.is_ddp else ''}is {self.trainer.batch_size}; plan for 2,"
+                " or set teacher 'shared'"
+            )
+        if self.choice.gets_gradients:
+            raise MSTKDError(
+                "teacher 'nested' needs terms that leave the teacher alone, but this trainer's lead gradients"
+                " into the teacher's side too; set teacher 'joint'"
+            )
+
+    def start_epoch(self) -> None:
+        self.steps = 0  # a continued training starts with an epoch too
+
+    def arranged(self, batch: MaskedBatch) -> MaskedBatch:
+        size = len(batch.mask)
+        first, second = (list(range(start, size, 2)) for start in (0, 1))
+        order = first + second if self.steps % 2 == 0 else second + first
+        self.steps += 1
+        pairs = size // 2
+        twice, alone = order[:pairs], order[pairs : pairs + size % 2]
+        larger, smaller = self._subsets(batch, twice)
+        leaders = list(range(size))
+        for pair, (more, fewer) in enumerate(zip(larger, smaller, strict=True)):
+            leaders[pairs + pair] = pair if torch.any(more != fewer) else pairs + pair
+        rows = twice + twice + alone
+        device = batch.mask.device
+        drawn = torch.cat((larger, smaller)).to(device, batch.mask.dtype, non_blocking=True)
+        taken = torch.tensor(rows, device=device)
+        target = batch.target
+        return replace(
+            batch,
+            data=batch.data[taken],
+            mask=torch.cat((drawn, batch.mask[alone])),
+            target=[level[taken] for level in target] if isinstance(target, list) else target[taken],
+            complete=tuple(batch.complete[row] for row in rows),
+            available=None if batch.available is None else batch.available[rows],
+            leaders=tuple(leaders),
+        )
+
+    def _subsets(self, batch: MaskedBatch, patches: list[int]) -> tuple[Tensor, Tensor]:
+        """Larger and smaller subset (n, modalities) of each patch."""
+        known = batch.available
+        available = torch.ones_like(batch.mask, dtype=torch.bool, device="cpu") if known is None else known
+        sampler = NestedPairSampler(self.trainer.subsets)
+        drawn = [sampler.sample(available[patch].numpy()) for patch in patches]
+        larger, smaller = (torch.from_numpy(np.stack(masks)) for masks in zip(*drawn, strict=True))
+        return larger, smaller
+
+    def run(self, batch: MaskedBatch, request: Request) -> Passes:
+        assert batch.leaders is not None, "arranged has set them"
+        taps = self.trainer.network(batch.masked, return_taps=request)
+        return Passes(taps, taps.select(torch.tensor(batch.leaders, device=batch.mask.device)))

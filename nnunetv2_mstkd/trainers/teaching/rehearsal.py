@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -72,10 +73,12 @@ def _left_as_it_was(trainer: nnUNetTrainerMissingModality, teaching: Teaching) -
     trainer.step_state = state.on_trial()
     trainer.print_to_log_file = lambda *words, **options: None
     devices = [trainer.device] if trainer.device.type == "cuda" else []
+    drawn = np.random.get_state()  # subsets come from it
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
+        np.random.set_state(drawn)
         del trainer.print_to_log_file
         if own_log is not None:
             trainer.print_to_log_file = own_log

@@ -15,6 +15,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold
 from nnunetv2_mstkd.settings import (
     JOINT,
+    NESTED,
     SHARED,
     TEACHERS,
     WARM_START,
@@ -28,11 +29,16 @@ from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainer
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.teaching.base import TEACHER_SEGMENTATION, Passes, TeacherChoice, Teaching
 from nnunetv2_mstkd.trainers.teaching.finished_model import FinishedModel
-from nnunetv2_mstkd.trainers.teaching.own_teachers import Joint, Shared, WarmStart
+from nnunetv2_mstkd.trainers.teaching.own_teachers import Joint, Nested, Shared, WarmStart
 from nnunetv2_mstkd.trainers.teaching.rehearsal import rehearse
 
 # A name is one of these; anything else is the folder of a finished model.
-_OWN_TEACHERS: dict[str, type[Teaching]] = {WARM_START: WarmStart, JOINT: Joint, SHARED: Shared}
+_OWN_TEACHERS: dict[str, type[Teaching]] = {
+    WARM_START: WarmStart,
+    JOINT: Joint,
+    SHARED: Shared,
+    NESTED: Nested,
+}
 
 
 def _is_teacher(value: Any) -> bool:
@@ -55,7 +61,8 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
     Settings, beside those of :class:`nnUNetTrainerMissingModality`:
         teacher: where the teacher comes from: ``warm_start`` (a frozen copy of the network after its
             full-modality phase), ``joint`` (a second network that learns too), ``shared`` (the network itself
-            on the whole patch), or the folder of a finished model.
+            on the whole patch), ``nested`` (the network itself on the same patch with more modalities, in one
+            batch), or the folder of a finished model.
         teacher_fold: of that model; by default the fold that is trained.
         teacher_checkpoint: of that fold; by default checkpoint_final.pth.
         init_from_teacher: start from that model's weights wherever names and shapes agree.
@@ -119,11 +126,11 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
 
     @property
     def distils(self) -> bool:
-        """Whether any term needs a teacher."""
-        return _distils(self.weights)
+        """Whether any term needs a teacher, or pairs are made with or without one."""
+        return self.teacher == NESTED or _distils(self.weights)
 
     def full_phase_in_force(self) -> float:
-        if self.teacher == WARM_START:
+        if self.teacher in (WARM_START, NESTED):
             return self.full_phase
         if self.teacher != JOINT:
             # Their teacher is there from the start; a phase before it is for whoever asks for it.
@@ -209,6 +216,7 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
         if not self.distils_now:
             return super().compute_losses(batch)
+        batch = self.teaching.arranged(batch)
         passes = self.teaching.run(batch, self.tap_request)
         losses = self.taught_losses(batch, passes, self._samples_with_teacher(batch))
         if not passes.done:
@@ -218,9 +226,12 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
 
     def _samples_with_teacher(self, batch: MaskedBatch) -> Tensor | None:
         """Indices of the samples in which the teacher counts; ``None`` is all."""
-        if self.teacher_on_incomplete == "use" or all(batch.complete):
+        # Where nobody has a leader, all are their own: the terms are 0, and all processes have the same ones.
+        indices = batch.followers or list(range(len(batch.complete)))
+        if self.teacher_on_incomplete == "skip":
+            indices = [index for index in indices if batch.complete[index]]
+        if len(indices) == len(batch.complete):
             return None
-        indices = [index for index, complete in enumerate(batch.complete) if complete]
         return torch.tensor(indices, dtype=torch.long, device=self.device)
 
     # ---------------------------------------------------------------- checkpoints

@@ -33,6 +33,7 @@ GRADIENT_CASES = {
     "shared teacher, regions, sample Dice": ("nnUNetTrainerMSTKDShared", True, False),
     "nnU-Net's network, regions, batch Dice": ("nnUNetTrainerMSTKDUNet", True, True),
     "finished teacher, labels, batch Dice": ("nnUNetTrainerMSTKDUNet", False, True, TEACHER),
+    "nested subsets, regions, batch Dice": ("nnUNetTrainerMSTKDUNet", True, True, "nested"),
     "modality dropout, labels, batch Dice": ("nnUNetTrainerModalityDropout", False, True),
 }
 # And every other trainer of the list that has a step of its own.
@@ -44,6 +45,13 @@ _ON_THEIR_OWN = {
 for _method in METHODS:
     if _method.trainer not in {case[0] for case in GRADIENT_CASES.values()} | _ON_THEIR_OWN:
         GRADIENT_CASES[f"{_method.title}, regions, sample Dice"] = (_method.trainer, True, False)
+# Of nested pairs, one that every process draws alike; the ramped term weighs something in the tested epoch.
+ONE_PAIR = {
+    "sampler": "weights",
+    "subset_weights": {"t1n+t1c+t2w": 1},
+    "full_phase": 0.25,
+    "weights": {"adversarial": 0.001},
+}
 LENGTH = {"num_epochs": 4, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1}
 
 
@@ -101,7 +109,9 @@ def one_step(
     known = {"gradient_shares_every": 1, "base_features": 8, "token_features": 16}
     read = getattr(methods, name).settings_read()
     settings = {key: value for key, value in known.items() if key in read}
-    if teacher is not None:
+    if teacher == "nested":
+        settings |= {"teacher": teacher, **ONE_PAIR}
+    elif teacher is not None:
         settings |= {"teacher": str(root / teacher)}
     trainer = make(name, regions=regions, batch_dice=batch_dice, settings=settings)
     trainer.initialize()

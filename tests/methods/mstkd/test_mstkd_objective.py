@@ -17,6 +17,8 @@ LOSS_FUNCTIONS = {
     "attention": "attention_extremes_loss",
     "gram": "gram_matching_loss",
     "adversarial": "style_adversarial_loss",
+    "foreground_kl": "foreground_kl_loss",
+    "more_vs_fewer": "more_vs_fewer_loss",
 }
 
 
@@ -76,7 +78,7 @@ def test_a_term_of_weight_zero_is_not_computed_and_the_others_once(monkeypatch, 
             return _original(**kwargs)
 
         monkeypatch.setattr(objective, function, counted)
-    step(ObjectiveConfig().with_weights({off: 0}))
+    step(ObjectiveConfig().with_weights({"foreground_kl": 1, "more_vs_fewer": 1} | {off: 0}))
     assert sorted(calls) == sorted(set(LOSS_FUNCTIONS) - {off})
 
 

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
+from nnunetv2_mstkd.losses.schedules import linear_rampup, sigmoid_rampup
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 
 PUBLISHED = {
@@ -16,7 +16,10 @@ PUBLISHED = {
     "attention": 1e8,
     "gram": 0,
     "adversarial": 0.0002,
+    "foreground_kl": 0,
+    "more_vs_fewer": 0,
 }
+OF_PAIRS = {"foreground_kl", "more_vs_fewer"}
 
 
 def test_official_constants():
@@ -33,8 +36,9 @@ def test_official_attention_weight_follows_the_fourth_power_of_the_tokens():
 
 def test_every_term_acts_by_default_and_every_distillation_term_has_a_cap():
     config = ObjectiveConfig()
-    assert all(getattr(config, name) > 0 for name in TERM_NAMES)
-    assert set(config.caps) == set(TERM_NAMES) - {"segmentation", "teacher_segmentation"}
+    assert {name for name in TERM_NAMES if getattr(config, name) == 0} == OF_PAIRS
+    # The hinge only weighs the segmentation losses of some items a little more.
+    assert set(config.caps) == set(TERM_NAMES) - {"segmentation", "teacher_segmentation", "more_vs_fewer"}
     assert set(TERM_NAMES) <= {f.name for f in fields(config)}
 
 
@@ -44,6 +48,20 @@ def test_consistency_and_kl_ramp_over_a_fifth_of_the_epochs_and_nothing_else_doe
         ramp = sigmoid_rampup(5, 20) if name in ("consistency", "kl") else 1
         assert config.weight(name, 5, 100) == pytest.approx(getattr(config, name) * ramp)
         assert config.weight(name, 20, 100) == getattr(config, name)
+
+
+def test_nested_pairs_start_with_two_terms_alone():
+    config = ObjectiveConfig.nested()
+    acting = {name: weight for name, weight in config.weights().items() if weight}
+    assert acting == {
+        "segmentation": 1,
+        "teacher_segmentation": 1,
+        "foreground_kl": 0.5,
+        "more_vs_fewer": 0.1,
+    }
+    for epoch in (0, 5, 20, 60):
+        assert config.weight("foreground_kl", epoch, 100) == pytest.approx(0.5 * linear_rampup(epoch, 20))
+        assert config.weight("more_vs_fewer", epoch, 100) == 0.1
 
 
 def test_official_ramps_consistency_alone_over_twenty_epochs_of_any_length():
