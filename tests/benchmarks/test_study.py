@@ -240,13 +240,18 @@ def _run(command):
     return done.stdout
 
 
-def _kill_when(command, pattern, out):
+def _is_there(name, out):
+    """Folders may vanish while one looks: half-written ones are renamed."""
+    return any(name in files for _, _, files in os.walk(out))
+
+
+def _kill_when(command, name, out):
     """Start the study, and kill it with all its processes as soon as a file is there."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        while not list(out.rglob(pattern)):
+        while not _is_there(name, out):
             assert process.poll() is None
             time.sleep(0.1)
     finally:
