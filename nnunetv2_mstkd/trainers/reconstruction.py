@@ -48,6 +48,9 @@ class MaskedReconstruction:
             )
         self.finest = heads[-1]
         self.head: nn.Module = type(self.finest)(self.finest.in_channels, modalities, kernel_size=1)
+        for parameter in self.head.parameters():
+            # Features of an untrained network may be large: their images would drown the segmentation.
+            nn.init.zeros_(parameter)
         self.hidden_share = hidden_share
         self._features: Tensor | None = None
         self._hook: Any = None

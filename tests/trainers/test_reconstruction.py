@@ -40,6 +40,8 @@ def in_phase(make_trainer, name, **settings):
 def test_a_step_segments_and_gives_back_what_was_hidden(make_trainer, name):
     trainer, batch = in_phase(make_trainer, name, reconstruction_weight=0.25)
     network = unwrap(trainer.network)
+    assert not any(p.any() for p in trainer.reconstruction.head.parameters()), "first it gives nothing back"
+    nn.init.normal_(trainer.reconstruction.head.weight)
     inputs, features = [], []
     network.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     network.decoder.seg_layers[-1].register_forward_pre_hook(lambda _, given: features.append(given[0]))
@@ -57,6 +59,7 @@ def test_a_step_segments_and_gives_back_what_was_hidden(make_trainer, name):
     torch.testing.assert_close(found.terms["reconstruction"], (images - batch.data).square().mean())
     total = found.terms["segmentation"] + 0.25 * found.terms["reconstruction"]
     torch.testing.assert_close(found.total, total)
+    assert torch.autograd.grad(found.terms["reconstruction"], of_head, retain_graph=True)[0].all()
     trainer.backward(found.total)
     assert trainer.reconstruction.head.weight.grad.any()
     first = next(p for n, p in network.named_parameters() if n.endswith("weight"))
