@@ -22,6 +22,11 @@ CHALLENGERS = {
         ),
         _PAIRS.changed("bar_pairs", "the bar, nested pairs alone (control)", (("weights", _NOTHING_LEADS),)),
         _BAR.changed("bar_singles", "the bar, single sequences twice as often", (("single_weight", 2),)),
+        _BAR.changed(
+            "bar_reconstruction",
+            "the bar, full phase on masked input with reconstruction",
+            (("full_phase_task", "reconstruction"),),
+        ),
         _BAR.changed("bar_difficulty", "the bar, subsets by difficulty", (("sampler", "difficulty"),)),
     )
 }

@@ -24,9 +24,10 @@ from nnunetv2_mstkd.trainers.adversary import Adversary
 from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.trainers.history import epoch_means
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
+from nnunetv2_mstkd.trainers.reconstruction import nnUNetTrainerReconstruction
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses, StepState
 from nnunetv2_mstkd.trainers.subset_difficulty import followed
-from nnunetv2_mstkd.trainers.subset_validation import SubsetRotation, nnUNetTrainerSubsetValidation
+from nnunetv2_mstkd.trainers.subset_validation import SubsetRotation
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 from nnunetv2_mstkd.transforms.subset_samplers import SAMPLERS
 
@@ -42,13 +43,13 @@ def _are_dice(value: Any) -> bool:
     return isinstance(value, Mapping) and all(is_number(d) and 0 <= d <= 1 for d in value.values())
 
 
-class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
+class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
     """nnU-Net's trainer with modality masking; a method chooses network and losses.
 
     A training step sees the patch (B, C, ...) and a mask (B, C); the network's input is the patch with
     absent modalities at exactly zero. During the full-modality phase the mask is ignored.
 
-    Settings, beside those of :class:`nnUNetTrainerFromPlans`:
+    Settings, beside those of :class:`nnUNetTrainerFromPlans` and :class:`nnUNetTrainerReconstruction`:
         full_phase: share of ``num_epochs`` that trains on all modalities before masking starts, in [0, 1).
         lr_restart: share of ``initial_lr`` at which masking starts after a full-modality phase; 0 is no
             restart but one decay over both phases.
@@ -107,6 +108,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         self.difficulty = followed(self.subsets, self.modalities, self.reference_dice)
         self.weights = self.weights_in_force()
         self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
+        self.check_full_phase_task()
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
         self.step_state = StepState()
         self.adversaries: dict[str, Adversary] = {}
@@ -126,6 +128,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
 
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
         """Loss of one step."""
+        if self.reconstructs_now:
+            return self.reconstruction_losses(batch)
         return self.weighted({SEGMENTATION: self.loss(self.network(batch.masked), batch.target)})
 
     def after_step(self) -> dict[str, Tensor]:
@@ -168,6 +172,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
 
     def extra_state(self, final: bool) -> dict[str, Any]:
         state: dict[str, Any] = {
+            **super().extra_state(final),
             "history": self.history.state_dict(),
             "full_epochs": self.phases.full_epochs,
         }
@@ -178,6 +183,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         return state
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
         if self._best_ema == float("inf"):
             self._best_ema = None  # written during the full-modality phase, see on_epoch_end
         if "history" in state:
@@ -203,12 +209,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         self.lr_scheduler = self.build_lr_scheduler()
 
     # ---------------------------------------------------------------- building
-
-    def wrap_ddp(self, module: nn.Module) -> nn.Module:
-        """``module`` for distributed data parallel, with synchronised batch norms, as nnU-Net's network."""
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        device_ids = [self.local_rank] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
 
     def add_adversary(self, name: str, discriminator: nn.Module, loss: Any, **options: Any) -> None:
         """Make a discriminator learn beside the network; it judges ``step_state.judged[name]``.
@@ -240,11 +240,6 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
 
     # ---------------------------------------------------------------- training
 
-    @property
-    def in_full_phase(self) -> bool:
-        """Whether the running epoch trains on all modalities."""
-        return self.phases.is_full(self.current_epoch)
-
     def on_train_start(self) -> None:
         super().on_train_start()
         self.print_to_log_file(
@@ -262,7 +257,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
         super().on_train_epoch_start()
         if self.phases.full_epochs:
             epoch, length = self.phases.position(self.current_epoch)
-            name = "full-modality" if self.in_full_phase else "masking"
+            of_it = "reconstruction" if self.reconstructs_now else "full-modality"
+            name = of_it if self.in_full_phase else "masking"
             self.print_to_log_file(f"Phase: {name}, epoch {epoch + 1} of {length}")
 
     def autocast(self) -> Any:
@@ -280,7 +276,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerSubsetValidation):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.difficulty is not None and not self.in_full_phase:
             batch = self.difficulty.redrawn(batch)
-        on_device = MaskedBatch.on_device(batch, self.device, whole=self.in_full_phase)
+        whole = self.in_full_phase and not self.reconstructs_now
+        on_device = MaskedBatch.on_device(batch, self.device, whole=whole)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             losses = self.compute_losses(on_device)

@@ -46,6 +46,7 @@ class SubsetDifficulty:
         self.sampler, self.modalities = sampler, modalities
         self.reference = reference
         self.running: dict[Subset, float] = {}
+        self.gaps: dict[Subset, float] = {}
         self.first_gaps: dict[Subset, float] = {}
 
     def update(self, dice: Mapping[Subset, float], progress: float) -> None:
@@ -55,13 +56,15 @@ class SubsetDifficulty:
             dice: of the subsets that were seen; nan where nothing was to be found.
             progress: share of the masking phase that is done.
         """
-        for subset, value in dice.items():
-            if isfinite(value):
-                before = self.running.get(subset, value)
-                self.running[subset] = _KEPT * before + (1 - _KEPT) * value
-        if progress >= _FIRST_LOOK:
-            for subset, gap in self._gaps().items():
-                self.first_gaps.setdefault(subset, gap)
+        seen = {subset: value for subset, value in dice.items() if isfinite(value)}
+        _follow(self.running, seen)
+        full = seen.get(frozenset(self.modalities))
+        if full is not None:
+            # Both of one epoch: a subset that was not seen for a while must not count as left behind.
+            _follow(self.gaps, {subset: full - value for subset, value in seen.items()})
+            if progress >= _FIRST_LOOK:
+                for subset in seen:
+                    self.first_gaps.setdefault(subset, self.gaps[subset])
         self.sampler.favour(self._scores(), linear_rampup(progress, _RAMP))
 
     def redrawn(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,14 +72,10 @@ class SubsetDifficulty:
         drawn = [self.sampler.sample(flags) for flags in batch[BATCH_AVAILABLE_KEY].numpy()]
         return {**batch, MASK_KEY: torch.from_numpy(np.stack(drawn)).float()}
 
-    def _gaps(self) -> dict[Subset, float]:
-        full = self.running.get(frozenset(self.modalities))
-        return {} if full is None else {subset: full - value for subset, value in self.running.items()}
-
     def _scores(self) -> NDArray[np.float64]:
         """Difficulty of the sampler's subsets (S,), nan where unknown."""
         if self.reference is None:
-            known = {s: gap - self.first_gaps[s] for s, gap in self._gaps().items() if s in self.first_gaps}
+            known = {s: self.gaps[s] - first for s, first in self.first_gaps.items()}
         else:
             known = {
                 s: max(0.0, best - self.running[s]) for s, best in self.reference.items() if s in self.running
@@ -102,6 +101,7 @@ class SubsetDifficulty:
 
         return {
             "running": named(self.running),
+            "gaps": named(self.gaps),
             "first_gaps": named(self.first_gaps),
             "probabilities": self.probabilities,
         }
@@ -112,9 +112,16 @@ class SubsetDifficulty:
         def by_subset(values: Mapping[str, float]) -> dict[Subset, float]:
             return {parse_subset(text, self.modalities): value for text, value in values.items()}
 
-        self.running, self.first_gaps = by_subset(state["running"]), by_subset(state["first_gaps"])
+        self.running, self.gaps = by_subset(state["running"]), by_subset(state["gaps"])
+        self.first_gaps = by_subset(state["first_gaps"])
         shares = by_subset(state["probabilities"])
         self.sampler.weights = np.array([shares[subset] for subset in self._subsets()])
+
+
+def _follow(running: dict[Subset, float], seen: Mapping[Subset, float]) -> None:
+    """Update running means by the values of an epoch; the first value of a subset is its mean."""
+    for subset, value in seen.items():
+        running[subset] = _KEPT * running.get(subset, value) + (1 - _KEPT) * value
 
 
 def followed(

@@ -42,6 +42,11 @@ class nnUNetTrainerSubsetValidation(nnUNetTrainerOwnNetwork):
     _validation_batch: int = 0
 
     @property
+    def in_full_phase(self) -> bool:
+        """Whether the running epoch belongs to the phase before masking."""
+        return self.phases.is_full(self.current_epoch)
+
+    @property
     def history(self) -> TermHistory:
         """What was logged, by epoch and name."""
         return self.step_state.history

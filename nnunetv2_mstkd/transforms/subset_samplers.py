@@ -19,6 +19,8 @@ Mask = NDArray[np.bool_]
 SAMPLERS = ("uniform", "bernoulli", "by_count", "weights", "difficulty")
 # How far the difficulty may move a subset's probability.
 _RAREST, _MOST_OFTEN = 0.5, 2.0
+# A spread of difficulties below this is rounding.
+_NO_SPREAD = 1e-9
 
 
 class SubsetSampler(Protocol):
@@ -129,7 +131,7 @@ class DifficultySampler(WeightedSampler):
         """
         known = np.isfinite(difficulty)
         scores = np.zeros(len(self.start))
-        if known.any() and (spread := difficulty[known].std()) > 0:
+        if known.any() and (spread := difficulty[known].std()) > _NO_SPREAD:
             scores[known] = (difficulty[known] - difficulty[known].mean()) / spread
         wanted = self.start * np.exp(strength * scores)
         bounded = np.clip(wanted / wanted.sum(), _RAREST * self.start, _MOST_OFTEN * self.start)

@@ -62,6 +62,15 @@ def test_with_a_reference_what_can_still_be_gained_counts():
     assert found["t1n+t1c"] == pytest.approx(found["t2w+t2f"]), "no reference: as it was, among the others"
 
 
+def test_a_subset_that_was_not_seen_for_a_while_is_not_left_behind():
+    """All improve alike, and the validation shows one subset after the other beside the full set."""
+    difficulty, subsets = following(), [s for s in all_subsets(BRATS_MODALITIES) if s != FULL]
+    for epoch in range(60):
+        value = 0.01 * epoch
+        difficulty.update({FULL: value + 0.2, subsets[epoch % 14]: value}, (epoch + 1) / 60)
+    assert difficulty.probabilities == pytest.approx(following().probabilities)
+
+
 def test_few_and_empty_validation_patches_change_nothing_for_the_others():
     difficulty = following()
     difficulty.update({FULL: float("nan"), T1C: 0.5}, 0.5)

@@ -173,9 +173,13 @@ class Nested(Teaching):
                 "teacher 'nested' needs terms that leave the teacher alone, but this trainer's lead gradients"
                 " into the teacher's side too; set teacher 'joint'"
             )
+        self.sampler = NestedPairSampler(self.trainer.subsets)
+        self.trainer.print_to_log_file(
+            f"The masking phase puts every second patch into the batch twice; subsets: {self.sampler!r}"
+        )
 
     def start_epoch(self) -> None:
-        self.steps = 0  # a continued training starts with an epoch too
+        self.steps = self.trainer.current_epoch  # as a continued training has it, and epochs of one step too
 
     def arranged(self, batch: MaskedBatch) -> MaskedBatch:
         size = len(batch.mask)
@@ -207,8 +211,7 @@ class Nested(Teaching):
         """Larger and smaller subset (n, modalities) of each patch."""
         known = batch.available
         available = torch.ones_like(batch.mask, dtype=torch.bool, device="cpu") if known is None else known
-        sampler = NestedPairSampler(self.trainer.subsets)
-        drawn = [sampler.sample(available[patch].numpy()) for patch in patches]
+        drawn = [self.sampler.sample(available[patch].numpy()) for patch in patches]
         larger, smaller = (torch.from_numpy(np.stack(masks)) for masks in zip(*drawn, strict=True))
         return larger, smaller
 

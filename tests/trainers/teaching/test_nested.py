@@ -173,18 +173,18 @@ def test_incomplete_cases_may_be_left_to_the_segmentation(make_trainer):
     has = torch.ones(4, 4, dtype=torch.bool)
     has[0, 1] = False
     batch = batch_of(trainer, has)
+    trainer.teaching.steps = 0
     assert trainer._samples_with_teacher(trainer.teaching.arranged(batch)).tolist() == [3]
     has[2, 1] = False
-    trainer.teaching.start_epoch()
+    trainer.teaching.steps = 0
     assert set(trainer.compute_losses(batch_of(trainer, has)).terms) == {"segmentation"}
 
 
 # ---------------------------------------------------------------- whole trainings
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("nnUNetTrainerMSTKD", marks=pytest.mark.slow), "nnUNetTrainerMSTKDUNet"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nnUNetTrainerMSTKD", "nnUNetTrainerMSTKDUNet"])
 def test_begins_after_a_full_phase_and_keeps_no_second_network(make_trainer, name):
     settings = NESTED | {"num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
     trainer = train(make_trainer(getattr(methods, name), settings=settings))
