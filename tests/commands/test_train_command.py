@@ -16,6 +16,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.commands import train_checks
+from nnunetv2_mstkd.commands.pretrained import check_pretrained
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
 from nnunetv2_mstkd.models.checkpoint_files import TRUST_VARIABLE
@@ -79,12 +80,12 @@ def test_pretrained_weights_of_other_tokens_name_the_flag(make_trainer):
     trainer.initialize()
     file = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(file))
-    train_checks.check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", dataset_json())
+    check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", dataset_json())
     # The segmentation heads of another data set do not matter: nnU-Net does not transfer them.
     other = dataset_json(regions=False)
-    train_checks.check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", other)
+    check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", other)
     with pytest.raises(MSTKDError, match=r"fit: tokens.*need nnUNetv2_mstkd plan --token-patch 2 2 1$"):
-        train_checks.check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
+        check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
 
 
 def test_pretrained_weights_of_another_width(make_trainer, tmp_path):
@@ -94,7 +95,7 @@ def test_pretrained_weights_of_another_width(make_trainer, tmp_path):
     weights = {name: value[..., :1] for name, value in trainer.network.state_dict().items()}
     torch.save({"network_weights": weights}, file)
     with pytest.raises(MSTKDError, match=r"weights\.pth does not fit: .*plan with the sizes of its network"):
-        train_checks.check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
+        check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
 
 
 def test_a_batch_that_does_not_reach_every_gpu_is_refused():

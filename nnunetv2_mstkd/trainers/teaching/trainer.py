@@ -20,7 +20,8 @@ from nnunetv2_mstkd.settings import (
     TEACHERS,
     WARM_START,
     Setting,
-    is_whole,
+    checkpoint_name,
+    fold_of_a_model,
     one_of,
     true_or_false,
 )
@@ -65,7 +66,8 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
             batch), or the folder of a finished model.
         teacher_fold: of that model; by default the fold that is trained.
         teacher_checkpoint: of that fold; by default checkpoint_final.pth.
-        init_from_teacher: start from that model's weights wherever names and shapes agree.
+        init_from_teacher: start from that model's weights wherever names and shapes agree, unless ``init``
+            names others.
         teacher_on_incomplete: whether the student learns from the teacher in cases that lack modalities
             (``use``), or from the segmentation alone (``skip``).
         terms_off: written by training: terms that it switched off, and why.
@@ -77,10 +79,8 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
 
     own_settings: ClassVar[Mapping[str, Setting]] = {
         "teacher": Setting(f"one of {', '.join(TEACHERS)}, or a model folder", _is_teacher),
-        "teacher_fold": Setting("a fold number or 'all'", lambda v: v == "all" or (is_whole(v) and v >= 0)),
-        "teacher_checkpoint": Setting(
-            "the name of a .pth file", lambda v: isinstance(v, str) and v.endswith(".pth") and "/" not in v
-        ),
+        "teacher_fold": fold_of_a_model(),
+        "teacher_checkpoint": checkpoint_name(),
         "init_from_teacher": true_or_false(),
         "teacher_on_incomplete": one_of(("use", "skip")),
         "terms_off": Setting("a dict of terms to reasons", lambda v: isinstance(v, Mapping)),
@@ -171,7 +171,7 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
             self.teacher,
             self.teacher_fold,
             self.teacher_checkpoint,
-            self.init_from_teacher,
+            self.init_from_teacher and self.init is None,
             self.teacher_gets_gradients,
         )
         kind = _OWN_TEACHERS.get(self.teacher, FinishedModel) if self.distils else Teaching
