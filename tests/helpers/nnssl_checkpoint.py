@@ -12,7 +12,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from torch import Tensor, nn
 
-# Two stages, as benchmarks.plans.unet would plan them; the pre-trained network has one channel and one output.
+# Two stages; the pre-trained network has one channel and one output.
 ARGUMENTS: dict[str, Any] = {
     "n_stages": 2,
     "features_per_stage": [4, 8],

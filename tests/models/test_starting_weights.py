@@ -21,7 +21,12 @@ from benchmarks.plans import mstkd_architecture, unet
 from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT, condition_on_absence
 from nnunetv2_mstkd.architectures.starting_weights import put_into
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.models.starting_weights import StartingWeights, read_starting_weights, start_network
+from nnunetv2_mstkd.models.starting_weights import (
+    StartingWeights,
+    planned_architecture,
+    read_starting_weights,
+    start_network,
+)
 
 PATCH = (16, 16, 16)
 PLAIN = unet([4, 8])
@@ -119,10 +124,12 @@ def test_heads_come_along_only_with_the_same_labels():
     (line,) = [line for line in start.lines if line.startswith("Left")]
     heads = other.decoder.seg_layers
     share = sum(p.numel() for p in heads.parameters()) / sum(p.numel() for p in other.parameters())
-    assert line == f"Left as they were: {len(start.left)} tensors, {share:.1%} of the values: segmentation" + (
-        " heads (other labels, or none known)."
+    assert (
+        line
+        == f"Left as they were: {len(start.left)} tensors, {share:.1%} of the values: segmentation"
+        + (" heads (other labels, or none known).")
     )
-    with pytest.raises(MSTKDError, match="does not fit: encoder.* there, .* here; plan with the sizes"):
+    with pytest.raises(MSTKDError, match=r"does not fit: encoder.* there, .* here; plan with the sizes"):
         started(network(unet([8, 8])), source(theirs, FOUR))
     with pytest.raises(MSTKDError, match="it is of another kind of network"):
         started(network(RESIDUAL), source(theirs, FOUR))
@@ -202,7 +209,10 @@ def test_keys_that_carry_another_prefix_and_plans_without_the_newest_key(tmp_pat
 
 
 def test_a_transformer_and_another_residual_encoder_are_refused(tmp_path):
-    weights = {"eva.blocks.0.attn.qkv.weight": torch.zeros(3, 1), "down_projection.proj.weight": torch.ones(1)}
+    weights = {
+        "eva.blocks.0.attn.qkv.weight": torch.zeros(3, 1),
+        "down_projection.proj.weight": torch.ones(1),
+    }
     architecture = adaptation_plan()["architecture_plans"] | {"arch_class_name": "PrimusM"}
     plan = {"key_to_encoder": "eva", "key_to_stem": "down_projection", "architecture_plans": architecture}
     file = write_checkpoint(tmp_path / "primus.pth", weights, **plan)
@@ -213,3 +223,16 @@ def test_a_transformer_and_another_residual_encoder_are_refused(tmp_path):
         from_file(file, network(unet([4, 8, 8], blocks=[1, 1, 1])))
     with pytest.raises(MSTKDError, match="it is of another kind of network"):
         from_file(file, network(mstkd_architecture(PATCH, first_features=4)))
+
+
+def test_the_name_res_enc_l_stands_for_the_published_encoder(tmp_path):
+    """90,296,576 weights in the encoder with one channel (counted in nnssl's network)."""
+    named = {"arch_class_name": "ResEncL", "arch_kwargs": None, "arch_kwargs_requiring_import": None}
+    patch = [160, 160, 160]
+    plan = {"architecture_plans": named, "recommended_downstream_patchsize": patch}
+    file = write_checkpoint(tmp_path / "large.pth", **plan)
+    architecture, recommended = planned_architecture(file)
+    with torch.device("meta"):
+        model = network(architecture, 1)
+    assert sum(p.numel() for p in model.encoder.parameters()) == 90_296_576
+    assert recommended == (160, 160, 160)
