@@ -21,6 +21,7 @@ _HELP = """nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in r
   --trust_checkpoint    read checkpoints that hold more than nnU-Net stores; code in them will run
 -pretrained_weights also takes weights of other input channels and of nnssl's pre-training (docs/recipes.md)
 """
+_PRETRAINED = "-pretrained_weights"
 # How a traceback names the errors that are meant to be read.
 _FOR_THE_USER = f"{MSTKDError.__module__}.{MSTKDError.__qualname__}: "
 
@@ -66,8 +67,9 @@ def run(argv: Sequence[str]) -> int:
     if pretrained is None:
         return _train(theirs)
     with pretrained.fitting_file() as file:
-        place = theirs.index("-pretrained_weights") + 1
-        return _train([*theirs[:place], str(file), *theirs[place + 1 :]])
+        others = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        others.add_argument(_PRETRAINED)
+        return _train([*others.parse_known_args(theirs)[1], _PRETRAINED, str(file)])
 
 
 def _train(theirs: Sequence[str]) -> int:

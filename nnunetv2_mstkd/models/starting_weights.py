@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT
+from nnunetv2_mstkd.architectures.shapes import input_convolutions
 from nnunetv2_mstkd.architectures.starting_weights import (
     ABSENT,
     Fitted,
@@ -77,6 +78,17 @@ class Start:
     as_it_is: bool
 
 
+def existing(source: Path) -> Path:
+    """``source``, a model folder or a file.
+
+    Raises:
+        MSTKDError: there is neither.
+    """
+    if not source.exists():
+        raise MSTKDError(f"starting weights not found: {source}; give a model folder or a checkpoint (.pth)")
+    return source
+
+
 def checkpoint_of(source: Path, wanted: Fold | None, own: Fold, checkpoint: str | None = None) -> Path:
     """The file that the weights are in.
 
@@ -89,10 +101,8 @@ def checkpoint_of(source: Path, wanted: Fold | None, own: Fold, checkpoint: str 
     Raises:
         MSTKDError: there is no such model, fold or file.
     """
-    if source.is_file():
+    if existing(source).is_file():
         return source
-    if not source.exists():
-        raise MSTKDError(f"starting weights not found: {source}; give a model folder or a checkpoint (.pth)")
     model, name = open_model_folder(source), checkpoint or FINAL_CHECKPOINT
     there = [path.parent.name.removeprefix("fold_") for path in model.path.glob(f"fold_*/{name}")]
     fold = wanted
@@ -312,7 +322,7 @@ def start_network(
     shares = None
     if number is not None:
         shares, words = channel_shares(source.modalities, number, ours, input_shape[1], source.origin)
-    elif source.modalities not in (None, ours) and not source.encoder_only:
+    elif source.modalities not in (None, ours) and not input_convolutions(network, input_shape):
         raise MSTKDError(
             f"{source.origin} is of a network for {', '.join(source.modalities or ())}, and this network has"
             f" parts for each of {', '.join(ours)}: none can be made of the others; start from a model of the"

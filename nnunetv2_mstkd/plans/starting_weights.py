@@ -15,6 +15,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS, MSTKDNet
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, open_model_folder
 from nnunetv2_mstkd.models.starting_weights import (
+    existing,
     model_folder_of,
     planned_architecture,
     read_starting_weights,
@@ -53,7 +54,7 @@ def with_start(
     named = {"init": str(source.resolve()), "init_fold": fold, "init_checkpoint": checkpoint}
     settings = {key: value for key, value in named.items() if value is not None}
     options = replace(options, settings={**settings, **options.settings})
-    folder = source if source.is_dir() else model_folder_of(source)
+    folder = source if existing(source).is_dir() else model_folder_of(source)
     if folder is None:
         return _like_file(options, source, any_network)
     model = open_model_folder(folder)
@@ -137,7 +138,7 @@ def _remedy(options: PlanOptions) -> str:
 
 def _some_checkpoint(source: Path, settings: Mapping[str, Any]) -> Path:
     """One of the files that trainings will start from; all folds of a model have the same network."""
-    if not source.is_dir():
+    if existing(source).is_file():
         return source
     fold, name = settings.get("init_fold"), settings.get("init_checkpoint", FINAL_CHECKPOINT)
     remedy = "choose with --init-fold and --init-checkpoint"
