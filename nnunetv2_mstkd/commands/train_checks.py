@@ -11,6 +11,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mstkd.commands.pretrained import Pretrained, check_pretrained
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_cases
 from nnunetv2_mstkd.environment import (
     dataset_folder,
     nnunet_folder,
@@ -23,6 +24,7 @@ from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, read_dataset_json
 from nnunetv2_mstkd.models.loading import (
     checked_device,
 )
+from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
 
 
 def check_training(theirs: Sequence[str]) -> Pretrained | None:
@@ -51,6 +53,7 @@ def check_training(theirs: Sequence[str]) -> Pretrained | None:
         raise MSTKDError(f"'{given.fold}' is no fold; give a number or 'all'")
     trainer = _trainer(given.tr)
     dataset_json = read_dataset_json(folder / "dataset.json")
+    _check_unlabelled(given, trainer, folder, dataset_json)
     if given.num_gpus > 1:
         _check_batch(given, plans)
     model = f"{trainer.__name__}__{plans.get('plans_name', given.p)}__{given.configuration}"
@@ -126,6 +129,26 @@ def _trainer(name: str) -> type:
             f"no trainer '{name}' in nnU-Net, in this plugin or where nnUNet_extTrainer points; the README"
             " lists this plugin's"
         ) from None
+
+
+def _check_unlabelled(
+    given: argparse.Namespace, trainer: type, folder: Path, dataset_json: Mapping[str, Any]
+) -> None:
+    """Refuse a trainer of others that would take placeholders for segmentations; ours know them."""
+    unlabelled = set(unlabelled_cases(dataset_json))
+    if not unlabelled or issubclass(trainer, nnUNetTrainerFromPlans):
+        return
+    file = folder / "splits_final.json"
+    splits = read_json(file) if file.is_file() else []
+    fold = int(given.fold) if given.fold.isdecimal() else len(splits)
+    listed = splits[fold] if fold < len(splits) else {"train": unlabelled}
+    taken = unlabelled.intersection([*listed.get("train", ()), *listed.get("val", ())])
+    if taken:
+        raise MSTKDError(
+            f"{trainer.__name__} would learn in fold {given.fold} that {len(taken)} cases without a"
+            " segmentation show nothing but background; train a fold of splits_final.json that does not list"
+            " them, or a trainer of this plugin, which leaves them out"
+        )
 
 
 def _check_batch(given: argparse.Namespace, plans: Mapping[str, Any]) -> None:

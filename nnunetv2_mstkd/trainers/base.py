@@ -18,6 +18,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_mstkd.architectures.starting_weights import put_into
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_beside, unlabelled_cases
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.folder import BEST_CHECKPOINT, FINAL_CHECKPOINT, Fold
 from nnunetv2_mstkd.models.starting_weights import (
@@ -99,6 +100,7 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
     init_checkpoint: str = FINAL_CHECKPOINT
     start: Start | None = None  # while the networks are built
     _no_start: MSTKDError | None = None
+    _told_of_unlabelled = False
 
     def __init__(
         self,
@@ -159,6 +161,34 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`extra_state`."""
+
+    def why_nothing_unlabelled(self) -> str | None:
+        """Why cases without a segmentation are left out of this training; ``None`` if it takes them."""
+        return "nothing is learnt here but segmentations"
+
+    # ---------------------------------------------------------------- cases
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, with the cases without a segmentation in training or nowhere.
+
+        Whatever the split says: what nnU-Net takes for their labels shows nothing but background.
+        """
+        split = super().do_split()
+        unlabelled = unlabelled_cases(self.dataset_json)
+        if not unlabelled:
+            return split
+        training, validation = ([case for case in cases if case not in unlabelled] for cases in split)
+        reason = self.why_nothing_unlabelled()
+        taken = () if reason else unlabelled_beside(self.dataset_json, validation)
+        if not self._told_of_unlabelled:
+            self._told_of_unlabelled = True
+            others = reason or "their patients are validated here"
+            left = len(unlabelled) - len(taken)
+            self.print_to_log_file(
+                f"Cases without a segmentation: {len(taken)} train the distillation"
+                + (f"; {left} are left out: {others}." if left else ".")
+            )
+        return [*training, *taken], validation
 
     # ---------------------------------------------------------------- building
 
