@@ -69,7 +69,7 @@ class MaskedPatchLoader(nnUNetDataLoader):
 
     Every batch also holds ``modality_available`` (B, C), bool: what the case of each sample has. If
     ``transforms`` ends with a ``ModalityMaskingTransform``, it holds ``modality_mask`` (B, C) as well: what
-    the student sees. ``labelled`` (B,), bool, says whose case has a segmentation.
+    the student sees. With ``unlabelled`` cases, ``labelled`` (B,), bool, says whose case has a segmentation.
 
     A modality that the case lacks is zero, whatever normalisation and augmentation made of its placeholder:
     the teacher and the full-modality phase see it as the student does.
@@ -123,7 +123,8 @@ class MaskedPatchLoader(nnUNetDataLoader):
         for sample, channel in (~available).nonzero().tolist():
             batch["data"][sample, channel].zero_()  # in place: nnU-Net has just made this tensor
         batch[BATCH_AVAILABLE_KEY] = available
-        batch[LABELLED_KEY] = torch.tensor([key not in self._unlabelled for key in batch["keys"]])
+        if self._unlabelled:
+            batch[LABELLED_KEY] = torch.tensor([key not in self._unlabelled for key in batch["keys"]])
         if self.transforms.masks:
             batch[MASK_KEY] = torch.stack(self.transforms.masks)
         return batch

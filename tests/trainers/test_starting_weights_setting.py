@@ -71,6 +71,7 @@ def test_a_training_starts_from_a_model_of_other_channels_and_the_log_says_how(m
     assert torch.equal(trainer.average.kept[KERNEL], ours[KERNEL])
 
 
+@pytest.mark.slow
 def test_a_joint_teacher_starts_from_them_too(make_trainer, tmp_path):
     model = finished_model(tmp_path)
     settings = SHORT | {"init": str(model), "teacher": "joint"}
@@ -80,6 +81,7 @@ def test_a_joint_teacher_starts_from_them_too(make_trainer, tmp_path):
         assert torch.equal(unwrap(network).state_dict()[KERNEL], weights_of(model)[KERNEL])
 
 
+@pytest.mark.slow
 def test_init_comes_before_the_weights_of_a_teacher(make_trainer, tmp_path):
     init, teacher = finished_model(tmp_path / "init", seed=4), finished_model(tmp_path / "teacher")
     settings = SHORT | {"init": str(init), "teacher": str(teacher)}
@@ -202,3 +204,21 @@ def test_an_adapter_fits_its_own_data_only(make_trainer, tmp_path):
         make_trainer(
             methods.nnUNetTrainerModalityDropout, settings=settings | {"init": str(file)}
         ).initialize()
+
+
+@pytest.mark.slow
+def test_a_network_with_an_encoder_per_modality_starts_from_the_same_modalities_only(make_trainer, tmp_path):
+    first = make_trainer(methods.nnUNetTrainerRFNet, settings=SHORT | {"base_features": 2})
+    first.initialize()
+    file = tmp_path / "rfnet.pth"
+    first.save_checkpoint(str(file))
+    settings = SHORT | {"base_features": 2, "init": str(file), "seed": 9}
+    second = make_trainer(methods.nnUNetTrainerRFNet, settings=settings, results="second")
+    second.initialize()
+    theirs, ours = (unwrap(t.network).state_dict() for t in (first, second))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    content = torch.load(file, weights_only=False)
+    content["init_args"]["dataset_json"] = dataset_json(MODALITIES[::-1])
+    torch.save(content, file)
+    with pytest.raises(MSTKDError, match="none can be made of the others; start from a model of the same"):
+        make_trainer(methods.nnUNetTrainerRFNet, settings=settings, results="third").initialize()

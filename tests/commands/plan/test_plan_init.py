@@ -54,6 +54,7 @@ def test_the_plans_name_the_weights_and_keep_to_their_network(brats, model, caps
     assert ours["mstkd"] == {"init": str(model), "full_phase": 0.5}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_a_model_folder_says_as_much(brats, model, capsys):
     file = model / "fold_2" / "checkpoint_final.pth"
     assert main(["plan", "-d", "226", "--init", str(file), *NAME]) == 0
@@ -97,6 +98,17 @@ def test_in_a_cascade_only_the_stage_that_was_named_starts_from_it(large, tmp_pa
         (["--init", "nowhere"], "starting weights not found: nowhere"),
         (["--init-fold", "1"], "give --init FOLDER"),
         (["--init", ""], "--init '' is no folder or file"),
+    ],
+)
+def test_what_is_no_start(brats, capsys, arguments, message):
+    assert main(["plan", "-d", "226", *arguments, *NAME]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["--init", "MODEL", "--init-fold", "0"], "no fold_0/checkpoint_final.pth; it has fold_2"),
         (["--init", "MODEL", "--set", "init=x"], "--init and --set init=... both name"),
         (["--init", "MODEL", "--network", "mstkdnet"], "of another kind of network (planned is MSTKDNet;"),
