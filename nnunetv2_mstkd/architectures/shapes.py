@@ -59,13 +59,14 @@ def input_convolutions(network: nn.Module, input_shape: Sequence[int]) -> list[s
     first: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        # The first that runs sees the input; whoever else sees the same tensor belongs to it.
-        if not first and inputs[0].shape == shape:
-            first.append(inputs[0])
-        if first and inputs[0] is first[0]:
+        if inputs[0] is first[0]:  # equal shapes would not do: inner features may have the input's
             found.append(module)
 
-    run_on_meta(network, shape, look, [m for m in network.modules() if isinstance(m, _ConvNd)])
+    handle = network.register_forward_pre_hook(lambda module, inputs: first.append(inputs[0]))
+    try:
+        run_on_meta(network, shape, look, [m for m in network.modules() if isinstance(m, _ConvNd)])
+    finally:
+        handle.remove()
     return [name for name, module in network.named_modules() if module in found]
 
 

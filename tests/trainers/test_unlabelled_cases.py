@@ -94,7 +94,7 @@ def test_others_leave_them_out_and_say_why(make_trainer, name, settings, reason)
     trainer = started(make_trainer, name, **settings)
     training, validation = trainer.do_split()
     assert (training, validation) == (["case_0"], ["case_3"])
-    assert f"Cases without a segmentation: 0 train the distillation; 2 are left out: {reason}." in log_of(
+    assert f"Cases without a segmentation: 0 train the distillation; 2 are left out: {reason}" in log_of(
         trainer
     )
 
