@@ -75,6 +75,18 @@ def true_or_false() -> Setting:
     return Setting("true or false", lambda v: isinstance(v, bool))
 
 
+def fold_of_a_model() -> Setting:
+    """A fold of a finished model."""
+    return Setting("a fold number or 'all'", lambda v: v == "all" or (is_whole(v) and v >= 0))
+
+
+def checkpoint_name() -> Setting:
+    """The name of a checkpoint in a fold's folder."""
+    return Setting(
+        "the name of a .pth file", lambda v: isinstance(v, str) and v.endswith(".pth") and "/" not in v
+    )
+
+
 def weights_by_name(attribute: str | None = None) -> Setting:
     """A number from 0 on for each of some names."""
 

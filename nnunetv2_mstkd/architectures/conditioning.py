@@ -25,6 +25,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from nnunetv2_mstkd.architectures.presence import presence
 from nnunetv2_mstkd.errors import MSTKDError
 
+# Name of the one weight that conditioning adds to a network.
+CONDITIONING_WEIGHT = "conditioning.weight"
 # Of a residual block: what it adds is conditioned, what it passes on is not.
 _SHORTCUT = "skip"
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -47,7 +48,7 @@ def run_on_meta(
 
 
 def input_convolutions(network: nn.Module, input_shape: Sequence[int]) -> list[str]:
-    """Names of the leaf modules that see the network's input itself: its channels are theirs.
+    """Names of the convolutions that see the network's input itself: its channels are theirs.
 
     Args:
         network: any.
@@ -58,14 +59,14 @@ def input_convolutions(network: nn.Module, input_shape: Sequence[int]) -> list[s
     first: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        # The first leaf that runs sees the input; whoever else sees the same tensor belongs to it.
-        if not first and inputs[0].shape == shape:
-            first.append(inputs[0])
-        if first and inputs[0] is first[0]:
+        if inputs[0] is first[0]:  # equal shapes would not do: inner features may have the input's
             found.append(module)
 
-    leaves = [m for m in network.modules() if not list(m.children())]
-    run_on_meta(network, shape, look, leaves)
+    handle = network.register_forward_pre_hook(lambda module, inputs: first.append(inputs[0]))
+    try:
+        run_on_meta(network, shape, look, [m for m in network.modules() if isinstance(m, _ConvNd)])
+    finally:
+        handle.remove()
     return [name for name, module in network.named_modules() if module in found]
 
 

@@ -34,6 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", action="store_true", help="plain tissue labels instead of regions WT/TC/ET"
     )
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="FOLDER",
+        help="train on the complete cases of this folder too, without a segmentation: they count in"
+        " distillation only (the folder of -i: its cases that have none)",
+    )
     parser.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
     parser.add_argument("--folds", type=int, default=5, help="folds of the split (default 5)")
     parser.add_argument(
@@ -49,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Convert and say what was done; bad cases are listed on stderr, one line each."""
     arguments = _parser().parse_args(argv)
-    from nnunetv2_mstkd.datasets.convert.convert import BadCasesError, convert
+    from nnunetv2_mstkd.datasets.convert.convert import convert
+    from nnunetv2_mstkd.datasets.convert.inspection import BadCasesError
 
     try:
         conversion = convert(
@@ -63,6 +71,7 @@ def run(argv: Sequence[str]) -> int:
             seed=arguments.seed,
             num_processes=arguments.num_processes,
             overwrite=arguments.overwrite,
+            unlabelled=arguments.unlabelled,
         )
     except BadCasesError as error:
         for case, reason in error.problems.items():
@@ -73,6 +82,21 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _unlabelled(conversion: Conversion) -> list[str]:
+    lines = []
+    if conversion.unlabelled:
+        lines.append(
+            f"{len(conversion.unlabelled)} of them without a segmentation: in no fold; they train the"
+            " distillation from a frozen teacher, and nothing else"
+        )
+    if conversion.segmentations_not_used:
+        lines.append(f"segmentations of {conversion.segmentations_not_used} of these are not used")
+    if conversion.unlabelled_left_out:
+        names = ", ".join(conversion.unlabelled_left_out)
+        lines.append(f"left out, not complete: {len(conversion.unlabelled_left_out)} cases ({names})")
+    return lines
+
+
 def _summary(conversion: Conversion, arguments: argparse.Namespace) -> list[str]:
     from nnunetv2_mstkd.datasets.availability import describe
 
@@ -81,10 +105,11 @@ def _summary(conversion: Conversion, arguments: argparse.Namespace) -> list[str]
     lines += describe(conversion.availability)
     if conversion.availability.incomplete:
         lines.append("all-zero images stand in for what is absent; training knows of it")
+    lines += _unlabelled(conversion)
     if conversion.without_segmentation:
         names = ", ".join(conversion.without_segmentation)
         lines.append(f"left out, no segmentation: {len(conversion.without_segmentation)} cases ({names})")
-    if patients == 1:
+    if len({p for case, p in conversion.patients.items() if case not in conversion.unlabelled}) == 1:
         lines.append("one patient only: fold 0 validates on its own training case")
     elif conversion.folds < arguments.folds:
         lines.append(f"{conversion.folds} folds instead of {arguments.folds}: there are no more patients")

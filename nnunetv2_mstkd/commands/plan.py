@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         help="trainer settings to store in the plans",
     )
     _add_teacher(parser.add_argument_group("a finished model as teacher").add_argument)
+    _add_start(parser.add_argument_group("weights to start from").add_argument)
     _add_sizes(parser.add_argument_group("sizes (default: chosen for the GPU memory)").add_argument)
     _add_nnunet_flags(parser.add_argument_group("as in nnUNetv2_plan_experiment").add_argument)
     return parser
@@ -58,6 +59,17 @@ def _add_teacher(add: Callable[..., argparse.Action]) -> None:
     )
     add("--teacher-fold", metavar="FOLD", help="of the model (default: the fold that is trained)")
     add("--teacher-checkpoint", metavar="NAME", help="of that fold (default checkpoint_final.pth)")
+
+
+def _add_start(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--init",
+        metavar="MODEL",
+        help="start from the weights of this model folder or checkpoint (nnU-Net's, or nnssl's pre-trained"
+        " ResEncL), also with other input channels; plans for its network and patch size",
+    )
+    add("--init-fold", metavar="FOLD", help="of the model folder (default: the fold that is trained)")
+    add("--init-checkpoint", metavar="NAME", help="of that fold (default checkpoint_final.pth)")
 
 
 def _add_sizes(add: Callable[..., argparse.Action]) -> None:
@@ -97,7 +109,6 @@ def _add_nnunet_flags(add: Callable[..., argparse.Action]) -> None:
 
 def _options(args: argparse.Namespace) -> PlanOptions:
     from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments
-    from nnunetv2_mstkd.plans.teacher import with_teacher
 
     settings = parse_assignments(entry for entries in args.set for entry in entries)
     base_features = args.base_features
@@ -120,15 +131,39 @@ def _options(args: argparse.Namespace) -> PlanOptions:
         token_patch=tuple(args.token_patch) if args.token_patch else None,
         settings=settings,
     )
+    return _with_start(args, _with_teacher(args, options))
+
+
+def _with_start(args: argparse.Namespace, options: PlanOptions) -> PlanOptions:
+    if args.init is None:
+        if args.init_fold is not None or args.init_checkpoint is not None:
+            raise MSTKDError("--init-fold and --init-checkpoint belong to a model; give --init FOLDER")
+        return options
+    from nnunetv2_mstkd.plans.starting_weights import with_start
+
+    if not args.init.strip():
+        raise MSTKDError("--init '' is no folder or file; give those of a finished model, or leave it out")
+    return with_start(
+        options,
+        Path(args.init),
+        _fold(args.init_fold),
+        args.init_checkpoint,
+        any_network=args.network is None and args.preset is None and args.teacher is None,
+    )
+
+
+def _fold(given: str | None) -> int | str | None:
+    return int(given) if given is not None and given.isdecimal() else given
+
+
+def _with_teacher(args: argparse.Namespace, options: PlanOptions) -> PlanOptions:
+    from nnunetv2_mstkd.plans.teacher import with_teacher
+
     if args.teacher is not None:
         if not args.teacher.strip():
             raise MSTKDError("--teacher '' is no folder; give that of a finished model, or leave it out")
-        fold = args.teacher_fold
-        number = int(fold) if fold is not None and fold.isdecimal() else fold
-        any_preset = args.preset is None
-        return with_teacher(
-            options, Path(args.teacher), number, args.teacher_checkpoint, any_preset=any_preset
-        )
+        fold, any_preset = _fold(args.teacher_fold), args.preset is None
+        return with_teacher(options, Path(args.teacher), fold, args.teacher_checkpoint, any_preset=any_preset)
     if args.teacher_fold is not None or args.teacher_checkpoint is not None:
         raise MSTKDError("--teacher-fold and --teacher-checkpoint belong to a model; give --teacher FOLDER")
     return options

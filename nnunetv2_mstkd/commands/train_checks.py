@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor
 
+from nnunetv2_mstkd.commands.pretrained import Pretrained, check_pretrained
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_cases
 from nnunetv2_mstkd.environment import (
     dataset_folder,
     nnunet_folder,
@@ -18,26 +19,22 @@ from nnunetv2_mstkd.environment import (
 )
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
-from nnunetv2_mstkd.models.building import (
-    build_network,
-    trainer_class,
-)
-from nnunetv2_mstkd.models.checkpoint_files import safe_load
+from nnunetv2_mstkd.models.building import trainer_class
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, read_dataset_json
 from nnunetv2_mstkd.models.loading import (
     checked_device,
 )
-
-# nnU-Net never transfers the segmentation heads.
-_HEADS = ".seg_layers."
-_TOKENS = "tokens.transformer.patch_embedding.weight"
+from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
 
 
-def check_training(theirs: Sequence[str]) -> None:
+def check_training(theirs: Sequence[str]) -> Pretrained | None:
     """Refuse a call of ``nnUNetv2_train`` that cannot work.
 
     Args:
         theirs: its arguments; what it cannot parse is left to it.
+
+    Returns:
+        What ``-pretrained_weights`` holds for the network; ``None`` without, or where that cannot be told.
 
     Raises:
         MSTKDError: devices that are not there; an unknown data set, plans, configuration, fold or trainer;
@@ -46,7 +43,7 @@ def check_training(theirs: Sequence[str]) -> None:
     given = _parser().parse_known_args(theirs)[0]
     _check_devices(given)
     if given.fold is None:
-        return
+        return None
     folder = _preprocessed(given.dataset)
     plans = _plans(folder, given.p)
     if given.configuration not in plans["configurations"]:
@@ -56,12 +53,15 @@ def check_training(theirs: Sequence[str]) -> None:
         raise MSTKDError(f"'{given.fold}' is no fold; give a number or 'all'")
     trainer = _trainer(given.tr)
     dataset_json = read_dataset_json(folder / "dataset.json")
+    _check_unlabelled(given, trainer, folder, dataset_json)
     if given.num_gpus > 1:
         _check_batch(given, plans)
     model = f"{trainer.__name__}__{plans.get('plans_name', given.p)}__{given.configuration}"
     _check_flags(given, nnunet_folder("nnUNet_results") / folder.name / model)
-    if given.pretrained_weights is not None:
-        check_pretrained(Path(given.pretrained_weights), given.tr, plans, given.configuration, dataset_json)
+    if given.pretrained_weights is None:
+        return None
+    file = Path(given.pretrained_weights)
+    return check_pretrained(file, given.tr, plans, given.configuration, dataset_json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,6 +131,26 @@ def _trainer(name: str) -> type:
         ) from None
 
 
+def _check_unlabelled(
+    given: argparse.Namespace, trainer: type, folder: Path, dataset_json: Mapping[str, Any]
+) -> None:
+    """Refuse a trainer of others that would take placeholders for segmentations; ours know them."""
+    unlabelled = set(unlabelled_cases(dataset_json))
+    if not unlabelled or issubclass(trainer, nnUNetTrainerFromPlans):
+        return
+    file = folder / "splits_final.json"
+    splits = read_json(file) if file.is_file() else []
+    fold = int(given.fold) if given.fold.isdecimal() else len(splits)
+    listed = splits[fold] if fold < len(splits) else {"train": unlabelled}
+    taken = unlabelled.intersection([*listed.get("train", ()), *listed.get("val", ())])
+    if taken:
+        raise MSTKDError(
+            f"{trainer.__name__} would learn in fold {given.fold} that {len(taken)} cases without a"
+            " segmentation show nothing but background; train a fold of splits_final.json that does not list"
+            " them, or a trainer of this plugin, which leaves them out"
+        )
+
+
 def _check_batch(given: argparse.Namespace, plans: Mapping[str, Any]) -> None:
     """nnU-Net deals the patches of a batch out to the GPUs and asserts that each gets one."""
     batch = PlansManager(plans).get_configuration(given.configuration).batch_size
@@ -152,42 +172,3 @@ def _check_flags(given: argparse.Namespace, model: Path) -> None:
     final = model / f"fold_{given.fold}" / FINAL_CHECKPOINT
     if given.val and not final.is_file():
         raise MSTKDError(f"--val needs a finished training, but there is no {final}")
-
-
-def check_pretrained(
-    file: Path, trainer: str, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
-) -> None:
-    """Read ``-pretrained_weights`` safely before nnU-Net reads it otherwise, and see that it fits.
-
-    Raises:
-        MSTKDError: the file holds more than nnU-Net stores, is no checkpoint, or is of another network.
-    """
-    content = safe_load(file)
-    if not isinstance(content.get("network_weights"), Mapping):
-        raise MSTKDError(f"{file} has no 'network_weights'; it is not a checkpoint of nnU-Net's training")
-    theirs = content["network_weights"]
-    manager = PlansManager(dict(plans))
-    try:
-        with quiet(), torch.device("meta"):
-            network = build_network(
-                trainer, manager, manager.get_configuration(configuration), dict(dataset_json)
-            )
-    except MSTKDError:
-        raise
-    except Exception:  # a trainer that builds in a way of its own: nnU-Net's own check remains
-        return
-    for name, tensor in network.state_dict().items():
-        if _HEADS in name:
-            continue
-        if name not in theirs:
-            raise MSTKDError(f"{file} does not fit: it has no {name}; it is of another kind of network")
-        if theirs[name].shape != tensor.shape:
-            raise MSTKDError(_misfit(file, name, theirs, tensor))
-
-
-def _misfit(file: Path, name: str, theirs: Mapping[str, Tensor], ours: Tensor) -> str:
-    shapes = f"{name} is {tuple(theirs[name].shape)}, here {tuple(ours.shape)}"
-    if name != _TOKENS or theirs[name].shape[:2] != ours.shape[:2]:
-        return f"{file} does not fit: {shapes}; plan with the sizes of its network (--max-stages, ...)"
-    patch = " ".join(str(n) for n in theirs[name].shape[2:])
-    return f"{file} does not fit: {shapes}; its tokens need nnUNetv2_mstkd plan --token-patch {patch}"

@@ -66,20 +66,21 @@ _GEOMETRY: dict[str, Callable[[Described], Any]] = {
 }
 
 
-def check_teacher(teacher: Described, student: Described, name: str) -> None:
-    """Refuse a teacher that was made for other data.
+def check_teacher(teacher: Described, student: Described, name: str, role: str = "teacher") -> None:
+    """Refuse a teacher, or a model to go on from, that was made for other data.
 
     Args:
         teacher: the finished model.
         student: the data set and the configuration to train.
         name: of the teacher, for the message.
+        role: what it is there for, for the message.
 
     Raises:
         MSTKDError: the first thing that differs, with both values.
     """
     for what, theirs, ours in _differences(teacher, student):
         raise MSTKDError(
-            f"teacher {name} does not fit: its {what} {theirs}, here {ours};"
+            f"{role} {name} does not fit: its {what} {theirs}, here {ours};"
             " choose a model that was trained on data like this, or plan with its values"
         )
 

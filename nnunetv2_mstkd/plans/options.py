@@ -34,6 +34,7 @@ _NEEDS = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
 _GEOMETRY_OF = {"3d_cascade_fullres": "3d_fullres"}
 # Settings that mean nothing without a finished model as the teacher.
 _OF_A_MODEL = ("teacher", "teacher_fold", "teacher_checkpoint", "init_from_teacher")
+_OF_STARTING_WEIGHTS = ("init", "init_fold", "init_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,12 @@ class PlanOptions:
         return self.template if self._shaped(configuration) else None
 
     def settings_for(self, configuration: str) -> dict[str, Any]:
-        """The trainer settings of one configuration: a model teaches only what it was named for."""
-        if self.named(configuration) or teacher_of(self.settings) in TEACHERS:
+        """The trainer settings of one configuration: a model serves only what it was named for."""
+        if self.named(configuration):
             return dict(self.settings)
-        return {key: value for key, value in self.settings.items() if key not in _OF_A_MODEL}
+        taught = teacher_of(self.settings) not in TEACHERS
+        elsewhere = (*_OF_STARTING_WEIGHTS, *(_OF_A_MODEL if taught else ()))
+        return {key: value for key, value in self.settings.items() if key not in elsewhere}
 
     def token_patch_for(self, axes: int) -> tuple[int, ...] | None:
         """The given token patch, one number per axis, if it is meant for so many axes, else ``None``."""

@@ -29,6 +29,7 @@ from nnunetv2_mstkd.plans.architecture import Preset, at_patch, for_network, sta
 from nnunetv2_mstkd.plans.memory import GIGABYTE, Memory, estimate_memory
 from nnunetv2_mstkd.plans.options import PlanOptions, Template
 from nnunetv2_mstkd.plans.saving import PLANNER_NAME, Saved, save
+from nnunetv2_mstkd.plans.starting_weights import check_start
 from nnunetv2_mstkd.plans.teacher import check_planned
 from nnunetv2_mstkd.plans.topology import check_patch, round_up, truncate, with_topology
 
@@ -191,6 +192,7 @@ class MSTKDPlannerMixin(_Mixed):
                 raise MSTKDError(f"{given}, a data set of 2D images")
         named = [name for name in plans["configurations"] if self.options.named(name)]
         check_planned(plans, self.dataset_json, named, self.options.settings)
+        check_start(plans, self.dataset_json, named, self.options)
         folder = nnunet_folder("nnUNet_preprocessed") / self.dataset_name
         self.saved = save(plans, folder, self.options, dict(self.preset.settings))
 

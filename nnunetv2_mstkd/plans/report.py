@@ -13,6 +13,7 @@ from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.plan_dataset import Planned
+from nnunetv2_mstkd.plans.starting_weights import check_start
 from nnunetv2_mstkd.plans.teacher import describe_transfer
 from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
 
@@ -39,7 +40,10 @@ def describe(planned: Planned) -> str:
     transfer = describe_transfer(
         planned.saved.plans, planned.dataset_json, (*planned.saved.sources, *planned.saved.inheriting)
     )
-    return "\n".join([*lines, *transfer, *cases, *_preprocess(planned), _train(planned)])
+    named = [*planned.saved.sources, *planned.saved.inheriting]
+    named = [name for name in named if planned.options.named(name)]
+    start = check_start(planned.saved.plans, planned.dataset_json, named, planned.options)
+    return "\n".join([*lines, *transfer, *start, *cases, *_preprocess(planned), _train(planned)])
 
 
 def _row(planned: Planned, name: str) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from nnunetv2_mstkd.models.building import (
 )
 from nnunetv2_mstkd.models.fit import Described, check_teacher, described
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, ModelFolder, open_model_folder
+from nnunetv2_mstkd.models.starting_weights import model_folder_of
 from nnunetv2_mstkd.plans.architecture import build_on_meta
 from nnunetv2_mstkd.plans.options import PlanOptions, Template
 from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
@@ -64,6 +65,11 @@ def with_teacher(
     if twice:
         raise MSTKDError(f"--teacher and --set {twice[0]}=... both name a teacher; leave one out")
     options = replace(options, settings={**settings, **options.settings})
+    return like_model(options, model, any_preset=any_preset)
+
+
+def like_model(options: PlanOptions, model: ModelFolder, *, any_preset: bool = True) -> PlanOptions:
+    """Options that keep to a model's configuration, patch size and network; what the user chose wins."""
     own = (model.configuration,)
     if options.configurations not in ((), own):
         return options
@@ -86,8 +92,14 @@ def with_teacher(
 
 
 def spacing_of(options: PlanOptions) -> tuple[float, ...] | None:
-    """The teacher's spacing in mm, axis order of the images, if one can be planned with it."""
-    model = _teacher(options.settings)
+    """Spacing in mm, axis order of the images, of the teacher, else of the model that gives the weights.
+
+    ``None`` where there is neither, or nothing can be planned with it.
+    """
+    model, init = _teacher(options.settings), options.settings.get("init")
+    if model is None and init is not None:
+        folder = Path(init) if Path(init).is_dir() else model_folder_of(Path(init))
+        model = None if folder is None else open_model_folder(folder)
     if model is None or "3d_fullres" not in (model.configuration, described(model)["inherits_from"]):
         return None
     spacing = np.take(described(model)["spacing"], model.plans["transpose_backward"])

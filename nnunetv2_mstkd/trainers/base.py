@@ -17,10 +17,21 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from nnunetv2_mstkd.models.folder import BEST_CHECKPOINT, FINAL_CHECKPOINT
+from nnunetv2_mstkd.architectures.starting_weights import put_into
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_beside, unlabelled_cases
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.models.folder import BEST_CHECKPOINT, FINAL_CHECKPOINT, Fold
+from nnunetv2_mstkd.models.starting_weights import (
+    Start,
+    checkpoint_of,
+    read_starting_weights,
+    start_network,
+)
 from nnunetv2_mstkd.settings import (
     SETTINGS_KEY,
     Setting,
+    checkpoint_name,
+    fold_of_a_model,
     is_number,
     non_negative,
     one_of,
@@ -51,6 +62,9 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         enable_deep_supervision: losses on the lower-resolution outputs too.
         weight_average: decay of an exponential average of the weights, which is what is validated and
             exported; see :class:`WeightAverage`. None by default.
+        init: model folder or checkpoint whose weights the network starts from, see :func:`start_network`.
+        init_fold: of the model folder; by default the fold that is trained, or the only one there is.
+        init_checkpoint: of that fold; by default checkpoint_final.pth.
 
     Hooks for subclasses: :meth:`set_defaults`, :meth:`build_beside`, :meth:`trainable_parameters`,
     :meth:`build_optimizer`, :meth:`build_lr_scheduler`, :meth:`extra_state`, :meth:`load_extra_state`.
@@ -70,12 +84,23 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         "optimizer": one_of(OPTIMIZERS, attribute="optimizer_name"),
         "enable_deep_supervision": true_or_false(),
         "weight_average": Setting("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1),
+        "init": Setting(
+            "a model folder or a checkpoint (.pth)", lambda v: isinstance(v, str) and bool(v.strip())
+        ),
+        "init_fold": fold_of_a_model(),
+        "init_checkpoint": checkpoint_name(),
     }
     enable_deep_supervision: bool
     seed: int | None = None
     optimizer_name: str | None = None
     weight_average: float | None = None
     average: WeightAverage | None = None
+    init: str | None = None
+    init_fold: Fold | None = None
+    init_checkpoint: str = FINAL_CHECKPOINT
+    start: Start | None = None  # while the networks are built
+    _no_start: MSTKDError | None = None
+    _told_of_unlabelled = False
 
     def __init__(
         self,
@@ -137,6 +162,34 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`extra_state`."""
 
+    def why_nothing_unlabelled(self) -> str | None:
+        """Why cases without a segmentation are left out of this training; ``None`` if it takes them."""
+        return "nothing is learnt here but segmentations"
+
+    # ---------------------------------------------------------------- cases
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, with the cases without a segmentation in training or nowhere.
+
+        Whatever the split says: what nnU-Net takes for their labels shows nothing but background.
+        """
+        split = super().do_split()
+        unlabelled = unlabelled_cases(self.dataset_json)
+        if not unlabelled:
+            return split
+        training, validation = ([case for case in cases if case not in unlabelled] for cases in split)
+        reason = self.why_nothing_unlabelled()
+        taken = () if reason else unlabelled_beside(self.dataset_json, validation)
+        if not self._told_of_unlabelled:
+            self._told_of_unlabelled = True
+            others = reason or "their patients are validated here"
+            left = len(unlabelled) - len(taken)
+            self.print_to_log_file(
+                f"Cases without a segmentation: {len(taken)} train the distillation"
+                + (f"; {left} are left out: {others}." if left else ".")
+            )
+        return [*training, *taken], validation
+
     # ---------------------------------------------------------------- building
 
     def initialize(self) -> None:
@@ -158,13 +211,46 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
             self.print_to_log_file("One decoder stage: training without deep supervision.")
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        self._start_from_weights()
         self.build_beside()
+        self.start = None  # as large as the network
         parameters, named = self.trainable_parameters(), self.settings.get("optimizer")
         self.optimizer: torch.optim.Optimizer = (
             self.build_optimizer(parameters) if named is None else self._named_optimizer(named, parameters)
         )
         self.optimizer_name = type(self.optimizer).__name__.lower()  # nnU-Net's debug.json keeps it
         return self.optimizer, self.build_lr_scheduler()
+
+    def _start_from_weights(self) -> None:
+        """Put the weights that the plans name into the network."""
+        if self.init is None:
+            return
+        try:
+            file = checkpoint_of(Path(self.init), self.init_fold, self.fold, self.init_checkpoint)
+            source = read_starting_weights(file)
+        except MSTKDError as error:
+            if not any(Path(self.output_folder).glob("checkpoint_*.pth")):
+                raise
+            self._no_start = error  # a training that goes on, or is validated again, has weights of its own
+            return
+        shape = (2, self.num_input_channels, *self.configuration_manager.patch_size)
+        self.start = start_network(unwrap(self.network), source, self.dataset_json, shape)
+        put_into(unwrap(self.network), self.start.values)
+        for line in self.start.lines:
+            self.print_to_log_file(line)
+        dataset, fold = source.training or (None, None)
+        if dataset == self.plans_manager.dataset_name and fold != str(self.fold):
+            self.print_to_log_file(
+                f"WARNING: these weights are of fold {fold}, which may have learnt from cases that validate"
+                f" fold {self.fold} here"
+            )
+
+    def on_train_start(self) -> None:
+        if self._no_start is not None and self.current_epoch == 0:
+            raise self._no_start
+        if self.average is not None and self.average.steps == 0:
+            self.average.restart()  # nnU-Net may have put -pretrained_weights into the network since
+        super().on_train_start()
 
     def _named_optimizer(self, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         momentum: dict[str, Any] = {"momentum": 0.99, "nesterov": True} if name == "sgd" else {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from multiprocessing import Process
+from collections.abc import Mapping, Sequence
+from multiprocessing import Process, RawValue
 from queue import Empty
 from typing import Any
 
+import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -15,6 +16,23 @@ from torch import Tensor
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.transforms.modality_masking import AVAILABLE_KEY, BATCH_AVAILABLE_KEY, MASK_KEY
+
+# In batches: whether the case of each sample has a segmentation, (B,) bool.
+LABELLED_KEY = "labelled"
+
+
+class Switch:
+    """On or off, in this process and in those that it starts."""
+
+    def __init__(self) -> None:
+        self._value = RawValue("b", 0)
+
+    def set(self, on: bool) -> None:
+        """Switch it."""
+        self._value.value = on
+
+    def __bool__(self) -> bool:
+        return bool(self._value.value)
 
 
 class _RecordingPipeline:
@@ -51,25 +69,52 @@ class MaskedPatchLoader(nnUNetDataLoader):
 
     Every batch also holds ``modality_available`` (B, C), bool: what the case of each sample has. If
     ``transforms`` ends with a ``ModalityMaskingTransform``, it holds ``modality_mask`` (B, C) as well: what
-    the student sees.
+    the student sees. With ``unlabelled`` cases, ``labelled`` (B,), bool, says whose case has a segmentation.
 
     A modality that the case lacks is zero, whatever normalisation and augmentation made of its placeholder:
     the teacher and the full-modality phase see it as the student does.
 
     Args:
         available: case key → flags (C,), for every case of ``data``.
+        unlabelled: cases of ``data`` without a segmentation.
+        unlabelled_share: of the samples of a batch that are drawn from these, once ``unlabelled_on``; at
+            least one sample has a segmentation.
+        unlabelled_on: until then, they are not drawn.
 
     The remaining arguments are nnU-Net's.
     """
 
-    def __init__(self, *args: Any, available: Mapping[str, tuple[bool, ...]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        available: Mapping[str, tuple[bool, ...]],
+        unlabelled: Sequence[str] = (),
+        unlabelled_share: float = 0.0,
+        unlabelled_on: Switch | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._unlabelled = frozenset(unlabelled)
+        keys: list[str] = list(self._data.identifiers)
+        self._drawn_unlabelled = [key for key in keys if key in self._unlabelled]
+        self.indices = [key for key in keys if key not in self._unlabelled]
+        self._unlabelled_number = min(round(unlabelled_share * self.batch_size), self.batch_size - 1)
+        self._unlabelled_on = unlabelled_on
         self._recording = _RecordingPipeline(self.transforms, available)
         self.transforms: Any = self._recording
 
     def get_indices(self) -> list[str]:
-        keys = super().get_indices()
+        keys = self._with_unlabelled(list(super().get_indices()))
         self._recording.start_batch(list(keys))
+        return keys
+
+    def _with_unlabelled(self, keys: list[str]) -> list[str]:
+        """Put cases without a segmentation into some places of a batch, oversampled ones and others alike."""
+        if not self._unlabelled_on or not self._drawn_unlabelled:
+            return keys
+        places = np.random.choice(len(keys), self._unlabelled_number, replace=False)
+        for place in places:
+            keys[place] = self._drawn_unlabelled[np.random.randint(len(self._drawn_unlabelled))]
         return keys
 
     def generate_train_batch(self) -> dict[str, Any]:
@@ -78,6 +123,8 @@ class MaskedPatchLoader(nnUNetDataLoader):
         for sample, channel in (~available).nonzero().tolist():
             batch["data"][sample, channel].zero_()  # in place: nnU-Net has just made this tensor
         batch[BATCH_AVAILABLE_KEY] = available
+        if self._unlabelled:
+            batch[LABELLED_KEY] = torch.tensor([key not in self._unlabelled for key in batch["keys"]])
         if self.transforms.masks:
             batch[MASK_KEY] = torch.stack(self.transforms.masks)
         return batch

@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_mstkd.datasets.availability import Availability, describe
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_cases
 from nnunetv2_mstkd.trainers.data_loader import MaskedPatchLoader, WatchedAugmenter
 from nnunetv2_mstkd.transforms import ModalityMaskingTransform
 
@@ -23,7 +24,7 @@ def build_generators(trainer: nnUNetTrainer) -> tuple[Any, Any]:
 
     Args:
         trainer: has, beyond nnU-Net's own, ``modalities``, ``subset_sampler()``,
-            ``case_availability(cases)`` and ``seed``.
+            ``case_availability(cases)``, ``seed``, ``unlabelled_share`` and ``unlabelled_on``.
     """
     train_pipeline, validation_pipeline, initial_patch = _pipelines(trainer)
     train_set, validation_set = trainer.get_tr_and_val_datasets()
@@ -37,7 +38,15 @@ def build_generators(trainer: nnUNetTrainer) -> tuple[Any, Any]:
     _report(trainer, known, train_set.identifiers, validation_set.identifiers)
     sizes, labels = (trainer.batch_size, initial_patch, patch), trainer.label_manager
     train_loader = MaskedPatchLoader(
-        train_set, *sizes, labels, transforms=train_pipeline, available=available, **options
+        train_set,
+        *sizes,
+        labels,
+        transforms=train_pipeline,
+        available=available,
+        unlabelled=unlabelled_cases(trainer.dataset_json),
+        unlabelled_share=trainer.unlabelled_share,
+        unlabelled_on=trainer.unlabelled_on,
+        **options,
     )
     sizes = (trainer.batch_size, patch, patch)
     validation_loader = MaskedPatchLoader(

@@ -21,6 +21,7 @@ from nnunetv2_mstkd.settings import (
     weights_by_name,
 )
 from nnunetv2_mstkd.trainers.adversary import Adversary
+from nnunetv2_mstkd.trainers.data_loader import Switch
 from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.trainers.history import epoch_means
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
@@ -92,6 +93,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
     reference_dice: Mapping[str, float] | None = None
     term_weights: Mapping[str, float] | None = None
     gradient_clip: float | None = 12  # nnU-Net's
+    unlabelled_share: float = 0.0
     _best_ema: float | None
 
     def __init__(
@@ -112,6 +114,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
         self.step_state = StepState()
         self.adversaries: dict[str, Adversary] = {}
+        self.unlabelled_on = Switch()
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:
@@ -236,6 +239,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         )
 
     def get_dataloaders(self) -> tuple[Any, Any]:
+        self.unlabelled_on.set(not self.in_full_phase)  # before the first batches are made
         return build_generators(self)
 
     # ---------------------------------------------------------------- training
@@ -255,6 +259,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self.unlabelled_on.set(not self.in_full_phase)
         if self.phases.full_epochs:
             epoch, length = self.phases.position(self.current_epoch)
             of_it = "reconstruction" if self.reconstructs_now else "full-modality"

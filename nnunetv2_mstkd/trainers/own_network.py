@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
+from nnunetv2_mstkd.architectures.starting_weights import put_into
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, one_of, true_or_false, whole_number
 from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
@@ -106,14 +107,17 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         return cls.network_class is not None and "regions" in signature(cls.network_class).parameters
 
     def new_network(self) -> nn.Module:
-        """Another network like the one that is trained, on the device."""
-        return self.build_network_architecture(
+        """Another network like the one that is trained, with its starting weights, on the device."""
+        network = self.build_network_architecture(
             self.plans_manager,
             self.configuration_manager,
             self.num_input_channels,
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+        if self.start is not None:
+            put_into(network, self.start.values)
+        return network
 
     def initialize(self) -> None:
         if self.network_class is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunetv2_mstkd.trainers.data_loader import LABELLED_KEY
 from nnunetv2_mstkd.trainers.gradient_shares import GradientWatch
 from nnunetv2_mstkd.trainers.history import TermHistory
 from nnunetv2_mstkd.transforms import mask_modalities
@@ -28,6 +29,7 @@ class MaskedBatch:
             is everything.
         leaders: where one patch stands twice: for each sample the one that shows more of the same patch, or
             itself if there is none.
+        labelled: for each sample, whether its case has a segmentation; empty where all have.
     """
 
     data: Tensor
@@ -36,6 +38,7 @@ class MaskedBatch:
     complete: tuple[bool, ...]
     available: Tensor | None = None
     leaders: tuple[int, ...] | None = None
+    labelled: tuple[bool, ...] = ()
 
     @classmethod
     def on_device(cls, batch: Mapping[str, Any], device: torch.device, *, whole: bool) -> MaskedBatch:
@@ -56,7 +59,16 @@ class MaskedBatch:
             target=moved if isinstance(target, list) else moved[0],
             complete=tuple(batch[BATCH_AVAILABLE_KEY].all(1).tolist()),
             available=batch[BATCH_AVAILABLE_KEY],
+            labelled=tuple(batch[LABELLED_KEY].tolist()) if LABELLED_KEY in batch else (),
         )
+
+    @property
+    def segmented(self) -> Tensor | None:
+        """Indices (n,) of the samples whose segmentation counts; ``None`` is all of them."""
+        if all(self.labelled):
+            return None
+        indices = [index for index, labelled in enumerate(self.labelled) if labelled]
+        return torch.tensor(indices, dtype=torch.long, device=self.data.device)
 
     @property
     def masked(self) -> Tensor:

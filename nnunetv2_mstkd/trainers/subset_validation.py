@@ -18,14 +18,14 @@ from nnunetv2_mstkd.datasets.availability import Availability
 from nnunetv2_mstkd.datasets.preprocessed_availability import Preprocessed, case_availability
 from nnunetv2_mstkd.modalities import Subset, all_subsets, format_subset
 from nnunetv2_mstkd.trainers.history import TermHistory
-from nnunetv2_mstkd.trainers.own_network import nnUNetTrainerOwnNetwork
+from nnunetv2_mstkd.trainers.partly_frozen import nnUNetTrainerPartlyFrozen
 from nnunetv2_mstkd.trainers.phases import Phases
 from nnunetv2_mstkd.trainers.step import StepState
 from nnunetv2_mstkd.transforms import mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 
 
-class nnUNetTrainerSubsetValidation(nnUNetTrainerOwnNetwork):
+class nnUNetTrainerSubsetValidation(nnUNetTrainerPartlyFrozen):
     """Each validation batch shows one subset; the mean over subsets is nnU-Net's ``mean_fg_dice``.
 
     A case that lacks some of the subset shows the rest, and all that it has if nothing is left; its counts

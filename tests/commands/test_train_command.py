@@ -7,15 +7,21 @@ import json
 import os
 import sys
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_dataset import dataset_json, plans
+from nnssl_checkpoint import pretrained_network, write_checkpoint
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from tiny_dataset import MODALITIES, dataset_json, plans
 from torch.multiprocessing import ProcessRaisedException
 
+from benchmarks.plans import unet
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.commands import train_checks
+from nnunetv2_mstkd.commands.pretrained import check_pretrained
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD
 from nnunetv2_mstkd.models.checkpoint_files import TRUST_VARIABLE
@@ -79,12 +85,12 @@ def test_pretrained_weights_of_other_tokens_name_the_flag(make_trainer):
     trainer.initialize()
     file = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(file))
-    train_checks.check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", dataset_json())
+    check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", dataset_json())
     # The segmentation heads of another data set do not matter: nnU-Net does not transfer them.
     other = dataset_json(regions=False)
-    train_checks.check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", other)
+    check_pretrained(file, TRAINER, plans(patch=(32, 32, 16)), "tiny", other)
     with pytest.raises(MSTKDError, match=r"fit: tokens.*need nnUNetv2_mstkd plan --token-patch 2 2 1$"):
-        train_checks.check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
+        check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
 
 
 def test_pretrained_weights_of_another_width(make_trainer, tmp_path):
@@ -94,7 +100,7 @@ def test_pretrained_weights_of_another_width(make_trainer, tmp_path):
     weights = {name: value[..., :1] for name, value in trainer.network.state_dict().items()}
     torch.save({"network_weights": weights}, file)
     with pytest.raises(MSTKDError, match=r"weights\.pth does not fit: .*plan with the sizes of its network"):
-        train_checks.check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
+        check_pretrained(file, TRAINER, plans(), "tiny", dataset_json())
 
 
 def test_a_batch_that_does_not_reach_every_gpu_is_refused():
@@ -119,3 +125,57 @@ def test_digits_that_are_no_numbers(monkeypatch, tmp_path, dataset, fold, messag
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans()))
     with pytest.raises(MSTKDError, match=message):
         train_checks.check_training([dataset, "tiny", fold, "-device", "cpu"])
+
+
+def test_weights_of_one_channel_reach_nnunets_own_loading(tmp_path, capsys):
+    """A stock trainer, whose loading wants every tensor of the network in its shape."""
+    architecture = unet([4, 8], blocks=[1, 1])
+
+    def small():
+        content = plans()
+        content["configurations"]["tiny"]["architecture"] = architecture
+        return content
+
+    file = write_checkpoint(tmp_path / "mae.pth")
+    pretrained = check_pretrained(file, "nnUNetTrainer", small(), "tiny", dataset_json())
+    names = (architecture[key] for key in ("network_class_name", "arch_kwargs", "_kw_requires_import"))
+    network = get_network_from_plans(*names, 4, 3)
+    with pytest.raises(AssertionError):
+        load_pretrained_weights(network, file)
+    with pretrained.fitting_file() as fitting:
+        load_pretrained_weights(network, fitting)
+    assert not fitting.exists()
+    assert "repeated for t1n, t1c, t2w, t2f and divided by 4" in capsys.readouterr().out
+    theirs = pretrained_network().encoder.stem.convs[0].conv.weight
+    assert torch.equal(network.encoder.stem.convs[0].conv.weight, theirs.expand(-1, 4, -1, -1, -1) / 4)
+
+
+def test_weights_that_fit_are_handed_on_as_they_are(make_trainer):
+    trainer = make_trainer(nnUNetTrainerMSTKD)
+    trainer.initialize()
+    file = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    with check_pretrained(file, TRAINER, plans(), "tiny", dataset_json()).fitting_file() as given:
+        assert given == file
+    other_order = check_pretrained(file, TRAINER, plans(), "tiny", dataset_json(MODALITIES[::-1]))
+    with other_order.fitting_file() as given:
+        assert given != file
+    start = plans(settings={"init": "model"})
+    with pytest.raises(MSTKDError, match=r"these plans start from model .* leave -pretrained_weights out"):
+        check_pretrained(file, TRAINER, start, "tiny", dataset_json())
+
+
+def test_the_fitted_file_takes_the_place_of_the_given_one(nnunets_command, monkeypatch, tmp_path):
+    class Fitted:
+        @contextmanager
+        def fitting_file(self):
+            yield tmp_path / "fitted.pth"
+
+    seen = []
+    nnunets_command(lambda: seen.append(sys.argv))
+    monkeypatch.setattr(train_checks, "check_training", lambda theirs: Fitted())
+    assert main(["train", "7", "tiny", "0", "-pretrained_weights", "mae.pth", "--npz"]) == 0
+    fitted = str(tmp_path / "fitted.pth")
+    assert main(["train", "7", "tiny", "0", "-pretrained_weights=mae.pth"]) == 0
+    expected = ["nnUNetv2_train", "7", "tiny", "0", "--npz", "-pretrained_weights", fitted]
+    assert seen == [expected, [word for word in expected if word != "--npz"]]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.datasets.availability import Availability, recorded
-from nnunetv2_mstkd.datasets.convert.inspection import Inspection, inspect_case
+from nnunetv2_mstkd.datasets.convert.inspection import BadCasesError, Inspection, inspect_case
 from nnunetv2_mstkd.datasets.convert.source_cases import SourceCase, Sources, find_sources
 from nnunetv2_mstkd.datasets.convert.splits import check_split, patient_splits
 from nnunetv2_mstkd.datasets.convert.target import CONVERTED_PARTS, check_replaceable, replacing_folder
+from nnunetv2_mstkd.datasets.convert.unlabelled import Unlabelled
 from nnunetv2_mstkd.datasets.convert.writing import (
     CaseJob,
     choose_ending,
@@ -29,17 +30,6 @@ from nnunetv2_mstkd.files import writable_folder, write_json
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 
-class BadCasesError(MSTKDError):
-    """Cases of the source cannot be used; ``problems`` gives one line for each."""
-
-    def __init__(self, problems: dict[str, str], count: int) -> None:
-        super().__init__(
-            f"{len(problems)} of {count} cases cannot be converted, nothing was written; repair them or move"
-            " them out of the folder"
-        )
-        self.problems = dict(sorted(problems.items()))
-
-
 @dataclass(frozen=True)
 class Conversion:
     """What was written.
@@ -52,6 +42,9 @@ class Conversion:
         availability: which modalities each of them has.
         without_segmentation: cases that were left out because nothing can be learnt from them.
         folds: number of folds in the splits file.
+        unlabelled: complete cases without a segmentation, of those written; no fold lists them.
+        unlabelled_left_out: unlabelled cases that were left out because they lack modalities.
+        segmentations_not_used: of the unlabelled cases, those that have one all the same.
     """
 
     folder: Path
@@ -61,6 +54,9 @@ class Conversion:
     availability: Availability
     without_segmentation: list[str]
     folds: int
+    unlabelled: tuple[str, ...] = ()
+    unlabelled_left_out: tuple[str, ...] = ()
+    segmentations_not_used: int = 0
 
 
 def convert(
@@ -75,6 +71,7 @@ def convert(
     seed: int = 12345,
     num_processes: int = 1,
     overwrite: bool = False,
+    unlabelled: Path | None = None,
 ) -> Conversion:
     """Write ``nnUNet_raw/DatasetXXX_Name`` and its ``splits_final.json`` in ``nnUNet_preprocessed``.
 
@@ -91,6 +88,8 @@ def convert(
         folds, seed: of the patient-grouped split.
         num_processes: processes that read and write cases.
         overwrite: replace a data set of this id and name.
+        unlabelled: folder of complete cases to train on without a segmentation; ``source`` itself means those
+            of its cases that have none.
 
     Raises:
         BadCasesError: some cases cannot be used.
@@ -102,19 +101,40 @@ def convert(
     check_split(folds, seed)
     sources = find_sources(source)
     check_replaceable(raw_folder, source, sources.files)
+    more = Unlabelled.find(source, sources, unlabelled)
+    check_replaceable(raw_folder, unlabelled or source, more.sources.files)
     inspections = _inspected(source, sources, num_processes)
     fmt = _checked_format(source_format, inspections)
-    usable = [i for i in inspections if i.case.segmentation is not None]
+    labelled = [i for i in inspections if i.case.segmentation is not None]
+    complete, incomplete = more.inspected(inspections, num_processes)
+    usable = [*labelled, *complete]
     content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
     patients, availability = content["mstkd"]["patients"], recorded(content, BRATS_MODALITIES)
-    splits = patient_splits(patients, folds=folds, seed=seed)
+    by_split = {i.case.name: patients[i.case.name] for i in labelled}
+    splits = patient_splits(by_split, folds=folds, seed=seed)
     writable_folder(raw_folder.parent)
     writable_folder(preprocessed_folder.parent)
     _write_raw(raw_folder, content, usable, copy=copy, num_processes=num_processes)
     splits_file = writable_folder(preprocessed_folder) / "splits_final.json"
     write_json(splits, splits_file)
-    left_out = [i.case.name for i in inspections if i.case.segmentation is None]
-    return Conversion(raw_folder, splits_file, fmt, patients, availability, left_out, len(splits))
+    taken = tuple(i.case.name for i in complete)
+    left_out = [
+        i.case.name
+        for i in inspections
+        if i.case.segmentation is None and i.case.name not in (*taken, *incomplete)
+    ]
+    return Conversion(
+        raw_folder,
+        splits_file,
+        fmt,
+        patients,
+        availability,
+        left_out,
+        len(splits),
+        taken,
+        incomplete,
+        more.segmentations_not_used,
+    )
 
 
 def _write_raw(

@@ -20,6 +20,17 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 
+class BadCasesError(MSTKDError):
+    """Cases of the source cannot be used; ``problems`` gives one line for each."""
+
+    def __init__(self, problems: dict[str, str], count: int) -> None:
+        super().__init__(
+            f"{len(problems)} of {count} cases cannot be converted, nothing was written; repair them or move"
+            " them out of the folder"
+        )
+        self.problems = dict(sorted(problems.items()))
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What the files of a case hold.

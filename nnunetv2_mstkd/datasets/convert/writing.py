@@ -13,6 +13,7 @@ from nnunetv2_mstkd.datasets.convert.inspection import Inspection
 from nnunetv2_mstkd.datasets.convert.source_cases import read_images
 from nnunetv2_mstkd.datasets.formats import FORMATS, DatasetFormat
 from nnunetv2_mstkd.datasets.labels import label_section, source_label_section, to_target_labels
+from nnunetv2_mstkd.datasets.unlabelled import UNLABELLED_KEY
 from nnunetv2_mstkd.datasets.volumes import geometry_of, image_on_grid, read_checked, write_image, zero_image
 from nnunetv2_mstkd.files import link_or_copy
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
@@ -23,7 +24,7 @@ class CaseJob:
     """One case to write.
 
     Attributes:
-        inspection: the case, read and found good, with a segmentation.
+        inspection: the case, read and found good; without a segmentation, its label is all background.
         folder: the data set's folder, with imagesTr and labelsTr in it.
         ending: file ending of the data set.
         format_name: the source's format.
@@ -47,8 +48,8 @@ def choose_ending(inspections: Sequence[Inspection]) -> str:
 def write_case(job: CaseJob) -> None:
     """Write images, placeholders for absent ones, and the segmentation of one case."""
     case, geometry = job.inspection.case, job.inspection.geometry
-    if geometry is None or case.segmentation is None:
-        raise ValueError(f"case {case.name} was not inspected or has no segmentation")
+    if geometry is None:
+        raise ValueError(f"case {case.name} was not inspected")
     targets = {
         modality: job.folder / "imagesTr" / f"{case.name}_{channel:04d}{job.ending}"
         for channel, modality in enumerate(BRATS_MODALITIES)
@@ -67,7 +68,11 @@ def write_case(job: CaseJob) -> None:
         write_image(image, targets[modality])
     for modality in job.inspection.absent:
         write_image(zero_image(geometry), targets[modality])
-    _write_segmentation(job, case.segmentation, job.folder / "labelsTr" / f"{case.name}{job.ending}")
+    target = job.folder / "labelsTr" / f"{case.name}{job.ending}"
+    if case.segmentation is None:
+        write_image(zero_image(geometry), target)
+    else:
+        _write_segmentation(job, case.segmentation, target)
 
 
 def _write_segmentation(job: CaseJob, source: Path, target: Path) -> None:
@@ -87,6 +92,7 @@ def dataset_json(
 ) -> dict[str, Any]:
     """The content of ``dataset.json``; what this plugin adds is under ``"mstkd"`` (see docs/data.md)."""
     cases = [inspection.case.name for inspection in inspections]
+    unlabelled = sorted(i.case.name for i in inspections if i.case.segmentation is None)
     return {
         "channel_names": {str(i): modality for i, modality in enumerate(BRATS_MODALITIES)},
         **label_section(fmt, regions=regions),
@@ -101,5 +107,6 @@ def dataset_json(
             "source_labels": source_label_section(fmt),
             "incomplete_cases": {i.case.name: list(i.absent) for i in inspections if i.absent},
             "patients": {case: fmt.patient(case) for case in cases},
+            **({UNLABELLED_KEY: unlabelled} if unlabelled else {}),
         },
     }

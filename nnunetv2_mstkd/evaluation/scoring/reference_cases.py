@@ -12,6 +12,7 @@ from nnunetv2_mstkd.datasets.formats import patient_of
 from nnunetv2_mstkd.datasets.labels import NO_SOURCE_LABELS
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.datasets.raw_images import raw_images
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_cases
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.provenance import file_digest, image_digest
@@ -49,7 +50,8 @@ def training_cases(model: ModelFolder, fold: Fold | None) -> list[ReferenceCase]
     """List cases of the data set that the model was trained on.
 
     Args:
-        fold: its validation cases, as ``splits_final.json`` deals them out; None takes every case.
+        fold: its validation cases, as ``splits_final.json`` deals them out; None takes every case that has a
+            segmentation.
 
     Raises:
         MSTKDError: the raw data set, its images or the split are not there.
@@ -57,7 +59,8 @@ def training_cases(model: ModelFolder, fold: Fold | None) -> list[ReferenceCase]
     raw = dataset_folder(nnunet_folder("nnUNet_raw"), str(model.plans["dataset_name"])).absolute()
     dataset_json = read_json(raw / "dataset.json")
     images = raw_images(raw, dataset_json)
-    names = sorted(images) if fold is None else _validation_cases(raw.name, fold)
+    segmented = sorted(set(images).difference(unlabelled_cases(dataset_json)))
+    names = segmented if fold is None else _validation_cases(raw.name, fold)
     cases = []
     for name in names:
         files = images.get(name, ())

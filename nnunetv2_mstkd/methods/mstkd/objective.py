@@ -55,6 +55,7 @@ class _Step:
     target: Target
     style_discriminator: nn.Module | None
     samples: Tensor | None
+    segmented: Tensor | None = None
 
     @property
     def taught(self) -> NetworkTaps:
@@ -143,6 +144,7 @@ class MSTKDObjective:
         train_teacher: bool = False,
         scales: Mapping[str, float] | None = None,
         samples: Tensor | None = None,
+        segmented: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Terms, weights and total of one step.
 
@@ -156,12 +158,14 @@ class MSTKDObjective:
             train_teacher: the teacher learns too, from its own segmentation loss.
             scales: factor per term, see :class:`TermBounds`.
             samples: indices (n,) of the samples in which the student learns from the teacher; ``None`` is
-                all of them. The segmentation losses see the whole batch.
+                all of them.
+            segmented: indices (n,) of the samples that the segmentation losses of ``default`` see; ``None``
+                is all of them.
 
         Raises:
             MSTKDError: an active term lacks a tap or the discriminator.
         """
-        step = _Step(student, teacher, target, style_discriminator, samples)
+        step = _Step(student, teacher, target, style_discriminator, samples, segmented)
         distil = samples is None or len(samples) > 0
         active = self._active(teacher, train_teacher, distil)
         terms = {name: self._compute(name, step) for name in active}
@@ -203,7 +207,9 @@ class MSTKDObjective:
 
     def _loss_of_nnunet(self, taps: NetworkTaps, step: _Step) -> Tensor:
         assert self.segmentation_loss is not None, "__init__ has asked for it"
-        return self.segmentation_loss(taps.logits, step.target)
+        if step.segmented is None:
+            return self.segmentation_loss(taps.logits, step.target)
+        return self.segmentation_loss(_of(taps.logits, step.segmented), _of(step.target, step.segmented))
 
     def _dice(self, taps: NetworkTaps, step: _Step) -> Tensor:
         return head_dice_losses(logits=taps.finest, target=step.target, regions=self.regions)
@@ -265,6 +271,10 @@ class MSTKDObjective:
             regions=self.regions,
             ignore_label=self.ignore_label,
         )
+
+
+def _of(levels: Target, samples: Tensor) -> Target:
+    return [level[samples] for level in levels] if isinstance(levels, list) else levels[samples]
 
 
 def _features(term: str, step: _Step) -> dict[str, Any]:

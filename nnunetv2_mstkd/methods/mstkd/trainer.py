@@ -54,6 +54,7 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
     variant: ClassVar[str] = "default"
     without: ClassVar[tuple[str, ...]] = ()
     renew_discriminator_optimizer: ClassVar[bool] = False
+    takes_unlabelled: ClassVar[bool] = True
     gradient_shares_every: int = 250
 
     @classmethod
@@ -137,6 +138,7 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
             train_teacher=self.teaching.learns,
             scales=self.bounds.scales,
             samples=samples,
+            segmented=batch.segmented,
         )
         if adversary is not None and (samples is None or len(samples)):
             both = {"student": passes.student, "teacher": passes.teacher}

@@ -20,7 +20,9 @@ from nnunetv2_mstkd.settings import (
     TEACHERS,
     WARM_START,
     Setting,
-    is_whole,
+    checkpoint_name,
+    fold_of_a_model,
+    is_number,
     one_of,
     true_or_false,
 )
@@ -65,24 +67,28 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
             batch), or the folder of a finished model.
         teacher_fold: of that model; by default the fold that is trained.
         teacher_checkpoint: of that fold; by default checkpoint_final.pth.
-        init_from_teacher: start from that model's weights wherever names and shapes agree.
+        init_from_teacher: start from that model's weights wherever names and shapes agree, unless ``init``
+            names others.
         teacher_on_incomplete: whether the student learns from the teacher in cases that lack modalities
             (``use``), or from the segmentation alone (``skip``).
         terms_off: written by training: terms that it switched off, and why.
+        unlabelled_share: share of the samples of a batch that are of cases without a segmentation, where a
+            trainer takes such; one sample at least has one.
 
     Attributes of the class:
         own_teacher: the trainer's teacher is what makes it another one; plans that name another are refused.
         teacher_gets_gradients: the method's terms lead gradients into the teacher too.
+        takes_unlabelled: :meth:`taught_losses` leaves samples without a segmentation (``batch.segmented``) to
+            the terms that compare student and teacher.
     """
 
     own_settings: ClassVar[Mapping[str, Setting]] = {
         "teacher": Setting(f"one of {', '.join(TEACHERS)}, or a model folder", _is_teacher),
-        "teacher_fold": Setting("a fold number or 'all'", lambda v: v == "all" or (is_whole(v) and v >= 0)),
-        "teacher_checkpoint": Setting(
-            "the name of a .pth file", lambda v: isinstance(v, str) and v.endswith(".pth") and "/" not in v
-        ),
+        "teacher_fold": fold_of_a_model(),
+        "teacher_checkpoint": checkpoint_name(),
         "init_from_teacher": true_or_false(),
         "teacher_on_incomplete": one_of(("use", "skip")),
+        "unlabelled_share": Setting("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
         "terms_off": Setting("a dict of terms to reasons", lambda v: isinstance(v, Mapping)),
     }
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, TEACHER_SEGMENTATION: 1.0}
@@ -95,6 +101,8 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
     teacher_checkpoint: str = FINAL_CHECKPOINT
     init_from_teacher: bool = True
     teacher_on_incomplete: str = "use"
+    takes_unlabelled: ClassVar[bool] = False
+    unlabelled_share = 0.5
 
     # ---------------------------------------------------------------- what a method says
 
@@ -128,6 +136,15 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
     def distils(self) -> bool:
         """Whether any term needs a teacher, or pairs are made with or without one."""
         return self.teacher == NESTED or _distils(self.weights)
+
+    def why_nothing_unlabelled(self) -> str | None:
+        if not self.takes_unlabelled or not self.distils:
+            return super().why_nothing_unlabelled()
+        if self.teacher != WARM_START and self.teacher in TEACHERS:
+            return f"a teacher '{self.teacher}' learns from segmentations itself"
+        if self.unlabelled_share == 0 or self.batch_size < 2:
+            return f"unlabelled_share {self.unlabelled_share:g} of a batch of {self.batch_size} leaves none"
+        return None
 
     def full_phase_in_force(self) -> float:
         if self.teacher in (WARM_START, NESTED):
@@ -171,7 +188,7 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
             self.teacher,
             self.teacher_fold,
             self.teacher_checkpoint,
-            self.init_from_teacher,
+            self.init_from_teacher and self.init is None,
             self.teacher_gets_gradients,
         )
         kind = _OWN_TEACHERS.get(self.teacher, FinishedModel) if self.distils else Teaching

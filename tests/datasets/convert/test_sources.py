@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.datasets.convert.convert import BadCasesError, convert
+from nnunetv2_mstkd.datasets.convert.convert import convert
+from nnunetv2_mstkd.datasets.convert.inspection import BadCasesError
 from nnunetv2_mstkd.errors import MSTKDError
 
 
