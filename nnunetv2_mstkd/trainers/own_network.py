@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -11,8 +11,18 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
+from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, one_of, true_or_false, whole_number
+from nnunetv2_mstkd.models.folder import dataset_modalities
+from nnunetv2_mstkd.settings import (
+    SETTINGS_KEY,
+    Setting,
+    are_names,
+    lists_by_name,
+    one_of,
+    true_or_false,
+    whole_number,
+)
 from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
 
 NO_CONDITIONING, ABSENCE = CONDITIONINGS = ("none", "absence")
@@ -25,15 +35,23 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         conditioning: ``absence`` tells every norm which modalities are absent, see
             :func:`condition_on_absence`; ``none`` by default.
 
+    Settings, where the network lends features of one modality to another:
+        lenders: for some modalities, by name, those that lend to it, the best first; see
+            :func:`lenders_by_name`.
+        modalities: written by training: the names in channel order.
+
     Attributes of the class:
-        network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``; if it takes
-            ``regions`` too, that says whether heads are regions. ``None`` is the plan's own network.
+        network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``. It may take
+            ``regions``: whether heads are regions; ``kernel_sizes``: of the plan; ``modalities`` and
+            ``lenders``: names; ``deep_supervision``: it has an output for every stage of the plan but the
+            last, and ``decoder.deep_supervision``. ``None`` is the plan's own network.
         network_settings: settings of the plans that are arguments of ``network_class``.
     """
 
     network_class: ClassVar[type[nn.Module] | None] = None
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(1)}
     conditioning: str = NO_CONDITIONING
+    lenders: Mapping[str, Sequence[str]] | None = None
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:
@@ -42,8 +60,11 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             read |= cls.network_settings
         else:
             read["conditioning"] = one_of(CONDITIONINGS)
-        if cls._network_takes_regions():
-            read["regions"] = true_or_false()  # written by training
+        # Those of the network's that training writes: they are known from the data set, not from the plans.
+        if cls._network_takes("regions"):
+            read["regions"] = true_or_false()
+        if cls._network_takes("lenders"):
+            read |= {"lenders": lists_by_name(), "modalities": Setting("a list of names", are_names)}
         return read
 
     @classmethod
@@ -88,6 +109,8 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
                 enable_deep_supervision,
             )
         arguments = cls.network_arguments(configuration_manager)
+        if cls._network_takes("deep_supervision"):
+            arguments["deep_supervision"] = enable_deep_supervision
         return cls.network_class(num_input_channels, num_output_channels, **arguments)
 
     @classmethod
@@ -97,13 +120,17 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         strides = configuration.network_arch_init_kwargs["strides"]
         per_axis = [list(s) if isinstance(s, (list, tuple)) else [s] * len(patch) for s in strides]
         own = {name: settings[name] for name in cls.network_settings if settings.get(name) is not None}
-        if cls._network_takes_regions():
+        if cls._network_takes("regions"):
             own["regions"] = bool(settings.get("regions"))
+        if cls._network_takes("kernel_sizes"):
+            own["kernel_sizes"] = configuration.network_arch_init_kwargs.get("kernel_sizes")
+        if cls._network_takes("lenders"):
+            own |= {name: settings.get(name) for name in ("modalities", "lenders")}
         return {"patch_size": list(patch), "strides": per_axis, **own}
 
     @classmethod
-    def _network_takes_regions(cls) -> bool:
-        return cls.network_class is not None and "regions" in signature(cls.network_class).parameters
+    def _network_takes(cls, argument: str) -> bool:
+        return cls.network_class is not None and argument in signature(cls.network_class).parameters
 
     def new_network(self) -> nn.Module:
         """Another network like the one that is trained, on the device."""
@@ -118,12 +145,19 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
     def initialize(self) -> None:
         if self.network_class is not None:
             self._check_plans()
-            # There are no lower-resolution outputs that nnU-Net could supervise.
-            self.enable_deep_supervision = False
-        if self._network_takes_regions():
-            # Whoever builds the network for prediction has the plans, but not the labels.
+            if not self._network_takes("deep_supervision"):
+                # There are no lower-resolution outputs that nnU-Net could supervise.
+                self.enable_deep_supervision = False
+        # Whoever builds the network for prediction has the plans, but neither labels nor names.
+        if self._network_takes("regions"):
             self.store_settings({"regions": self.label_manager.has_regions})
+        if self._network_takes("lenders"):
+            self._store_lenders()
         super().initialize()
+
+    def _store_lenders(self) -> None:
+        names = dataset_modalities(self.dataset_json)
+        self.store_settings({"modalities": list(names), "lenders": lenders_by_name(names, self.lenders)})
 
     def _check_plans(self) -> None:
         """Refuse what nnU-Net's own networks can do and a method's cannot."""
@@ -133,7 +167,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
                 f"the network of {name} has no place for the segmentation of a cascade's previous stage;"
                 f" train 3d_fullres, or {self.configuration_name} with nnUNetTrainerModalityDropout"
             )
-        if self.settings.get("enable_deep_supervision"):
+        if self.settings.get("enable_deep_supervision") and not self._network_takes("deep_supervision"):
             raise MSTKDError(
                 f"{name} has no lower-resolution outputs for nnU-Net's deep supervision; set"
                 " enable_deep_supervision to false, or leave it out"
