@@ -10,6 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_mstkd.architectures.borrowing import borrow_features
 from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
 from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.errors import MSTKDError
@@ -19,6 +20,7 @@ from nnunetv2_mstkd.settings import (
     Setting,
     are_names,
     lists_by_name,
+    non_negative,
     one_of,
     true_or_false,
     whole_number,
@@ -26,6 +28,7 @@ from nnunetv2_mstkd.settings import (
 from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
 
 NO_CONDITIONING, ABSENCE = CONDITIONINGS = ("none", "absence")
+NO_BORROWING, STEM = BORROWINGS = ("none", "stem")
 
 
 class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
@@ -34,6 +37,9 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
     Settings, where the network is nnU-Net's or MSTKDNet:
         conditioning: ``absence`` tells every norm which modalities are absent, see
             :func:`condition_on_absence`; ``none`` by default.
+        borrowing: ``stem`` adds features of present modalities, in the place of those of absent ones, to what
+            the first convolution makes of its input, see :func:`borrow_features`; ``none`` by default.
+        expression_weight: of the loss that teaches what is lent, see :func:`learn_to_lend`.
 
     Settings, where the network lends features of one modality to another:
         lenders: for some modalities, by name, those that lend to it, the best first; see
@@ -51,6 +57,8 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
     network_class: ClassVar[type[nn.Module] | None] = None
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(1)}
     conditioning: str = NO_CONDITIONING
+    borrowing: str = NO_BORROWING
+    expression_weight: float = 0.5
     lenders: Mapping[str, Sequence[str]] | None = None
 
     @classmethod
@@ -60,10 +68,12 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             read |= cls.network_settings
         else:
             read["conditioning"] = one_of(CONDITIONINGS)
+            read["borrowing"] = one_of(BORROWINGS)
+            read["expression_weight"] = non_negative()
         # Those of the network's that training writes: they are known from the data set, not from the plans.
         if cls._network_takes("regions"):
             read["regions"] = true_or_false()
-        if cls._network_takes("lenders"):
+        if cls.network_class is None or cls._network_takes("lenders"):
             read |= {"lenders": lists_by_name(), "modalities": Setting("a list of names", are_names)}
         return read
 
@@ -76,7 +86,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The network of :meth:`network_of_plan`, told what is absent where the plans say so."""
+        """The network of :meth:`network_of_plan`, with what the plans say that it does about absence."""
         network = cls.network_of_plan(
             plans_manager,
             configuration_manager,
@@ -85,6 +95,12 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             enable_deep_supervision,
         )
         settings = configuration_manager.configuration.get(SETTINGS_KEY) or {}
+        if settings.get("borrowing") == STEM:
+            # Training writes the names; who plans has none, and the sizes do not depend on them.
+            number = len(configuration_manager.normalization_schemes)
+            names = settings.get("modalities") or [f"channel {channel}" for channel in range(number)]
+            lenders = lenders_by_name(names, settings.get("lenders") if settings.get("modalities") else None)
+            borrow_features(network, lenders, (2, num_input_channels, *configuration_manager.patch_size))
         if settings.get("conditioning") == ABSENCE:
             # Channels of a cascade's previous stage have none.
             condition_on_absence(network, len(configuration_manager.normalization_schemes))
@@ -151,8 +167,13 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         # Whoever builds the network for prediction has the plans, but neither labels nor names.
         if self._network_takes("regions"):
             self.store_settings({"regions": self.label_manager.has_regions})
-        if self._network_takes("lenders"):
+        if self._network_takes("lenders") or self.borrowing == STEM:
             self._store_lenders()
+        elif self.lenders is not None:
+            raise MSTKDError(
+                f"the plans have lenders for {', '.join(self.lenders)}, but their setting 'borrowing' is"
+                f" '{self.borrowing}'; set it to '{STEM}', or leave 'lenders' out"
+            )
         super().initialize()
 
     def _store_lenders(self) -> None:

@@ -11,10 +11,8 @@ from nnunetv2_mstkd.losses.expression import released_expression_loss
 from nnunetv2_mstkd.methods.demoseg.blocks import CHANNEL_ORDERS
 from nnunetv2_mstkd.methods.demoseg.network import EXPRESSED, DeMoSeg
 from nnunetv2_mstkd.settings import Setting, one_of, whole_number
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.missing_modality import EXPRESSION, SEGMENTATION, nnUNetTrainerMissingModality
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
-
-EXPRESSION = "expression"
 
 
 class nnUNetTrainerDeMoSeg(nnUNetTrainerMissingModality):
