@@ -8,7 +8,7 @@ trainer's class attribute of the same name. This module has the words to state t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,21 @@ def weights_by_name(attribute: str | None = None) -> Setting:
         return isinstance(value, Mapping) and all(is_number(v) and v >= 0 for v in value.values())
 
     return Setting("a dict of names to finite numbers of at least 0", accepts, attribute)
+
+
+def are_names(value: Any) -> bool:
+    """A list of strings."""
+    return (
+        isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
+    )
+
+
+def lists_by_name() -> Setting:
+    """A list of names for each of some names."""
+    return Setting(
+        "a dict of names to lists of names",
+        lambda v: isinstance(v, Mapping) and all(are_names(names) for names in v.values()),
+    )
 
 
 def parse_settings(

@@ -66,7 +66,7 @@ def test_a_setting_replaces_an_attribute_that_the_trainer_has(method):
     of_network = getattr(trainer, "network_settings", {}) if getattr(trainer, "network_class", None) else {}
     from_nnunet = {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"}
     from_nnunet |= {"initial_lr", "weight_decay", "enable_deep_supervision"}
-    written = {"terms_off", "regions"}
+    written = {"terms_off", "regions", "modalities"}
     for name, setting in trainer.settings_read().items():
         known = name in from_nnunet | written | set(of_network) or hasattr(trainer, setting.attribute or name)
         assert known, name

@@ -15,6 +15,12 @@ CHALLENGERS = {
     arm.key: arm
     for arm in (
         _BAR.changed("bar_conditioned", "the bar, conditioned on absence", (("conditioning", "absence"),)),
+        _BAR.changed("bar_borrowed", "the bar, borrowed features", (("borrowing", "stem"),)),
+        _BAR.changed(
+            "bar_borrowed_conditioned",
+            "the bar, borrowed features and conditioned on absence",
+            (("borrowing", "stem"), ("conditioning", "absence")),
+        ),
         _BAR.changed("bar_averaged", "the bar, average of the weights", (("weight_average", 0.98),)),
         _PAIRS.changed("bar_nested", "the bar, nested pairs with KL and hinge", ()),
         _PAIRS.changed(

@@ -2,7 +2,7 @@
 
 Equal compute, counted: as many steps as the multiply-adds of the bar's steps pay for. Their encoders are one
 per modality, so at the width of MSTKDNet a step costs up to eight times its step: the arms are narrow, near
-its cost, and for three of them one more arm is wide, near its number of parameters.
+its cost, and for four of them one more arm is wide, near its number of parameters.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _NARROW: tuple[tuple[str, str, Settings], ...] = (
     ("ACN", "ACN", (("base_features", 8),)),
     ("SMU-Net", "SMUNet", (("base_features", 8),)),
     ("IM-Fuse", "IMFuse", (("base_features", 3),)),
+    ("DeMoSeg", "DeMoSeg", (("base_features", 12),)),
 )
 _WIDE: dict[str, Settings] = {
     "RFNet": (("base_features", 8),),
     "M2FTrans": (("base_features", 8), ("mlp_features", 1024)),
     "RA-HVED": (("base_features", 8),),
+    "DeMoSeg": (("base_features", 24),),
 }
 
 

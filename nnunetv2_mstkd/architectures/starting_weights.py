@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_mstkd.architectures.borrowing import BORROWING_WEIGHTS
 from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT
 from nnunetv2_mstkd.architectures.shapes import input_convolutions
 
@@ -82,6 +83,13 @@ class Fitted:
 ABSENT = "absent"
 
 
+def knows_modalities(name: str) -> str | None:
+    """Name the setting that gave a network this tensor, which has a place per modality; else ``None``."""
+    if name == CONDITIONING_WEIGHT:
+        return "conditioning"
+    return "borrowing" if name.startswith(BORROWING_WEIGHTS) else None
+
+
 @torch.no_grad()
 def fit_weights(
     network: nn.Module, weights: Mapping[str, Tensor], shares: Shares | None, input_shape: Sequence[int]
@@ -110,11 +118,22 @@ def fit_weights(
             value = _mixed(own, value, shares)
         elif shares is not None and name == CONDITIONING_WEIGHT and value.ndim == own.ndim:
             value = _renamed(own, value, shares)
-        if value.shape != own.shape:
+        if name.startswith(BORROWING_WEIGHTS) and not _are_the_same(shares):
+            left[name] = "between other modalities"  # a place per pair: there is nothing to begin with
+        elif value.shape != own.shape:
             left[name] = f"{tuple(value.shape)} there, {tuple(own.shape)} here"
         else:
             values[name] = value
     return Fitted(values, left, frozenset(used))
+
+
+def _are_the_same(shares: Shares | None) -> bool:
+    """Whether both networks have the same input channels in the same order."""
+    return shares is None or all(
+        len(row) == len(shares) and share == (here == there)
+        for here, row in enumerate(shares)
+        for there, share in enumerate(row)
+    )
 
 
 def _mixed(own: Tensor, kernels: Tensor, shares: Shares) -> Tensor:

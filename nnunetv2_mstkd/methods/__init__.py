@@ -63,6 +63,7 @@ METHODS = (
     Method("nnUNetTrainerACN", "acn.trainer", "adversarial co-training", "Wang et al., MICCAI 2021"),
     Method("nnUNetTrainerSMUNet", "smunet.trainer", "style and content", "Azad et al., MIDL 2022"),
     Method("nnUNetTrainerIMFuse", "imfuse.trainer", "fusion by Mamba", "IM-Fuse, MICCAI 2025"),
+    Method("nnUNetTrainerDeMoSeg", "demoseg.trainer", "borrowed features", "Yang et al., BIBM 2024"),
 )
 _BY_NAME = {method.trainer: method for method in METHODS}
 

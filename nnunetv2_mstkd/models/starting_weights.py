@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT
 from nnunetv2_mstkd.architectures.shapes import input_convolutions
 from nnunetv2_mstkd.architectures.starting_weights import (
     ABSENT,
@@ -17,6 +16,7 @@ from nnunetv2_mstkd.architectures.starting_weights import (
     Shares,
     fit_weights,
     input_channels_in,
+    knows_modalities,
     names_of_tensors,
 )
 from nnunetv2_mstkd.errors import MSTKDError
@@ -360,9 +360,9 @@ def _labels(dataset_json: Mapping[str, Any] | None) -> Any:
 
 
 def _check(source: StartingWeights, fitted: Fitted, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights of another network; heads, conditioning and what follows an encoder may be left."""
+    """Refuse weights of another network; heads, settings' parts and what follows an encoder may be left."""
     for name, reason in fitted.left.items():
-        if HEADS in name or name == CONDITIONING_WEIGHT:
+        if HEADS in name or knows_modalities(name):
             continue
         if source.encoder_only and not name.startswith((f"{_ENCODER}.", f"{_STEM}.")):
             continue
@@ -399,7 +399,7 @@ def _lines(
     kinds: dict[str, list[str]] = {}
     for name in fitted.left:
         kind = f"segmentation heads ({no_heads or 'other shapes'})" if HEADS in name else "decoder"
-        kinds.setdefault("conditioning" if name == CONDITIONING_WEIGHT else kind, []).append(name)
+        kinds.setdefault(knows_modalities(name) or kind, []).append(name)
     for kind, names in kinds.items():
         share = sum(sizes[name] for name in names) / everything
         yield f"Left as they were: {len(names)} tensors, {share:.1%} of the values: {kind}."

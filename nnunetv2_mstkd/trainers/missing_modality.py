@@ -21,9 +21,12 @@ from nnunetv2_mstkd.settings import (
     weights_by_name,
 )
 from nnunetv2_mstkd.trainers.adversary import Adversary
+from nnunetv2_mstkd.trainers.base import unwrap
 from nnunetv2_mstkd.trainers.data_loader import Switch
 from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.trainers.history import epoch_means
+from nnunetv2_mstkd.trainers.lending import learn_to_lend
+from nnunetv2_mstkd.trainers.own_network import STEM
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.reconstruction import nnUNetTrainerReconstruction
 from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses, StepState
@@ -33,6 +36,7 @@ from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 from nnunetv2_mstkd.transforms.subset_samplers import SAMPLERS
 
 SEGMENTATION = "segmentation"
+EXPRESSION = "expression"  # what modalities lend to each other
 
 
 def _are_probabilities(value: Any) -> bool:
@@ -284,16 +288,29 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         whole = self.in_full_phase and not self.reconstructs_now
         on_device = MaskedBatch.on_device(batch, self.device, whole=whole)
         self.optimizer.zero_grad(set_to_none=True)
+        lent = self._learn_to_lend(on_device)
         with self.autocast():
             losses = self.compute_losses(on_device)
         self.backward(losses.total)
         self._update()
         self.average_weights()
         losses.terms.update(self.after_step())
+        if lent is not None:
+            losses.add_done(EXPRESSION, lent, self.expression_weight)
         # The terms stay on the device until the epoch ends: reading each one here would stall it.
         terms = {name: value.detach() for name, value in losses.terms.items()}
         loss = losses.total if losses.done is None else losses.total + losses.done
         return {"loss": loss.detach().float().cpu().numpy(), "terms": terms}
+
+    def _learn_to_lend(self, batch: MaskedBatch) -> Tensor | None:
+        """Gradients of the expression loss, taken before those of the rest, whose maps need the memory."""
+        if self.borrowing != STEM or self.expression_weight == 0:
+            return None
+        borrowing: Any = unwrap(self.network).borrowing
+        with self.autocast():
+            return learn_to_lend(
+                borrowing, batch.data, lambda loss: self.backward(self.expression_weight * loss)
+            )
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled on CUDA, to those of this step."""

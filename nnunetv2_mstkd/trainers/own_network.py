@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -10,13 +10,26 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_mstkd.architectures.borrowing import borrow_features
 from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
+from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.architectures.starting_weights import put_into
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting, one_of, true_or_false, whole_number
+from nnunetv2_mstkd.models.folder import dataset_modalities
+from nnunetv2_mstkd.settings import (
+    SETTINGS_KEY,
+    Setting,
+    are_names,
+    lists_by_name,
+    non_negative,
+    one_of,
+    true_or_false,
+    whole_number,
+)
 from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
 
 NO_CONDITIONING, ABSENCE = CONDITIONINGS = ("none", "absence")
+NO_BORROWING, STEM = BORROWINGS = ("none", "stem")
 
 
 class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
@@ -25,16 +38,29 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
     Settings, where the network is nnU-Net's or MSTKDNet:
         conditioning: ``absence`` tells every norm which modalities are absent, see
             :func:`condition_on_absence`; ``none`` by default.
+        borrowing: ``stem`` adds features of present modalities, in the place of those of absent ones, to what
+            the first convolution makes of its input, see :func:`borrow_features`; ``none`` by default.
+        expression_weight: of the loss that teaches what is lent, see :func:`learn_to_lend`.
+
+    Settings, where the network lends features of one modality to another:
+        lenders: for some modalities, by name, those that lend to it, the best first; see
+            :func:`lenders_by_name`.
+        modalities: written by training: the names in channel order.
 
     Attributes of the class:
-        network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``; if it takes
-            ``regions`` too, that says whether heads are regions. ``None`` is the plan's own network.
+        network_class: takes ``(input_channels, num_classes, *, patch_size, strides, ...)``. It may take
+            ``regions``: whether heads are regions; ``kernel_sizes``: of the plan; ``modalities`` and
+            ``lenders``: names; ``deep_supervision``: it has an output for every stage of the plan but the
+            last, and ``decoder.deep_supervision``. ``None`` is the plan's own network.
         network_settings: settings of the plans that are arguments of ``network_class``.
     """
 
     network_class: ClassVar[type[nn.Module] | None] = None
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(1)}
     conditioning: str = NO_CONDITIONING
+    borrowing: str = NO_BORROWING
+    expression_weight: float = 0.5
+    lenders: Mapping[str, Sequence[str]] | None = None
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:
@@ -43,8 +69,13 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             read |= cls.network_settings
         else:
             read["conditioning"] = one_of(CONDITIONINGS)
-        if cls._network_takes_regions():
-            read["regions"] = true_or_false()  # written by training
+            read["borrowing"] = one_of(BORROWINGS)
+            read["expression_weight"] = non_negative()
+        # Those of the network's that training writes: they are known from the data set, not from the plans.
+        if cls._network_takes("regions"):
+            read["regions"] = true_or_false()
+        if cls.network_class is None or cls._network_takes("lenders"):
+            read |= {"lenders": lists_by_name(), "modalities": Setting("a list of names", are_names)}
         return read
 
     @classmethod
@@ -56,7 +87,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The network of :meth:`network_of_plan`, told what is absent where the plans say so."""
+        """The network of :meth:`network_of_plan`, with what the plans say that it does about absence."""
         network = cls.network_of_plan(
             plans_manager,
             configuration_manager,
@@ -65,6 +96,12 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             enable_deep_supervision,
         )
         settings = configuration_manager.configuration.get(SETTINGS_KEY) or {}
+        if settings.get("borrowing") == STEM:
+            # Training writes the names; who plans has none, and the sizes do not depend on them.
+            number = len(configuration_manager.normalization_schemes)
+            names = settings.get("modalities") or [f"channel {channel}" for channel in range(number)]
+            lenders = lenders_by_name(names, settings.get("lenders") if settings.get("modalities") else None)
+            borrow_features(network, lenders, (2, num_input_channels, *configuration_manager.patch_size))
         if settings.get("conditioning") == ABSENCE:
             # Channels of a cascade's previous stage have none.
             condition_on_absence(network, len(configuration_manager.normalization_schemes))
@@ -89,6 +126,8 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
                 enable_deep_supervision,
             )
         arguments = cls.network_arguments(configuration_manager)
+        if cls._network_takes("deep_supervision"):
+            arguments["deep_supervision"] = enable_deep_supervision
         return cls.network_class(num_input_channels, num_output_channels, **arguments)
 
     @classmethod
@@ -98,13 +137,17 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         strides = configuration.network_arch_init_kwargs["strides"]
         per_axis = [list(s) if isinstance(s, (list, tuple)) else [s] * len(patch) for s in strides]
         own = {name: settings[name] for name in cls.network_settings if settings.get(name) is not None}
-        if cls._network_takes_regions():
+        if cls._network_takes("regions"):
             own["regions"] = bool(settings.get("regions"))
+        if cls._network_takes("kernel_sizes"):
+            own["kernel_sizes"] = configuration.network_arch_init_kwargs.get("kernel_sizes")
+        if cls._network_takes("lenders"):
+            own |= {name: settings.get(name) for name in ("modalities", "lenders")}
         return {"patch_size": list(patch), "strides": per_axis, **own}
 
     @classmethod
-    def _network_takes_regions(cls) -> bool:
-        return cls.network_class is not None and "regions" in signature(cls.network_class).parameters
+    def _network_takes(cls, argument: str) -> bool:
+        return cls.network_class is not None and argument in signature(cls.network_class).parameters
 
     def new_network(self) -> nn.Module:
         """Another network like the one that is trained, with its starting weights, on the device."""
@@ -122,12 +165,24 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
     def initialize(self) -> None:
         if self.network_class is not None:
             self._check_plans()
-            # There are no lower-resolution outputs that nnU-Net could supervise.
-            self.enable_deep_supervision = False
-        if self._network_takes_regions():
-            # Whoever builds the network for prediction has the plans, but not the labels.
+            if not self._network_takes("deep_supervision"):
+                # There are no lower-resolution outputs that nnU-Net could supervise.
+                self.enable_deep_supervision = False
+        # Whoever builds the network for prediction has the plans, but neither labels nor names.
+        if self._network_takes("regions"):
             self.store_settings({"regions": self.label_manager.has_regions})
+        if self._network_takes("lenders") or self.borrowing == STEM:
+            self._store_lenders()
+        elif self.lenders is not None:
+            raise MSTKDError(
+                f"the plans have lenders for {', '.join(self.lenders)}, but their setting 'borrowing' is"
+                f" '{self.borrowing}'; set it to '{STEM}', or leave 'lenders' out"
+            )
         super().initialize()
+
+    def _store_lenders(self) -> None:
+        names = dataset_modalities(self.dataset_json)
+        self.store_settings({"modalities": list(names), "lenders": lenders_by_name(names, self.lenders)})
 
     def _check_plans(self) -> None:
         """Refuse what nnU-Net's own networks can do and a method's cannot."""
@@ -137,7 +192,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
                 f"the network of {name} has no place for the segmentation of a cascade's previous stage;"
                 f" train 3d_fullres, or {self.configuration_name} with nnUNetTrainerModalityDropout"
             )
-        if self.settings.get("enable_deep_supervision"):
+        if self.settings.get("enable_deep_supervision") and not self._network_takes("deep_supervision"):
             raise MSTKDError(
                 f"{name} has no lower-resolution outputs for nnU-Net's deep supervision; set"
                 " enable_deep_supervision to false, or leave it out"

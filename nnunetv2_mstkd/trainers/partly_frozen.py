@@ -15,7 +15,7 @@ from nnunetv2_mstkd.models.folder import open_model_folder
 from nnunetv2_mstkd.models.starting_weights import model_folder_of
 from nnunetv2_mstkd.settings import Setting, one_of
 from nnunetv2_mstkd.trainers.base import unwrap
-from nnunetv2_mstkd.trainers.own_network import ABSENCE, nnUNetTrainerOwnNetwork
+from nnunetv2_mstkd.trainers.own_network import ABSENCE, STEM, nnUNetTrainerOwnNetwork
 from nnunetv2_mstkd.trainers.phases import Phases
 
 EVERYTHING, CONDITIONING = PARTS = ("everything", "conditioning")
@@ -49,6 +49,8 @@ class nnUNetTrainerPartlyFrozen(nnUNetTrainerOwnNetwork):
         says = "the setting train_only 'conditioning'"
         if self.conditioning != ABSENCE:
             raise MSTKDError(f"{says} needs the setting conditioning 'absence', or there is nothing to train")
+        if self.borrowing == STEM:
+            raise MSTKDError(f"{says} would freeze what the setting borrowing 'stem' adds; leave that out")
         if self.init is None:
             raise MSTKDError(
                 f"{says} keeps all other weights as they are: name the model that they are of, with"

@@ -97,6 +97,11 @@ class StepLosses:
     terms: dict[str, Tensor] = field(default_factory=dict)
     done: Tensor | None = None
 
+    def add_done(self, name: str, loss: Tensor, weight: float) -> None:
+        """Log one more term whose gradients have been taken already."""
+        self.terms[name] = loss
+        self.done = weight * loss if self.done is None else self.done + weight * loss
+
 
 @dataclass
 class StepState:

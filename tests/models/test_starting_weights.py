@@ -18,7 +18,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tiny_dataset import dataset_json
 
 from benchmarks.plans import mstkd_architecture, unet
+from nnunetv2_mstkd.architectures.borrowing import borrow_features
 from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT, condition_on_absence
+from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.architectures.starting_weights import put_into
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.starting_weights import (
@@ -145,6 +147,29 @@ def test_the_conditioning_goes_by_name_too_and_is_zero_for_new_modalities():
     fresh = condition_on_absence(network(), 4)
     start = started(fresh, source(network(seed=1), FOUR))
     assert start.left == (CONDITIONING_WEIGHT,)
+
+
+@torch.no_grad()
+def test_what_is_lent_is_taken_between_the_same_modalities_only():
+    def borrowing(modalities, seed=0):
+        lenders = lenders_by_name(modalities)
+        return borrow_features(
+            network(channels=len(modalities), seed=seed), lenders, (1, len(modalities), *PATCH)
+        )
+
+    theirs = borrowing(FOUR)
+    torch.nn.init.normal_(theirs.borrowing.mixing)
+    ours = borrowing(FOUR, seed=1)
+    assert started(ours, source(theirs, FOUR)).left == ()
+    assert torch.equal(ours.borrowing.mixing, theirs.borrowing.mixing)
+    others = borrowing((*FOUR[1:], FOUR[0]), seed=1)
+    left = started(others, source(theirs, FOUR), (*FOUR[1:], FOUR[0])).left
+    assert left
+    assert all(name.startswith("borrowing.") for name in left)
+    assert not others.borrowing.mixing.any()
+    assert started(borrowing(FOUR), source(network(seed=1), FOUR)).left == tuple(
+        name for name in theirs.state_dict() if name.startswith("borrowing.")
+    )
 
 
 # ---------------------------------------------------------------- nnssl
