@@ -2,7 +2,8 @@ import shutil
 
 import pytest
 
-from nnunetv2_mstkd.datasets.discovery import discover, split_name
+from nnunetv2_mstkd.datasets.discovery import discover
+from nnunetv2_mstkd.datasets.naming import split_name
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
