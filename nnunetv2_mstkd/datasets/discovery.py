@@ -266,9 +266,12 @@ class _Search:
                 channel = next(iter(drafts[name].files))
                 a_time = name[len(prefix) :].strip("-_. ").lower() in ("t1", "t2")
                 if len(set(kinds.values())) > 1 or (kind != channel and not a_time):
+                    says = f"the name says {kind}, the number says {channel}"
+                    if kind == channel:
+                        says = f"by its number it is a case of its own, {name}"
+                    case = prefix or "CASE"
                     drafts[name].problems.append(
-                        f"the name says {kind}, and the number says {channel} of another case; name the files"
-                        f" of one case {prefix or 'CASE'}_0000, {prefix or 'CASE'}_0001 ..., or use --pattern"
+                        f"{says}; name the files of one case {case}_0000, {case}_0001 ..., or use --pattern"
                     )
 
     def _by_path(self) -> dict[str, Draft]:
@@ -303,7 +306,7 @@ class _Search:
         )
 
     def _disjoint(self, drafts: Sequence[_Named]) -> bool:
-        parts = [(name, draft) for name, draft in drafts if draft.files]
+        parts = [(name, draft) for name, draft in drafts if draft.files and not draft.problems]
         sets = [set(draft.files) for _, draft in parts]
         if len(parts) < 2 or any(_is_id(name) for name, _ in parts):
             return False
