@@ -100,6 +100,10 @@ class EvaluationRequest:
         self._check_what_belongs_together()
 
     def _check_what_belongs_together(self) -> None:
+        if self.input_rules is not None and (self.of_training or self.predictions is not None):
+            raise MSTKDError(
+                "--pattern and --one-case belong to --cases FOLDER; other cases have their names"
+            )
         if self.predictions is not None:
             if self.labels is None:
                 raise MSTKDError(
@@ -113,10 +117,6 @@ class EvaluationRequest:
         if self.of_training and (self.labels is not None or self.source_labels):
             flag = "--source_labels" if self.labels is None else "--labels"
             raise MSTKDError(f"{flag} belongs to --cases FOLDER; training cases have their references")
-        if self.of_training and self.input_rules is not None:
-            raise MSTKDError(
-                "--pattern and --one-case belong to --cases FOLDER; training cases have their names"
-            )
 
     @property
     def input_rules(self) -> InputRules | None:
