@@ -17,7 +17,6 @@ from nnunetv2_mstkd.datasets.volumes import (
     ONE_GRID,
     Geometry,
     check_header,
-    geometry_of,
     is_constant,
     read_checked,
 )
@@ -109,12 +108,9 @@ def _inspected(job: _Job) -> InspectedCase:
     for name, path in case.images.items():
         try:
             grids[name] = check_header(path, dimensions=job.dimensions)
-            image = read_checked(path, dimensions=job.dimensions)
+            volumes[name] = sitk.GetArrayFromImage(read_checked(path, dimensions=job.dimensions))
         except MSTKDError as error:
             refused.append(str(error))
-            continue
-        grids[name] = geometry_of(image) if image.GetDimension() == 3 else grids[name]
-        volumes[name] = sitk.GetArrayFromImage(image)
     refused += _differences(case, grids)
     constant = [name for name, volume in volumes.items() if is_constant(volume)]
     if constant and len(constant) == len(case.images):
