@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
