@@ -18,6 +18,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 COMMANDS: dict[str, str] = {
     "env": "print the export line that lets nnUNetv2_train and nnUNetv2_predict find the trainers",
     "convert": "write BraTS/FeTS/MSD folders as an nnU-Net raw data set",
+    "inspect": "say what a folder holds, case by case, and what would be refused",
+    "preprocess": "register and skull-strip raw scans with brainles-preprocessing",
     "phantom": "write a small synthetic BraTS-like data set",
     "methods": "list the trainers, what they need and what they cost",
     "plan": "write nnUNetMSTKDPlans.json beside nnU-Net's own plans",
@@ -31,7 +33,7 @@ EXIT_USER_ERROR = 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:<10} {line}" for name, line in COMMANDS.items())
+    commands = "\n".join(f"  {name:<11} {line}" for name, line in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_mstkd",
         usage="nnUNetv2_mstkd COMMAND ...",

@@ -22,7 +22,7 @@ BRATS_MODALITIES: tuple[str, ...] = ("t1n", "t1c", "t2w", "t2f")
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "t1n": ("t1n", "t1", "t1w", "t1native", "t1pre", "t1nonenhanced"),
-    "t1c": ("t1c", "t1ce", "t1gd", "t1wce", "t1cw", "t1post", "t1contrast", "t1km", "t1wgd"),
+    "t1c": ("t1c", "t1ce", "t1gd", "t1wce", "t1cw", "t1post", "t1contrast", "t1km", "t1wgd", "ct1"),
     "t2w": ("t2w", "t2"),
     "t2f": ("t2f", "flair", "fla", "t2flair", "fl", "t2wflair", "flairw"),
 }

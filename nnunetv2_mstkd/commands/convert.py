@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="nnUNetv2_mstkd convert",
         description="Writes a complete nnU-Net raw data set and a split grouped by patient.",
     )
-    parser.add_argument("-i", "--input", type=Path, required=True, help="folder that holds the case folders")
+    add_source_arguments(parser, "--input")
     parser.add_argument(
         "-d", "--dataset-id", type=int, required=True, help="id of the new data set, 1 to 999"
     )
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
 
     try:
         conversion = convert(
-            arguments.input,
+            chosen_source(arguments),
             arguments.dataset_id,
             arguments.name,
             source_format=arguments.format,
@@ -72,6 +73,7 @@ def run(argv: Sequence[str]) -> int:
             num_processes=arguments.num_processes,
             overwrite=arguments.overwrite,
             unlabelled=arguments.unlabelled,
+            rules=chosen_rules(arguments),
         )
     except BadCasesError as error:
         for case, reason in error.problems.items():

@@ -20,13 +20,16 @@ from nnunetv2_mstkd.commands.arguments import (
     chosen_folds,
     chosen_model_folder,
 )
+from nnunetv2_mstkd.commands.input_source import add_rule_arguments, add_table_argument
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.evaluation.scoring.evaluator import TaskReport
     from nnunetv2_mstkd.evaluation.scoring.request import EvaluationRequest
 
+_VALIDATION = "val"
 _EPILOG = """OUT gets metrics.csv (a row per case, subset and region), table.md and table.csv (a column per
 subset), predictions/SUBSET/ with the segmentations and nnU-Net's summary.json, evaluation.json (what was
 evaluated) and cases/ (raw scores). Finished work is never done again: type the same command to go on, or with
@@ -57,10 +60,12 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--cases",
-        default="val",
+        default=_VALIDATION,
         metavar="WHICH",
         help="val (of the fold, default), all (training cases), or a folder with cases",
     )
+    add_table_argument(group)
+    add_rule_arguments(group)
     labels = "references of a folder's cases (default: beside them); needed with --predictions"
     add("--labels", type=Path, metavar="FOLDER", help=labels)
     add("--source_labels", action="store_true", help="--labels has the label values of the data set's source")
@@ -115,7 +120,9 @@ def _request(arguments: argparse.Namespace) -> EvaluationRequest:
         model=model,
         folds=chosen_folds(arguments),
         checkpoint=arguments.chk,
-        cases=arguments.cases,
+        cases=_cases(arguments),
+        one_case=arguments.one_case,
+        patterns=arguments.pattern,
         labels=arguments.labels,
         source_labels=arguments.source_labels,
         subsets=arguments.subsets,
@@ -133,6 +140,15 @@ def _request(arguments: argparse.Namespace) -> EvaluationRequest:
         executor=arguments.executor,
         verbose=arguments.verbose,
     )
+
+
+def _cases(arguments: argparse.Namespace) -> str | Path:
+    """Return what --cases names, or the table that stands in its place."""
+    if arguments.table is None:
+        return str(arguments.cases)
+    if arguments.cases != _VALIDATION:
+        raise MSTKDError("--cases and --table both say which cases are evaluated; give one")
+    return Path(arguments.table)
 
 
 @contextmanager

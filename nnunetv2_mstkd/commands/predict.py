@@ -21,6 +21,7 @@ from nnunetv2_mstkd.commands.arguments import (
     chosen_model,
     loading_options,
 )
+from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.files import writable_folder
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-i", metavar="SRC", type=Path, required=True, help="folder with the cases")
+    add_source_arguments(parser)
     parser.add_argument("-o", metavar="OUT", type=Path, required=True, help="folder for the segmentations")
     add_model_arguments(parser)
     add_modalities_argument(parser)
@@ -82,14 +83,16 @@ def run(argv: Sequence[str]) -> int:
     wanted = chosen_modalities(arguments.modalities, model.modalities)
     if arguments.source_labels:
         check_source_labels(model)
-    check_folders(arguments.i, arguments.o)
+    source = chosen_source(arguments)
+    check_folders(source, arguments.o)
     output = Output(arguments.o, model.file_ending, arguments.source_labels, arguments.save_probabilities)
     work = find_work(
-        arguments.i,
+        source,
         model,
         output,
         part=Part(arguments.part_id, arguments.num_parts),
         skip_finished=arguments.continue_prediction,
+        rules=chosen_rules(arguments),
     )
     problems = dict(work.problems)
     if work.cases:

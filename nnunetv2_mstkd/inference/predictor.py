@@ -13,6 +13,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
+from nnunetv2_mstkd.datasets.raw_scans import doubts
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.images_in_memory import Source
 from nnunetv2_mstkd.inference.reading import CaseVolumes, read_case
@@ -79,6 +80,7 @@ class MissingModalityPredictor:
         self.model = model
         self.modalities = model.modalities
         self.handles_missing = handles_missing
+        self._warned_of_raw_scans = False
 
     @classmethod
     def load(
@@ -141,9 +143,12 @@ class MissingModalityPredictor:
         wanted: Collection[str] | None = None,
         previous_stage: Source | None = None,
     ) -> CaseVolumes:
-        """Read a case, of it the ``wanted`` modalities only; see :func:`read_case`."""
+        """Read a case, of it the ``wanted`` modalities only; see :func:`read_case`.
+
+        It warns, once, of images that do not look prepared as the model's training images were.
+        """
         reader = self.predictor.plans_manager.image_reader_writer_class()
-        return read_case(
+        volumes = read_case(
             case,
             self.modalities,
             wanted or self.modalities,
@@ -151,6 +156,21 @@ class MissingModalityPredictor:
             previous_stage,
             dimensions=self.model.image_axes,
         )
+        self._warn_of_raw_scans(volumes)
+        return volumes
+
+    def _warn_of_raw_scans(self, volumes: CaseVolumes) -> None:
+        if self._warned_of_raw_scans or not self.model.zero_background:
+            return
+        channels = {name: volumes.data[self.modalities.index(name)] for name in volumes.use.used}
+        for doubt in doubts(channels):
+            if not self._warned_of_raw_scans:
+                self._warned_of_raw_scans = True
+                logger.warning(
+                    "%s: %s (said of the first such case; nnUNetv2_mstkd inspect looks at all)",
+                    volumes.name,
+                    doubt,
+                )
 
     def preprocess(self, volumes: CaseVolumes) -> Preprocessed:
         """nnU-Net's preprocessing, then zero for every modality that is not used."""

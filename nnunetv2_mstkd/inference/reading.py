@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
-from nnunetv2_mstkd.datasets.volumes import check_header, is_constant
+from nnunetv2_mstkd.datasets.volumes import ONE_GRID, check_header, is_constant
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.images_in_memory import Source, geometry_in_memory, read_image
 from nnunetv2_mstkd.inference.selection import Examination, ModalityUse, chosen_images, modality_use
@@ -108,7 +108,7 @@ def _check_grids(sources: Mapping[str, Source], dimensions: Sequence[int]) -> No
     for label, geometry in others:
         difference = reference.difference(geometry)
         if difference:
-            raise MSTKDError(f"{first} and {label} differ in {difference}; resample them onto one grid")
+            raise MSTKDError(f"{first} and {label} differ in {difference}; {ONE_GRID}")
 
 
 def _label(name: str, source: Source) -> str:

@@ -40,6 +40,15 @@ class ModelFolder:
         return image_axes(self.dataset_json, self.plans)
 
     @property
+    def zero_background(self) -> bool:
+        """Whether the model learnt from images whose background is zero, as skull-stripped brains have it.
+
+        nnU-Net then normalises within the rest: cropping to it took a quarter of the volume away, or more.
+        """
+        masks = [c.get("use_mask_for_norm") for c in self.plans["configurations"].values()]
+        return any(bool(mask) and all(mask) for mask in masks)
+
+    @property
     def configuration(self) -> str:
         """Name of the plans' configuration that the model is of: the last part of the folder's name.
 

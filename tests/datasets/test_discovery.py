@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from nnunetv2_mstkd.datasets.discovery import discover, split_name
+from nnunetv2_mstkd.datasets.discovery import discover
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
@@ -172,21 +172,6 @@ def test_sources_without_any_case_are_refused(tmp_path, make, message):
     make(tmp_path / "src")
     with pytest.raises(MSTKDError, match=message):
         discover(tmp_path / "src", BRATS_MODALITIES)
-
-
-@pytest.mark.parametrize(
-    ("stem", "expected"),
-    [
-        ("BraTS-GLI-00000-000-t1n", ("BraTS-GLI-00000-000", "t1n")),
-        ("x_t2_flair", ("x", "t2f")),
-        ("x_T1_T2", ("x_T1", "t2w")),
-        ("flair", ("", "t2f")),
-        ("x-SEG", ("x", "seg")),
-        ("x_adc", ("x_adc", None)),
-    ],
-)
-def test_names_are_split_at_the_longest_known_ending(stem, expected):
-    assert split_name(stem, BRATS_MODALITIES) == expected
 
 
 def test_real_cases(shared_data):

@@ -22,6 +22,7 @@ from nnunetv2_mstkd.datasets.convert.writing import (
     write_case,
 )
 from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_names, detect_format
+from nnunetv2_mstkd.datasets.input_rules import InputRules
 from nnunetv2_mstkd.datasets.labels import check_label_values
 from nnunetv2_mstkd.datasets.parallel import run_all
 from nnunetv2_mstkd.environment import nnunet_folder
@@ -72,6 +73,7 @@ def convert(
     num_processes: int = 1,
     overwrite: bool = False,
     unlabelled: Path | None = None,
+    rules: InputRules | None = None,
 ) -> Conversion:
     """Write ``nnUNet_raw/DatasetXXX_Name`` and its ``splits_final.json`` in ``nnUNet_preprocessed``.
 
@@ -79,7 +81,7 @@ def convert(
     when it is complete.
 
     Args:
-        source: folder of case folders, one case folder, or a Decathlon folder.
+        source: folder in a layout of ``discovery``, a Decathlon folder, or a table of files.
         dataset_id: 1 to 999.
         name: letters, digits, ``_`` and ``-``.
         source_format: a key of ``FORMATS``, or ``"auto"``.
@@ -90,6 +92,7 @@ def convert(
         overwrite: replace a data set of this id and name.
         unlabelled: folder of complete cases to train on without a segmentation; ``source`` itself means those
             of its cases that have none.
+        rules: how to read names that do not tell.
 
     Raises:
         BadCasesError: some cases cannot be used.
@@ -99,7 +102,7 @@ def convert(
     if source_format != AUTO and source_format not in FORMATS:
         raise MSTKDError(f"unknown format '{source_format}'; known are {', '.join(FORMATS)} and {AUTO}")
     check_split(folds, seed)
-    sources = find_sources(source)
+    sources = find_sources(source, rules)
     check_replaceable(raw_folder, source, sources.files)
     more = Unlabelled.find(source, sources, unlabelled)
     check_replaceable(raw_folder, unlabelled or source, more.sources.files)

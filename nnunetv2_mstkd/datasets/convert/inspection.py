@@ -11,6 +11,7 @@ from nnunetv2_mstkd.datasets.convert.source_cases import SourceCase, read_images
 from nnunetv2_mstkd.datasets.labels import integral_values
 from nnunetv2_mstkd.datasets.volumes import (
     NNUNET_SPACING_TOLERANCE,
+    ONE_GRID,
     Geometry,
     geometry_of,
     is_constant,
@@ -89,5 +90,5 @@ def _same_grid(reference: tuple[str, Geometry] | None, path: str, image: sitk.Im
         return path, geometry
     difference = reference[1].difference(geometry, spacing_tolerance=NNUNET_SPACING_TOLERANCE)
     if difference:
-        raise MSTKDError(f"{reference[0]} and {path} differ in {difference}; resample them onto one grid")
+        raise MSTKDError(f"{reference[0]} and {path} differ in {difference}; {ONE_GRID}")
     return reference

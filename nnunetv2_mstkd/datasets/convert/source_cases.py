@@ -9,6 +9,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.discovery import discover
+from nnunetv2_mstkd.datasets.input_rules import InputRules
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS, is_nifti_name, without_ending
 from nnunetv2_mstkd.datasets.volumes import read_checked
 from nnunetv2_mstkd.errors import MSTKDError
@@ -54,15 +55,18 @@ def is_decathlon(source: Path) -> bool:
     return (source / "dataset.json").is_file() and (source / "imagesTr").is_dir()
 
 
-def find_sources(source: Path) -> Sources:
-    """Find the cases of a folder.
+def find_sources(source: Path, rules: InputRules | None = None) -> Sources:
+    """Find the cases of a folder, or of a table.
+
+    Args:
+        rules: how to read names that do not tell; a Decathlon folder is then one like any other.
 
     Raises:
-        MSTKDError: no such folder, no cases, or a Decathlon folder whose channels are not BraTS's four.
+        MSTKDError: no such source, no cases, or a Decathlon folder whose channels are not BraTS's four.
     """
-    if is_decathlon(source):
+    if rules is None and is_decathlon(source):
         return _decathlon_cases(source)
-    found = discover(source, BRATS_MODALITIES)
+    found = discover(source, BRATS_MODALITIES, rules=rules)
     cases = (
         SourceCase(case.name, {m: SourceImage(path) for m, path in case.images.items()}, case.segmentation)
         for case in found.cases

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunetv2_mstkd.datasets.discovery import Case, discover
 from nnunetv2_mstkd.datasets.formats import patient_of
+from nnunetv2_mstkd.datasets.input_rules import InputRules
 from nnunetv2_mstkd.datasets.labels import NO_SOURCE_LABELS
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.datasets.raw_images import raw_images
@@ -86,15 +87,21 @@ def _validation_cases(dataset: str, fold: Fold) -> list[str]:
 
 
 def folder_cases(
-    folder: Path, model: ModelFolder, labels: Path | None, *, source_labels: bool = False
+    folder: Path,
+    model: ModelFolder,
+    labels: Path | None,
+    *,
+    source_labels: bool = False,
+    rules: InputRules | None = None,
 ) -> tuple[list[ReferenceCase], dict[str, str]]:
-    """Find the cases of a folder.
+    """Find the cases of a folder, or of a table.
 
     Args:
         folder: in a layout of :func:`~nnunetv2_mstkd.datasets.discovery.discover`.
         labels: folder with ``CASE.nii.gz`` (or the data set's file ending) in the values of the model's data
             set; None takes the segmentation that lies beside the images, in the values of the source.
         source_labels: ``labels``, too, has the values of the source.
+        rules: how to read names that do not tell.
 
     Returns:
         The cases, and for each unusable one a line that says why.
@@ -103,7 +110,7 @@ def folder_cases(
         MSTKDError: no cases, cases without a reference, or ``source_labels`` of a data set that names none.
     """
     # Absolute: a cluster's workers run elsewhere.
-    found = discover(folder.absolute(), model.modalities, file_ending=model.file_ending)
+    found = discover(folder.absolute(), model.modalities, file_ending=model.file_ending, rules=rules)
     from_source = None
     if labels is None or source_labels:
         from_source = source_label_map(model.dataset_json, required=source_labels)

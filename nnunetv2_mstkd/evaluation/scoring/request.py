@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nnunetv2_mstkd.datasets.input_rules import InputRules, parse_patterns
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import DEFAULT_RULES, RULES
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
@@ -36,7 +37,9 @@ class EvaluationRequest:
         model: nnU-Net's ``TRAINER__PLANS__CONFIGURATION`` folder.
         folds: fold numbers, or ``"all"``; None takes those that are there.
         checkpoint: file name in each fold's folder.
-        cases: ``"val"`` (validation cases of the one fold), ``"all"`` (training cases), or a folder.
+        cases: ``"val"`` (validation cases of the one fold), ``"all"`` (training cases), a folder, or a table.
+        one_case: the images of that folder are one case.
+        patterns: which files of that folder are which modality, as ``"t1c=*_T1post.nii.gz"``.
         labels: folder with the references of a folder's cases; None takes those beside the images.
             ``predictions`` need it.
         source_labels: ``labels`` has the label values of the data set's source.
@@ -64,6 +67,8 @@ class EvaluationRequest:
     folds: Fold | Sequence[Fold] | None = None
     checkpoint: str = FINAL_CHECKPOINT
     cases: _Path = VALIDATION
+    one_case: bool = False
+    patterns: Sequence[str] = ()
     labels: _Path | None = None
     source_labels: bool = False
     subsets: str | Sequence[str] = ALL
@@ -95,6 +100,10 @@ class EvaluationRequest:
         self._check_what_belongs_together()
 
     def _check_what_belongs_together(self) -> None:
+        if self.input_rules is not None and (self.of_training or self.predictions is not None):
+            raise MSTKDError(
+                "--pattern and --one-case belong to --cases FOLDER; other cases have their names"
+            )
         if self.predictions is not None:
             if self.labels is None:
                 raise MSTKDError(
@@ -108,6 +117,12 @@ class EvaluationRequest:
         if self.of_training and (self.labels is not None or self.source_labels):
             flag = "--source_labels" if self.labels is None else "--labels"
             raise MSTKDError(f"{flag} belongs to --cases FOLDER; training cases have their references")
+
+    @property
+    def input_rules(self) -> InputRules | None:
+        """How to read the names of a folder's files; None where nothing is said of that."""
+        rules = InputRules(self.one_case, parse_patterns(self.patterns))
+        return None if rules == InputRules() else rules
 
     @property
     def of_training(self) -> bool:
@@ -163,6 +178,7 @@ class EvaluationRequest:
             words += _model_words(Path(self.model), self.chosen_folds, folds or ())
             words += self._flag("-chk", self.checkpoint, FINAL_CHECKPOINT)
             words += self._flag("--cases", self.cases, VALIDATION)
+            words += self.input_rules.words() if self.input_rules else []
             words += self._flag("-step_size", self.step_size, 0.5)
             words += self._flag("-device", self.chosen_device.partition(":")[0], "cuda")
             words += self._flag("-npp", self.readers, 3)

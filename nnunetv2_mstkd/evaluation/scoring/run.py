@@ -211,7 +211,7 @@ def _cases(
         return training_cases(model, fold if request.cases == VALIDATION else None), {}
     source, labels = Path(request.cases), None if request.labels is None else Path(request.labels)
     check_folders(source, Path(request.output))
-    return folder_cases(source, model, labels, source_labels=request.source_labels)
+    return folder_cases(source, model, labels, source_labels=request.source_labels, rules=request.input_rules)
 
 
 def _refuse_cascade(model: ModelFolder) -> None:

@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_mstkd.cli import main
+
 GLI = "BraTS-GLI-00000-000"
 
 
@@ -96,3 +98,52 @@ def test_the_real_decathlon_crops(nnunet, shared_data, files):
     assert refused.returncode == 2
     assert "BRATS_009: label values 0, 1, 2, 3 contradict brats2021 (0, 1, 2, 4)" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_names_that_do_not_tell_are_mapped(tmp_path, nnunet, files, capsys):
+    for name in ("K1", "K2"):
+        files.write_case(tmp_path / "src", name, channels=("T1mprage", "flair"), seg="tumour")
+    common = ["-i", tmp_path / "src", "--format", "brats2023", "--num-processes", 1]
+    flags = ["--pattern", "t1n=*-T1mprage.nii.gz", "seg=*-tumour.nii.gz"]
+    code = main(["convert", *map(str, [*common, "-d", 3, "--name", "A", *flags])])
+    assert (code, capsys.readouterr().err) == (0, "")
+    table = tmp_path / "cases.csv"
+    words = {"T1": "T1mprage", "FLAIR": "flair", "seg": "tumour"}
+    rows = [
+        f"{case},{kind},src/{case}/{case}-{word}.nii.gz"
+        for case in ("K1", "K2")
+        for kind, word in words.items()
+    ]
+    table.write_text("\n".join(["case,sequence,path", *rows]))
+    listed = ["--table", table, "-d", 4, "--name", "B", *common[2:]]
+    assert main(["convert", *map(str, listed)]) == 0
+    by_pattern, by_table = nnunet.raw / "Dataset003_A", nnunet.raw / "Dataset004_B"
+    for name in ("K1_0000.nii.gz", "K1_0003.nii.gz", "K2_0000.nii.gz"):
+        source = files.read_array(by_pattern / "imagesTr" / name)
+        np.testing.assert_array_equal(files.read_array(by_table / "imagesTr" / name), source)
+        word = "T1mprage" if name.endswith("0000.nii.gz") else "flair"
+        case = name[:2]
+        np.testing.assert_array_equal(
+            files.read_array(tmp_path / "src" / case / f"{case}-{word}.nii.gz"), source
+        )
+    assert json.loads((by_table / "dataset.json").read_text())["mstkd"]["incomplete_cases"] == {
+        case: ["t1c", "t2w"] for case in ("K1", "K2")
+    }
+
+
+def test_sessions_of_a_bids_subject_are_on_one_side_of_the_split(tmp_path, nnunet, files):
+    for subject in ("01", "02", "03"):
+        for session in ("1", "2"):
+            case = f"sub-{subject}_ses-{session}"
+            folder = tmp_path / "bids" / f"sub-{subject}" / f"ses-{session}" / "anat"
+            for suffix in ("T1w", "ce-gadolinium_T1w", "FLAIR"):
+                array = np.arange(336, dtype=np.int16).reshape(6, 7, 8)
+                files.write_volume(folder / f"{case}_{suffix}.nii.gz", array)
+            files.write_volume(folder / f"{case}_dseg.nii.gz", files.segmentation_with((1, 2, 3)))
+    flags = ["-d", 5, "--name", "B", "--format", "brats2023", "--num-processes", 1]
+    assert main(["convert", "-i", str(tmp_path / "bids"), *map(str, flags)]) == 0
+    splits = json.loads((nnunet.preprocessed / "Dataset005_B" / "splits_final.json").read_text())
+    assert len(splits) == 3
+    for split in splits:
+        assert len({case[:6] for case in split["val"]}) == 1
+        assert len(split["val"]) == 2

@@ -265,3 +265,63 @@ def test_a_previous_stage_in_the_sources_labels_is_refused(predict, files, brats
     done = predict(brats, tmp_path / "out", "-prev_stage_predictions", tmp_path / "low", model=model)
     assert done.code == 2
     assert f"has {NAMES[0]} in the label values of the data set's source" in done.err
+
+
+class TestRaggedSources:
+    """Files whose names do not tell; what is read of them is tested with ``prepare`` and ``discover``."""
+
+    def test_a_pattern_and_a_table_give_what_the_names_give(
+        self, models, brats, predict, segmented, files, tmp_path
+    ):
+        for case in NAMES:
+            (tmp_path / "in" / case).mkdir(parents=True)
+            for path in (brats / case).iterdir():
+                shutil.copy(path, tmp_path / "in" / case / path.name.replace("-t1c", "-km"))
+        done = predict(tmp_path / "in", tmp_path / "out", "--pattern", "t1c=*-km.nii.gz", model=models.labels)
+        assert done.code == 0
+        same(files, tmp_path / "out", segmented[0])
+
+    def test_one_case_that_reads_as_several_stops_before_anything_is_written(
+        self, models, brats, predict, tmp_path
+    ):
+        (tmp_path / "in").mkdir()
+        for i, path in enumerate(sorted((brats / WHOLE).iterdir())):
+            shutil.copy(path, tmp_path / "in" / f"{i}_{path.name.rpartition('-')[2]}")
+        done = predict(tmp_path / "in", tmp_path / "out", model=models.labels)
+        assert done.code == 2
+        assert "likely one case: give --one-case" in done.err
+        assert not (tmp_path / "out").exists()
+
+    def test_listed_files_are_not_written_over(self, models, brats, predict, tmp_path, capsys):
+        from nnunetv2_mstkd.cli import main
+
+        shutil.copytree(brats / PARTIAL, tmp_path / "a")
+        table = tmp_path / "cases.csv"
+        table.write_text(f"case,sequence,path\nA,t1c,a/{PARTIAL}-t1c.nii.gz\n")
+        code = main(
+            [
+                "predict",
+                "--table",
+                str(table),
+                "-o",
+                str(tmp_path / "a"),
+                "-m",
+                str(models.labels),
+                "-device",
+                "cpu",
+            ]
+        )
+        assert code == 2
+        assert "is read and lies in the output" in capsys.readouterr().err
+
+    def test_a_skull_is_noticed_once(self, models, predict, files, tmp_path):
+        for seed, name in enumerate(("a", "b")):
+            files.write_volume(
+                tmp_path / "in" / name / f"{name}-t1c.nii.gz", files.volume(seed) + np.int16(7)
+            )
+            files.write_volume(tmp_path / "in" / name / f"{name}-t2f.nii.gz", files.volume(seed + 2))
+        done = predict(tmp_path / "in", tmp_path / "out", model=models.labels)
+        assert done.code == 0
+        (line,) = [line for line in done.warnings if "background" in line]
+        assert "the background is not 0 (t1c 7)" in line
+        assert "nnUNetv2_mstkd inspect looks at all" in line

@@ -217,3 +217,35 @@ class TestImagesOfTheUsers:
         content = {"channel_names": names, "labels": {"background": 0}, "file_ending": ".nii.gz"}
         (folder / "dataset.json").write_text(json.dumps(content))
         return folder / "dataset.json"
+
+
+def renamed(brats, target):
+    """The case without t1n and t2w, under names that do not tell, and without a common first part."""
+    target.mkdir()
+    shutil.copy(brats / PARTIAL / f"{PARTIAL}-t1c.nii.gz", target / "301_mprage_KM.nii.gz")
+    shutil.copy(brats / PARTIAL / f"{PARTIAL}-t2f.nii.gz", target / "501_FLAIR_reg.nii.gz")
+    return target
+
+
+def test_a_case_under_other_names_is_prepared_alike(brats, prepare, files, tmp_path):
+    source = renamed(brats, tmp_path / "patient")
+    refused = prepare(source, tmp_path / "no", "--pattern", "t1c=*_mprage_KM.nii.gz")
+    assert refused.code == 2
+    assert "give --one-case if so" in refused.err
+    assert not (tmp_path / "no").exists()
+    done = prepare(source, tmp_path / "a", "--one-case", "--pattern", "t1c=*_mprage_KM.nii.gz")
+    assert (done.code, done.out.splitlines()[0]) == (0, "[1/1] patient: t1c+t2f")
+    rows = (
+        "case,sequence,path",
+        "patient,T1ce,patient/301_mprage_KM.nii.gz",
+        "patient,FLAIR,patient/501_FLAIR_reg.nii.gz",
+    )
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    assert main(["prepare", "--table", str(tmp_path / "cases.csv"), "-o", str(tmp_path / "b")]) == 0
+    prepare(brats / PARTIAL, tmp_path / "c")
+    for channel in range(4):
+        truth = files.read_array(tmp_path / "c" / f"{PARTIAL}_{channel:04d}.nii.gz")
+        for folder in ("a", "b"):
+            np.testing.assert_array_equal(
+                files.read_array(tmp_path / folder / f"patient_{channel:04d}.nii.gz"), truth
+            )

@@ -9,6 +9,7 @@ import pytest
 from tiny_model import dataset_json, plans_json, volume, write_case, write_volume
 
 from nnunetv2_mstkd.datasets.formats import patient_of
+from nnunetv2_mstkd.datasets.input_rules import InputRules, parse_patterns
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.scoring.reference_cases import folder_cases, training_cases
 from nnunetv2_mstkd.models.folder import ModelFolder
@@ -145,3 +146,25 @@ def test_a_reference_that_was_interpolated_is_refused(tmp_path):
 )
 def test_the_patient_of_a_case(case, mstkd, patient):
     assert patient_of(case, {"mstkd": mstkd}) == patient
+
+
+def test_cases_under_names_that_do_not_tell(tmp_path):
+    for case in ("K1", "K2"):
+        write_volume(tmp_path / "in" / f"{case}_mprage.nii.gz", volume(0))
+        write_volume(tmp_path / "in" / f"{case}_flair.nii.gz", volume(1))
+        write_volume(tmp_path / "in" / f"{case}_tumour.nii.gz", (volume(0) > 500).astype(np.uint8))
+    rules = InputRules(patterns=parse_patterns(["t1c=*_mprage.nii.gz", "seg=*_tumour.nii.gz"]))
+    by_pattern, problems = folder_cases(tmp_path / "in", model(tmp_path), None, rules=rules)
+    assert problems == {}
+    table = tmp_path / "cases.csv"
+    words = {"T1ce": "mprage", "FLAIR": "flair", "seg": "tumour"}
+    rows = [f"{case},{name},in/{case}_{word}.nii.gz" for case in ("K1", "K2") for name, word in words.items()]
+    table.write_text("\n".join(["case,sequence,path", *rows]))
+    by_table, _ = folder_cases(table, model(tmp_path), None)
+    assert by_table == by_pattern
+    assert [case.name for case in by_table] == ["K1", "K2"]
+    assert {name: path.name for name, path in by_table[1].images.items()} == {
+        "t1c": "K2_mprage.nii.gz",
+        "t2f": "K2_flair.nii.gz",
+    }
+    assert by_table[1].reference.name == "K2_tumour.nii.gz"

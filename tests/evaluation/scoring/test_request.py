@@ -24,6 +24,11 @@ def request(**options) -> EvaluationRequest:
         ({"folds": 0, "cases": "cases", "labels": "l"}, "-m m -f 0 --cases cases --labels l"),
         ({"folds": (0, 1), "device": "cpu"}, "-m m -f 0 1 -device cpu"),
         ({"subsets": "t1c,t2f"}, "-m m --subsets t1c t2f"),
+        ({"cases": "cases.csv"}, "-m m --cases cases.csv"),
+        (
+            {"cases": "c", "patterns": ["t1c=*_post.nii", "seg=*_m*"], "one_case": True},
+            "-m m --cases c --one-case --pattern 't1c=*_post.nii' --pattern 'seg=*_m*'",
+        ),
         ({"subsets": ("t1c+t2f", "t1n"), "policy": "nnunet"}, "-m m --subsets t1c+t2f t1n --policy nnunet"),
         ({"lesionwise": "default"}, "-m m --lesionwise brats2023-gli"),
         (
@@ -72,8 +77,17 @@ def test_a_model_is_named_where_nnunet_finds_it(tmp_path, place, known):
         ({"predictions": "p"}, "--predictions needs --labels"),
         ({"predictions": "p", "labels": "l"}, "--predictions needs no model"),
         ({"source_labels": True}, "--source_labels belongs to --cases FOLDER"),
+        ({"one_case": True}, "--pattern and --one-case belong to --cases FOLDER"),
+        ({"cases": "c", "patterns": ["t1c"]}, "--pattern 't1c' is not NAME=GLOB"),
     ],
 )
 def test_what_cannot_be_is_refused(options, says):
     with pytest.raises(MSTKDError, match=says):
         request(**options)
+
+
+def test_a_table_stands_in_the_place_of_cases():
+    arguments = ["-o", "o", "-m", "m", "--table", "cases.csv"]
+    assert str(_request(_parser().parse_args(arguments)).cases) == "cases.csv"
+    with pytest.raises(MSTKDError, match="--cases and --table both"):
+        _request(_parser().parse_args([*arguments, "--cases", "folder"]))

@@ -1,0 +1,179 @@
+"""``nnUNetv2_mstkd preprocess``: what is asked of brainles-preprocessing, and what stays when it fails.
+
+CI has no such library: a stand-in with its signatures takes its place. With the library installed, the last
+two tests compare the signatures and register a phantom case (without download: native space, skull kept).
+"""
+
+import importlib.util
+import inspect
+import json
+import os
+import runpy
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from places import TESTS
+
+from nnunetv2_mstkd.cli import main
+
+FAKE = TESTS / "helpers" / "fake_brainles"
+REMINDER = "BRAINLES_PREPROCESSING_CITATION_REMINDER"
+REAL = importlib.util.find_spec("brainles_preprocessing") is not None
+needs_library = pytest.mark.skipif(not REAL, reason="brainles-preprocessing is not installed")
+
+
+def write(path, shape=(12, 14, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+
+
+@pytest.fixture
+def preprocess(tmp_path, monkeypatch, capsys):
+    """Run the command with the stand-in: code, stdout, stderr, and what the library was asked for."""
+    log = tmp_path / "asked.jsonl"
+    monkeypatch.syspath_prepend(str(FAKE))
+    monkeypatch.setenv("FAKE_BRAINLES_LOG", str(log))
+    monkeypatch.delenv(REMINDER, raising=False)
+
+    def run(*flags):
+        capsys.readouterr()
+        code = main(["preprocess", *map(str, flags)])
+        captured = capsys.readouterr()
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        asked = [json.loads(line) for line in lines]
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err, asked=asked)
+
+    yield run
+    os.environ.pop(REMINDER, None)
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] in ("brainles_preprocessing", "loguru")
+    ]:
+        del sys.modules[name]
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_cases_are_written_where_predict_looks(preprocess, tmp_path):
+    for word in ("t1", "t1ce", "flair"):
+        write(tmp_path / "in" / "A" / f"A_{word}.nii.gz")
+    write(tmp_path / "in" / "B" / "B_t2.nii")
+    write(tmp_path / "in" / "bad" / "bad_t1.nii.gz")
+    done = preprocess("-i", tmp_path / "in", "-o", tmp_path / "out", "--transforms", tmp_path / "matrices")
+    assert done.code == 2
+    assert done.out.splitlines() == [
+        "[1/3] A: t1n+t1c+t2f",
+        "[2/3] B: t2w",
+        "[3/3] bad: failed",
+        f"{tmp_path / 'out'}: 2 case(s) preprocessed, 1 failed",
+    ]
+    assert done.err.splitlines()[-1] == "bad: brainles-preprocessing stopped: registration diverged"
+    assert files_below(tmp_path / "out") == [
+        "A/A-t1c.nii.gz",
+        "A/A-t1n.nii.gz",
+        "A/A-t2f.nii.gz",
+        "B/B-t2w.nii.gz",
+    ]
+    assert sorted(path.name for path in (tmp_path / "matrices").iterdir()) == ["A", "B"]
+    assert (tmp_path / "out" / "B" / "B-t2w.nii.gz").read_bytes()[:2] == b"\x1f\x8b", (
+        "compressed, as its name says"
+    )
+    assert done.asked[0] == {
+        "class": "AtlasCentricPreprocessor",
+        "centre": "t1c",
+        "moving": ["t1n", "t2f"],
+        "atlas": "sri24",
+        "skull_strip": True,
+        "use_gpu": True,
+        "reminder": "false",
+    }
+    assert (done.asked[1]["centre"], done.asked[1]["moving"]) == ("t2w", [])
+
+    again = preprocess("-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert len(again.asked) == 1
+    assert "0 case(s) preprocessed, 2 were there before, 1 failed" in again.out
+
+
+def test_the_flags_reach_the_library(preprocess, tmp_path):
+    for word in ("t1", "t1ce"):
+        write(tmp_path / "in" / "A" / f"A_{word}.nii.gz")
+    write(tmp_path / "atlas.nii.gz")
+    common = ("-i", tmp_path / "in", "--keep-skull", "-device", "cpu")
+    (native,) = preprocess(*common, "-o", tmp_path / "o1", "--space", "native", "--centre", "T1").asked
+    assert (native["class"], native["centre"]) == ("NativeSpacePreprocessor", "t1n")
+    assert (native["skull_strip"], native["use_gpu"]) == (False, False)
+    (own,) = preprocess(*common, "-o", tmp_path / "o2", "--space", tmp_path / "atlas.nii.gz").asked
+    assert (own["class"], own["atlas"]) == ("AtlasCentricPreprocessor", str(tmp_path / "atlas.nii.gz"))
+    done = preprocess(*common, "-o", tmp_path / "o3", "--centre", "flair")
+    assert (done.code, done.asked) == (2, [])
+    assert "the case has no t2f to register the others to; it has t1n, t1c" in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("-o", "out", "--space", "mni"), "--space mni is neither sri24, native nor a file"),
+        (("-o", "out", "--centre", "adc"), "unknown modality 'adc'"),
+        (("-o", "in/out"), "lies in the input"),
+        pytest.param(
+            ("-o", "out"), "pip install 'nnunetv2-mstkd[preprocess]'",
+            marks=pytest.mark.skipif(REAL, reason="the library is there"),
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(flags, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in" / "A" / "A_t1.nii.gz")
+    assert main(["preprocess", "-i", "in", *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert says in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+@needs_library
+def test_the_stand_in_has_the_signatures_of_the_library():
+    from brainles_preprocessing import modality, preprocessor
+
+    for module, real in (("modality", modality), ("preprocessor", preprocessor)):
+        fake = runpy.run_path(str(FAKE / "brainles_preprocessing" / f"{module}.py"))
+        for name in ("Modality", "CenterModality", "AtlasCentricPreprocessor", "NativeSpacePreprocessor"):
+            for method in ("__init__", "run"):
+                if name in fake and hasattr(fake[name], method):
+                    parameters = [
+                        list(inspect.signature(getattr(place, method)).parameters)
+                        for place in (fake[name], getattr(real, name))
+                    ]
+                    assert parameters[0] == parameters[1], f"{name}.{method}"
+
+
+@pytest.mark.slow
+@needs_library
+def test_the_library_registers_a_case_of_three_grids(tmp_path):
+    assert main(["phantom", "-o", str(tmp_path / "p"), "--cases", "1", "--shape", "48", "48", "48"]) == 0
+    (case,) = (tmp_path / "p").iterdir()
+    raw = tmp_path / "raw" / case.name
+    raw.mkdir(parents=True)
+    shutil.copy(case / f"{case.name}-t1c.nii.gz", raw)
+    flair = sitk.ReadImage(str(case / f"{case.name}-t2f.nii.gz"))
+    moved = sitk.Resample(flair, flair, sitk.TranslationTransform(3, (5.0, -3.0, 2.0)))
+    sitk.WriteImage(moved[:, 2:, ::2], str(raw / f"{case.name}-t2f.nii.gz"))
+    flags = ["--space", "native", "--keep-skull", "-device", "cpu"]
+    assert main(["preprocess", "-i", str(tmp_path / "raw"), "-o", str(tmp_path / "out"), *flags]) == 0
+    registered = sitk.ReadImage(str(tmp_path / "out" / case.name / f"{case.name}-t2f.nii.gz"))
+    assert registered.GetSize() == flair.GetSize()
+    truth = sitk.GetArrayFromImage(flair).astype(float)
+    before, after = (
+        sitk.GetArrayFromImage(sitk.Resample(i, flair)).astype(float) for i in (moved, registered)
+    )
+    inside = truth > 0
+    wrong, right = (np.corrcoef(truth[inside], image[inside])[0, 1] for image in (before, after))
+    assert right > max(0.8, wrong + 0.2), (wrong, right)
+    assert main(["inspect", "-i", str(tmp_path / "out")]) == 0

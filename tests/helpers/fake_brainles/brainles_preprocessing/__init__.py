@@ -1,0 +1,1 @@
+"""Stands in for brainles-preprocessing: its signatures (a test compares them); it copies files."""

@@ -1,0 +1,2 @@
+class ANTsRegistrator:
+    pass

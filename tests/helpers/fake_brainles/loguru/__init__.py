@@ -1,0 +1,4 @@
+class logger:
+    @staticmethod
+    def remove(handler_id=None):
+        pass
