@@ -23,6 +23,7 @@ from nnunetv2_mstkd.outputs.preview import STRIP, preview_file
 from nnunetv2_mstkd.outputs.statistics_file import Statistics
 
 PAGE_FILE = "index.html"
+_CHANGED = "changed after prediction"
 _STRIP_WIDTH, _STRIP_QUALITY = 640, 82  # pixels; twice what is shown, for fine screens
 
 Entry = Mapping[str, Any]
@@ -50,11 +51,13 @@ class Row:
 
     Attributes:
         case: its name.
+        note: what else is to be said of it.
         picture: None where it has no preview.
         cells: one for each column.
     """
 
     case: str
+    note: str
     picture: Picture | None
     cells: Sequence[Cell]
 
@@ -105,7 +108,12 @@ def render(statistics: Statistics, regions: Sequence[str], folder: Path) -> str:
         heads=heads,
         groups=_groups(heads),
         rows=[
-            Row(case, _picture(folder, case), list(_cells(entry, entries.values(), regions)))
+            Row(
+                case,
+                _CHANGED if entry.get("changed") else "",
+                _picture(folder, case),
+                list(_cells(entry, entries.values(), regions)),
+            )
             for case, entry in entries.items()
         ],
         expected=_any_expected(entries.values()),

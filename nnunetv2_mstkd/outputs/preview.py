@@ -29,7 +29,8 @@ STRIP = "nnunetv2-mstkd strip"  # key of the PNG's text that says where the firs
 _ALPHA = 0.35
 _WIDTH, _GAP, _MARGIN = 960, 6, 10  # pixels: of the three planes together, between and around them
 _INK, _MUTED, _PAPER = "#FFFFFF", "#A8B0B8", "#000000"
-_LARGE, _SMALL = 17, 14  # pixels, heights of letters
+_LEFT = 26  # pixels before the planes: room for the patient's side
+_LARGE, _SMALL, _LINE = 17, 14, 20  # pixels, heights of letters and of a small line
 _PLANES = ("axial", "coronal", "sagittal")
 
 
@@ -127,23 +128,33 @@ def draw(
     widths = [plane.spacing[1] * plane.cut(array).shape[1] for plane in planes]
     scale = (_WIDTH - _GAP * (len(planes) - 1)) / sum(widths)  # pixels per mm
     rows = [
-        _row(grey(volume[box]), array, planes, scale, regions, colors, first=number == 0, name=name)
-        for number, (name, volume) in enumerate(volumes.items())
+        _row([_panel(plane, grey(volume[box]), array, scale, regions, colors) for plane in planes])
+        for volume in volumes.values()
     ]
-    top = _MARGIN + _LARGE + 8 + len(notes) * (_SMALL + 5) + 6
-    each = rows[0].height + _GAP
-    picture = Image.new("RGB", (_WIDTH + 2 * _MARGIN, top + len(rows) * each + _SMALL + 24), _PAPER)
+    top = _MARGIN + _LARGE + 8 + len(notes) * _LINE + 8
+    each = _LINE + rows[0].height + _GAP
+    size = (_LEFT + rows[0].width + _MARGIN, top + len(rows) * each + _LINE + 2 * _MARGIN)
+    picture = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(picture)
-    pen.text((_MARGIN, _MARGIN), case, fill=_INK, font=_font(_LARGE))
+    pen.text((_LEFT, _MARGIN), case, fill=_INK, font=_font(_LARGE))
     for number, note in enumerate(notes):
-        y = _MARGIN + _LARGE + 8 + number * (_SMALL + 5)
-        pen.text((_MARGIN, y), note, fill=_MUTED, font=_font(_SMALL))
-    for number, row in enumerate(rows):
-        picture.paste(row, (_MARGIN, top + number * each))
+        y = _MARGIN + _LARGE + 8 + number * _LINE
+        pen.text((_LEFT, y), note, fill=_MUTED, font=_font(_SMALL))
+    for number, (name, row) in enumerate(zip(volumes, rows, strict=True)):
+        pen.text((_LEFT, top + number * each), name, fill=_INK, font=_font(_SMALL))
+        picture.paste(row, (_LEFT, top + number * each + _LINE))
+    first = top + _LINE
+    if len(planes) > 1:
+        middles = np.cumsum([0, *(width * scale + _GAP for width in widths)])[:3] + np.multiply(
+            widths, scale / 2
+        )
+        for plane, x in zip(planes, middles, strict=True):
+            pen.text((_LEFT + x, top), plane.name, fill=_MUTED, font=_font(_SMALL), anchor="ma")
     if sides:
-        _outlined(pen, (_MARGIN + 4, top + rows[0].height - 4), "R", anchor="ld")
-    _add_legend(pen, picture.height - _SMALL - 14, colors)
-    return picture, (_MARGIN, top, _MARGIN + rows[0].width, top + rows[0].height)
+        middle = first + rows[0].height / 2
+        pen.text((_LEFT / 2, middle), "R", fill=_INK, font=_font(_SMALL), anchor="mm")
+    _add_legend(pen, picture.height - _LINE - _MARGIN, colors)
+    return picture, (_LEFT, first, _LEFT + rows[0].width, first + rows[0].height)
 
 
 def _body(labels: np.ndarray, volumes: Mapping[str, np.ndarray]) -> tuple[slice, ...]:
@@ -173,28 +184,14 @@ def _planes(array: np.ndarray, regions: Regions, spacing: tuple[float, float, fl
     return planes if len(array) > 1 else planes[:1]
 
 
-def _row(
-    image: np.ndarray,
-    labels: np.ndarray,
-    planes: Sequence[_Plane],
-    scale: float,
-    regions: Regions,
-    colors: Mapping[str, str],
-    *,
-    first: bool,
-    name: str,
-) -> Image.Image:
-    """Paint one sequence in all planes, side by side on one ground."""
-    panels = [_panel(plane, image, labels, scale, regions, colors) for plane in planes]
+def _row(panels: Sequence[Image.Image]) -> Image.Image:
+    """Put the planes of one sequence side by side on one ground."""
     height = max(panel.height for panel in panels)
     row = Image.new("RGB", (sum(p.width for p in panels) + _GAP * (len(panels) - 1), height), _PAPER)
-    pen, left = ImageDraw.Draw(row), 0
-    for plane, panel in zip(planes, panels, strict=True):
+    left = 0
+    for panel in panels:
         row.paste(panel, (left, (height - panel.height) // 2))
-        if first and len(planes) > 1:
-            _outlined(pen, (left + panel.width - 4, 3), plane.name, anchor="ra")
         left += panel.width + _GAP
-    _outlined(pen, (4, 3), name, anchor="la")
     return row
 
 
@@ -231,15 +228,11 @@ def _rim(mask: np.ndarray) -> np.ndarray:
 
 
 def _add_legend(pen: ImageDraw.ImageDraw, y: int, colors: Mapping[str, str]) -> None:
-    x, font = float(_MARGIN), _font(_SMALL)
+    x, font = float(_LEFT), _font(_SMALL)
     for name, color in colors.items():
         pen.rectangle((x, y + 1, x + _SMALL, y + 1 + _SMALL), fill=color)
         pen.text((x + _SMALL + 6, y), name, fill=_INK, font=font)
         x += _SMALL + 6 + pen.textlength(name, font=font) + 22
-
-
-def _outlined(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, anchor: str) -> None:
-    pen.text(place, text, fill=_INK, font=_font(_SMALL), anchor=anchor, stroke_width=2, stroke_fill=_PAPER)
 
 
 @cache

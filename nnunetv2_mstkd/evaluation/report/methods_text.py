@@ -52,7 +52,7 @@ def assembled(paragraphs: Sequence[str], references: References) -> str:
         )
         for line in references.lines()
     ]
-    return "\n\n".join([*parts, "References\n" + "\n".join(cited)]) + "\n"
+    return "\n\n".join([*parts, *(["\n".join(("References", *cited))] if cited else [])]) + "\n"
 
 
 def software(versions: Mapping[str, str], references: References) -> str:
