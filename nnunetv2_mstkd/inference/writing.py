@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.predictor import Segmentation
 
 SOURCE_LABELS_KEY = "source_labels"
+MASKS, PREVIEWS = "masks", "preview"  # folders among the segmentations that hold something else
 
 
 @dataclass(frozen=True)

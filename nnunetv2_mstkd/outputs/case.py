@@ -11,9 +11,10 @@ import nnunetv2_mstkd
 from nnunetv2_mstkd.datasets.regions import Regions
 from nnunetv2_mstkd.evaluation.record.provenance import file_digest
 from nnunetv2_mstkd.inference.measuring import RegionStatistics, measure_regions
+from nnunetv2_mstkd.inference.writing import MASKS
 from nnunetv2_mstkd.outputs.expectation import Expectations
 from nnunetv2_mstkd.outputs.label_maps import read_label_map
-from nnunetv2_mstkd.outputs.masks import MASKS, mask_files, write_masks
+from nnunetv2_mstkd.outputs.masks import mask_files, write_masks
 from nnunetv2_mstkd.outputs.preview import preview_file, write_preview
 from nnunetv2_mstkd.outputs.table import region_entry
 

@@ -15,11 +15,10 @@ from nnunetv2_mstkd.evaluation.report.methods_text import METHODS_TEXT
 from nnunetv2_mstkd.files import locked_folder
 from nnunetv2_mstkd.inference.folder import one_line
 from nnunetv2_mstkd.inference.records import read_records
-from nnunetv2_mstkd.inference.writing import SOURCE_LABELS_KEY
+from nnunetv2_mstkd.inference.writing import PREVIEWS, SOURCE_LABELS_KEY
 from nnunetv2_mstkd.outputs.case import ONLY_STATISTICS, SegmentedCase, Wanted, describe_case, is_described
 from nnunetv2_mstkd.outputs.expectation import Expectations
 from nnunetv2_mstkd.outputs.page import PAGE_FILE, write_page
-from nnunetv2_mstkd.outputs.preview import PREVIEWS
 from nnunetv2_mstkd.outputs.run_text import write_run_text
 from nnunetv2_mstkd.outputs.statistics_file import STATISTICS_FILE, Statistics, add_entry, read_statistics
 from nnunetv2_mstkd.outputs.table import TABLE_FILE, write_table

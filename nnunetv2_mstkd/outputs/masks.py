@@ -15,9 +15,8 @@ import SimpleITK as sitk
 from nnunetv2_mstkd.datasets.regions import Regions, region_mask
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path
+from nnunetv2_mstkd.inference.writing import MASKS
 from nnunetv2_mstkd.outputs.label_maps import LabelMap
-
-MASKS = "masks"
 
 
 def mask_files(folder: Path, case: str, regions: Regions, file_ending: str) -> dict[str, Path]:

@@ -23,8 +23,8 @@ from nnunetv2_mstkd.evaluation.figures.choice import BACKGROUNDS
 from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay
 from nnunetv2_mstkd.evaluation.figures.volumes import OrientedVolume, UnreadableError, read_volume
 from nnunetv2_mstkd.files import atomic_path
+from nnunetv2_mstkd.inference.writing import PREVIEWS
 
-PREVIEWS = "preview"
 STRIP = "nnunetv2-mstkd strip"  # key of the PNG's text that says where the first row is
 _ALPHA = 0.35
 _WIDTH, _GAP, _MARGIN = 960, 6, 10  # pixels: of the three planes together, between and around them
