@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 from itertools import pairwise
+from xml.etree import ElementTree
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -31,6 +33,13 @@ def test_masks_are_the_regions_on_the_grid_of_the_label_map(predicted):
             assert (mask.GetOrigin(), mask.GetSpacing()) == (labels.GetOrigin(), labels.GetSpacing())
             expected = np.isin(sitk.GetArrayFromImage(labels), values)
             np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), expected)
+
+
+def test_label_maps_name_their_values(predicted):
+    for case in (WHOLE, PARTIAL):
+        (extension,) = nibabel.load(predicted / f"{case}.nii.gz").header.extensions
+        labels = {e.get("Key"): e.text for e in ElementTree.fromstring(extension.content).iter("Label")}
+        assert labels == {"1": "TC", "2": "WT", "3": "ET"}
 
 
 def test_what_lies_among_the_segmentations_is_taken_for_no_segmentation(predicted):
