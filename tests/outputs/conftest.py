@@ -1,6 +1,7 @@
 """A tiny model and cases for it; a folder that predict has filled once."""
 
 import pytest
+from browser import browse  # noqa: F401  fixture
 from tiny_model import brats, files, models, predict  # noqa: F401  fixtures
 
 from nnunetv2_mstkd.cli import main
