@@ -10,12 +10,14 @@ from __future__ import annotations
 import gzip
 import shutil
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 from nnunetv2_mstkd.datasets.regions import NamedLabel
+from nnunetv2_mstkd.errors import MSTKDError
 
 _HEADER_BYTES, _BEGIN = 348, 352  # of nifti1.h; the four bytes between say whether extensions follow
 _CODE = 0  # of the extension; nifti1_io.h has 30 for Caret, TotalSegmentator and its readers 0
@@ -23,17 +25,29 @@ _COMPRESSION = 6  # zlib's own default; Python's is 9, several times as slow for
 
 
 def add_label_table(source: Path, target: Path, labels: Sequence[NamedLabel]) -> None:
-    """Copy a ``.nii`` file, its header extended by a table of the labels.
+    """Copy a NIfTI file, its header extended by a table of the labels.
 
     Args:
-        source: an uncompressed NIfTI-1 file, header and voxels in one.
+        source: ``.nii`` or ``.nii.gz``, NIfTI-1, header and voxels in one.
         target: ``.nii``, or ``.nii.gz``, which is compressed; the same content gives the same bytes.
         labels: may be empty; then there is no table.
 
     Raises:
-        OSError: a file cannot be read or written.
+        MSTKDError: the source is truncated or damaged.
+        OSError: the target cannot be written.
     """
-    with source.open("rb") as stream, target.open("wb") as file:
+    try:
+        _copy_with_table(source, target, labels)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise MSTKDError(f"{source} is truncated or damaged ({error})") from None
+
+
+def _copy_with_table(source: Path, target: Path, labels: Sequence[NamedLabel]) -> None:
+    compressed_source = source.name.endswith(".gz")
+    with (
+        gzip.open(source, "rb") if compressed_source else source.open("rb") as stream,
+        target.open("wb") as file,
+    ):
         head = stream.read(_BEGIN)
         order = next((order for order in "<>" if _is_nifti1(head, order)), None)
         if order is not None and labels:
@@ -45,7 +59,7 @@ def add_label_table(source: Path, target: Path, labels: Sequence[NamedLabel]) ->
             _copy(head, stream, file)
             return
         with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as compressed:
-            _copy(head, stream, cast(BinaryIO, compressed))
+            _copy(head, stream, compressed)
 
 
 def _is_nifti1(head: bytes, order: str) -> bool:
@@ -53,7 +67,7 @@ def _is_nifti1(head: bytes, order: str) -> bool:
     return whole and head[344:347] == b"n+1"
 
 
-def _copy(head: bytes, stream: BinaryIO, file: BinaryIO) -> None:
+def _copy(head: bytes, stream: BinaryIO | gzip.GzipFile, file: BinaryIO | gzip.GzipFile) -> None:
     file.write(head)
     shutil.copyfileobj(stream, file, 1 << 20)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunetv2_mstkd.datasets.labels import to_source_labels
-from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name, without_ending
+from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
 from nnunetv2_mstkd.datasets.nifti_labels import add_label_table
 from nnunetv2_mstkd.datasets.regions import NamedLabel, named_labels
 from nnunetv2_mstkd.errors import MSTKDError
@@ -100,7 +100,7 @@ def _write(
 ) -> None:
     """Let nnU-Net write, and see that it did: image libraries do not notice every short write."""
     aside = temporary.with_suffix(".json")  # where nnU-Net's writer of tif keeps the spacing
-    plain = temporary_beside(target.with_name(f"{without_ending(target.name)}.nii"))
+    plain = temporary_beside(target)
     try:
         if is_nifti_name(target.name):
             writer.write_seg(result.array, str(plain), result.properties)

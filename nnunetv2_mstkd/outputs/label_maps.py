@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import tifffile
+from tifffile import TiffFileError
 
 from nnunetv2_mstkd.datasets.labels import integral_values
 from nnunetv2_mstkd.datasets.volumes import without_grid
@@ -40,8 +42,8 @@ def read_label_map(path: Path, name: str | None = None) -> LabelMap:
         MSTKDError: it cannot be read, or its values are no labels.
     """
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        image = _read_tif(path) if path.suffix.lower() in (".tif", ".tiff") else sitk.ReadImage(str(path))
+    except (RuntimeError, TiffFileError) as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
         raise MSTKDError(f"cannot read {path}: {reason}") from None
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
@@ -57,6 +59,11 @@ def read_label_map(path: Path, name: str | None = None) -> LabelMap:
         if image.GetDimension() == 3 and spacing.is_file():
             image.SetSpacing([float(mm) for mm in read_json(spacing)["spacing"]][::-1])
     return LabelMap(array, image)
+
+
+def _read_tif(path: Path) -> sitk.Image:
+    """As nnU-Net reads it: SimpleITK takes some stacks for colours."""
+    return sitk.GetImageFromArray(tifffile.imread(path), isVector=False)
 
 
 def _like(array: np.ndarray, image: sitk.Image | None) -> sitk.Image:

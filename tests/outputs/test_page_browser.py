@@ -8,17 +8,20 @@ PROBE = """
 const root = document.documentElement;
 const table = document.querySelector("table.cases");
 const heads = Array.from(table.tHead.rows[1].cells, (cell) => cell.textContent.trim());
-const volumes = () => Array.from(table.tBodies[0].rows, (row) => Number(row.cells[heads.indexOf("Volume (ml)")].dataset.value));
-const cases = () => Array.from(table.tBodies[0].rows, (row) => row.cells[0].textContent.trim());
+const column = (title) => Array.from(table.tBodies[0].rows, (row) => row.cells[heads.indexOf(title)]);
+const volumes = () => column("Volume (ml)").map((cell) => Number(cell.dataset.value));
+const cases = () => column("Case").map((cell) => cell.textContent.trim());
 const click = (title) => { table.tHead.rows[1].cells[heads.indexOf(title)].querySelector("button").click(); };
-const found = { inner: innerWidth, scroll: root.scrollWidth, client: root.clientWidth, heads, before: cases() };
+const found = { inner: innerWidth, scroll: root.scrollWidth, client: root.clientWidth };
+found.heads = heads; found.before = cases();
 found.outside = Array.from(document.querySelectorAll("body *"))
   .filter((e) => !e.closest(".scroll > *") && e.getBoundingClientRect().right > root.clientWidth + 0.5)
   .map((e) => e.tagName);
 click("Volume (ml)"); found.up = volumes();
 click("Volume (ml)"); found.down = volumes();
 click("Case"); found.cases = cases();
-found.swatches = Array.from(document.querySelectorAll(".legend .swatch"), (e) => getComputedStyle(e).backgroundColor);
+const swatches = Array.from(document.querySelectorAll(".legend .swatch"));
+found.swatches = swatches.map((e) => getComputedStyle(e).backgroundColor);
 found.images = Array.from(document.images, (image) => [image.width > 200, image.getAttribute("width")]);
 parent.document.title = JSON.stringify(found);
 """

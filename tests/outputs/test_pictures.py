@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from PIL import Image
 
 from nnunetv2_mstkd.cli import main
@@ -146,3 +147,51 @@ class TestPage:
         text = (out / "index.html").read_text(encoding="utf-8")
         assert text.count("<script>") == 1
         assert "alert" in text
+
+
+class TestOtherFormats:
+    """No model is needed: label maps as nnU-Net writes them, measured and drawn afterwards."""
+
+    @staticmethod
+    def write_dataset_json(folder, ending):
+        labels = {"background": 0, "inner": 1, "outer": 2}
+        content = {"channel_names": {"0": "red", "1": "blue"}, "labels": labels, "file_ending": ending}
+        (folder / "dataset.json").write_text(json.dumps(content))
+
+    def test_2d(self, tmp_path):
+        out, source = tmp_path / "out", tmp_path / "in"
+        labels = np.zeros((40, 60), dtype=np.uint8)
+        labels[10:20, 30:50] = 1
+        for folder in (out, source):
+            folder.mkdir()
+        self.write_dataset_json(out, ".png")
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(out / "case.png"))
+        image = np.tile(np.arange(1, 61, dtype=np.uint8), (40, 1))
+        sitk.WriteImage(sitk.GetImageFromArray(image), str(source / "case_0001.png"))
+        flags = ["-p", out, "-i", source, "--preview", "--masks"]
+        assert main(["statistics", *map(str, flags)]) == 0
+        header, inner, outer = (out / "statistics.csv").read_text().splitlines()
+        assert header.startswith(
+            "case,region,area_mm2,voxels,lesions,lesion_areas_mm2,centroid_x_mm,centroid_y_mm,used"
+        )
+        assert inner.startswith("case,inner,200.0,200,1,200,39.5,14.5,")
+        assert outer.startswith("case,outer,0,0,0,,,,")
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "masks" / "case" / "inner.png")))
+        np.testing.assert_array_equal(mask, labels == 1)
+        with Image.open(out / "preview" / "case.png") as picture:
+            assert 1.2 < picture.width / picture.height < 1.5, "one plane"
+        assert "Area (mm²)" in (out / "index.html").read_text(encoding="utf-8")
+        assert main(["statistics", "-p", str(out)]) == 0, "pictures of cases are no cases"
+
+    def test_a_tif_has_the_spacing_beside_it(self, tmp_path):
+        array = np.zeros((4, 5, 6), dtype=np.uint8)
+        array[1:3, 2, 2] = 2
+        tifffile.imwrite(tmp_path / "case.tif", array, compression="zlib")
+        (tmp_path / "case.json").write_text('{"spacing": [3.0, 2.0, 0.5]}')
+        self.write_dataset_json(tmp_path, ".tif")
+        assert main(["statistics", "-p", str(tmp_path), "--masks"]) == 0
+        outer = json.loads((tmp_path / "statistics.json").read_text())["cases"]["case"]["regions"]["outer"]
+        assert outer["volume_ml"] == pytest.approx(2 * 3 * 2 * 0.5 / 1000)
+        assert outer["centroid_mm"] == pytest.approx([-2 * 0.5, -2 * 2, 1.5 * 3])
+        mask = tifffile.imread(tmp_path / "masks" / "case" / "outer.tif")
+        np.testing.assert_array_equal(mask, array == 2)
