@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "plan": "write nnUNetMSTKDPlans.json beside nnU-Net's own plans",
     "train": "nnUNetv2_train with this plugin's trainers in reach",
     "predict": "segment cases, whatever modalities they have",
+    "statistics": "measure and draw segmentations that are there: volumes, lesions, previews",
     "evaluate": "predict and score every case under every subset of its modalities",
     "prepare": "write cases as a complete nnU-Net input folder for plain nnUNetv2_predict",
     "compare": "compare evaluated models: differences, statistics, figures, report",

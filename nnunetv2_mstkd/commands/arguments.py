@@ -130,6 +130,17 @@ def add_thread_arguments(parser: Parser) -> None:
     add("-nps", type=int, default=nps, help="threads that resample and write (default 3)")
 
 
+def add_output_arguments(parser: Parser) -> None:
+    """Add what is made beside segmentations and statistics."""
+    add, switch = parser.add_argument, "store_true"
+    add(
+        "--preview",
+        action=switch,
+        help="a picture per case (preview/CASE.png), and index.html with all of them",
+    )
+    add("--masks", action=switch, help="a binary file per region, masks/CASE/REGION, beside the label maps")
+
+
 def add_sharing_arguments(parser: Parser) -> None:
     """Several runs that share the cases."""
     add = parser.add_argument

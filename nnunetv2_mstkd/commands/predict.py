@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from nnunetv2_mstkd.commands.arguments import (
     add_device_arguments,
     add_modalities_argument,
     add_model_arguments,
+    add_output_arguments,
     add_sharing_arguments,
     add_thread_arguments,
     add_trust_argument,
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
     from nnunetv2_mstkd.datasets.discovery import Case
     from nnunetv2_mstkd.inference.writing import Output
     from nnunetv2_mstkd.modalities import Subset
+    from nnunetv2_mstkd.outputs.folder import FolderOutputs
 
 _EPILOG = """SRC holds case folders (CASE/CASE-t1c.nii.gz ...), is one such folder, or is nnU-Net's flat
-folder (CASE_0000.nii.gz ...). Any file may be absent. OUT gets CASE.nii.gz and modalities.json, which
-says what each segmentation was based on."""
+folder (CASE_0000.nii.gz ...). Any file may be absent. OUT gets CASE.nii.gz, modalities.json, which says
+what each segmentation was based on, statistics.csv and .json (volumes, lesions, centroids) and report.txt
+(sentences for a methods section)."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source_labels", action="store_true", help="write label values as the data set's source has them"
     )
+    add_output_arguments(parser)
     add_trust_argument(parser)
     _add_nnunet_arguments(parser)
     return parser
@@ -95,15 +100,38 @@ def run(argv: Sequence[str]) -> int:
         rules=chosen_rules(arguments),
     )
     problems = dict(work.problems)
+    folds = model.folds(chosen_folds(arguments), arguments.chk) if work.cases else ()
+    outputs = _outputs(arguments, model, folds)
     if work.cases:
-        folds = model.folds(chosen_folds(arguments), arguments.chk)
         writable_folder(arguments.o)
-        problems |= _segment(arguments, model, folds, work.cases, wanted, output)
+        problems |= _segment(arguments, model, folds, work.cases, wanted, output, outputs)
+    outputs.complete({case.name: case.images for case in work.finished_cases})
+    outputs.write()
     done = len(work.cases) + len(work.problems) - len(problems)
     finished = f", {work.finished} were finished before" if work.finished else ""
     failed = f", {len(problems)} failed" if problems else ""
     print(f"{arguments.o}: {done} case(s) segmented{finished}{failed}")
-    return report_problems(problems)
+    return report_problems(outputs.problems | problems)
+
+
+def _outputs(arguments: argparse.Namespace, model: ModelFolder, folds: Sequence[Fold]) -> FolderOutputs:
+    """What is written beside the segmentations."""
+    from nnunetv2_mstkd.outputs.case import Wanted
+    from nnunetv2_mstkd.outputs.expectation import expectations_of
+    from nnunetv2_mstkd.outputs.folder import FolderOutputs
+    from nnunetv2_mstkd.outputs.run import describe_run
+
+    window = {"step_size": arguments.step_size, "mirroring": not arguments.disable_tta}
+    outputs = FolderOutputs(
+        arguments.o,
+        model.dataset_json,
+        Wanted(masks=arguments.masks, preview=arguments.preview),
+        source_labels=arguments.source_labels,
+        run=partial(describe_run, model, folds, arguments.chk, **window),
+        expectations=expectations_of(model.path),
+    )
+    outputs.check()
+    return outputs
 
 
 def _segment(
@@ -113,6 +141,7 @@ def _segment(
     cases: Sequence[Case],
     wanted: Subset,
     output: Output,
+    outputs: FolderOutputs,
 ) -> dict[str, str]:
     """Load the model and go through the cases; returns what failed and why."""
     from nnunetv2_mstkd.environment import quiet
@@ -128,6 +157,7 @@ def _segment(
         previous_stage=arguments.prev_stage_predictions,
         readers=arguments.npp,
         writers=arguments.nps,
+        beside=outputs.add,
     )
     problems = {}
     bar = CaseProgress(len(cases), "segmenting", disable=arguments.disable_progress_bar)

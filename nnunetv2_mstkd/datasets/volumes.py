@@ -51,6 +51,11 @@ def _rounded(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{value:.7g}" for value in values) + ")"
 
 
+def without_grid(path: Path) -> bool:
+    """Whether a file is a picture, which nnU-Net's readers take no grid from."""
+    return path.name.lower().endswith(_WITHOUT_GRID)
+
+
 def check_header(path: Path, *, dimensions: Sequence[int] = (3,)) -> Geometry:
     """Geometry of a volume from its header alone.
 
@@ -74,7 +79,7 @@ def check_header(path: Path, *, dimensions: Sequence[int] = (3,)) -> Geometry:
         axes = " or ".join(f"{n}D" for n in dimensions)
         what = f"{reader.GetDimension()}D with {reader.GetNumberOfComponents()} value(s) per voxel"
         raise MSTKDError(f"{path} is {what}, not {axes} with one value per voxel")
-    if path.name.lower().endswith(_WITHOUT_GRID):
+    if without_grid(path):
         axes = reader.GetDimension()
         return Geometry(reader.GetSize(), (1.0,) * axes, (0.0,) * axes, tuple(np.eye(axes).ravel()))
     return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,11 +52,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do: cases by name, cases that cannot be done and why, and how many are done."""
+    """What there is to do: cases by name, cases that cannot be done and why, and how many are done.
+
+    Attributes:
+        cases: to be segmented.
+        problems: case → why it cannot be.
+        finished: how many have been segmented before.
+        finished_cases: those of them whose images are still as they should be.
+    """
 
     cases: tuple[Case, ...]
     problems: Mapping[str, str]
     finished: int = 0
+    finished_cases: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,7 @@ def find_work(
         cases=tuple(case for case in found.cases if case.name in mine - finished),
         problems={name: reason for name, reason in found.problems.items() if name in mine},
         finished=len(finished),
+        finished_cases=tuple(case for case in found.cases if case.name in finished),
     )
 
 
@@ -144,6 +154,7 @@ def segment_cases(
     previous_stage: Path | None = None,
     readers: int = 3,
     writers: int = 3,
+    beside: Callable[[Case, Segmentation, Path], None] | None = None,
 ) -> Iterator[CaseReport]:
     """Segment cases and write them, one report each as they end (the work is done as reports are taken).
 
@@ -153,12 +164,15 @@ def segment_cases(
         previous_stage: folder with the segmentations of a cascade's previous stage.
         readers: threads that read and preprocess, and how many cases they may be ahead.
         writers: threads that resample and write.
+        beside: called in one of these threads with a case, its segmentation and the file of that, which is
+            complete but has not its name yet: for what else is to be there once the segmentation is.
 
     Raises:
         MSTKDError: ``previous_stage`` is missing for a cascade, or given for another model.
     """
     _check_cascade(predictor, previous_stage)
     cases, wanted = list(cases), frozenset(wanted or predictor.modalities)
+    by_name = {case.name: case for case in cases}
     seen = [wanted.intersection(case.images) for case in cases]
     predictor.warn_if_not_trained_for(sum(len(names) < len(predictor.modalities) for names in seen))
     write_model_files(output, predictor.model)
@@ -170,7 +184,9 @@ def segment_cases(
     def write(prediction: Prediction) -> Segmentation:
         result = predictor.segmentation(prediction, probabilities=output.probabilities)
         writer = predictor.predictor.plans_manager.image_reader_writer_class()
-        return write_segmentation(result, output, predictor.model, writer)
+        case = by_name[prediction.name]
+        more = None if beside is None else partial(beside, case)
+        return write_segmentation(result, output, predictor.model, writer, more)
 
     outcomes = staged(cases, read, predictor.logits, write, readers=readers, writers=writers)
     return (_report(outcome) for outcome in outcomes)

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.inference.measuring import RegionStatistics, measure_regions
 from nnunetv2_mstkd.inference.selection import ModalityUse
 
 
@@ -55,6 +56,11 @@ class SegmentationResult:
         if name not in self.labels:
             raise MSTKDError(f"unknown label '{name}'; this model has {', '.join(self.labels)}")
         return np.isin(self.array, self.labels[name])
+
+    def statistics(self) -> dict[str, RegionStatistics]:
+        """Volume, lesions and centroid of every label or region, without the background."""
+        regions = {name: values for name, values in self.labels.items() if values != (0,)}
+        return measure_regions(self.array, regions, self.spacing, self.origin, self.direction)
 
     def to_image(self) -> sitk.Image:
         """The segmentation as a SimpleITK image, with its geometry."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ import numpy as np
 
 from nnunetv2_mstkd.datasets.labels import to_source_labels
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
+from nnunetv2_mstkd.datasets.nifti_labels import add_label_table
+from nnunetv2_mstkd.datasets.regions import NamedLabel, named_labels
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import atomic_path, write_json
+from nnunetv2_mstkd.files import atomic_path, temporary_beside, write_json
 from nnunetv2_mstkd.inference.records import recorded
 from nnunetv2_mstkd.models.folder import ModelFolder
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.predictor import Segmentation
 
 SOURCE_LABELS_KEY = "source_labels"
+MASKS, PREVIEWS = "masks", "preview"  # folders among the segmentations that hold something else
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,19 @@ class Output:
 
 
 def write_segmentation(
-    result: Segmentation, output: Output, model: ModelFolder, writer: BaseReaderWriter
+    result: Segmentation,
+    output: Output,
+    model: ModelFolder,
+    writer: BaseReaderWriter,
+    beside: Callable[[Segmentation, Path], None] | None = None,
 ) -> Segmentation:
     """Write one case: probabilities first, then its entry in ``modalities.json``, the segmentation last.
 
     So whoever finds a segmentation finds the rest as well, whenever the process was killed.
+
+    Args:
+        beside: called with the segmentation and its file, which is complete but has not its name yet: for
+            what else is to be there.
 
     Returns:
         The case without probabilities, label values as they were written.
@@ -76,19 +88,28 @@ def write_segmentation(
     entry = {**result.use.to_json(), **({SOURCE_LABELS_KEY: True} if output.source_labels else {})}
     target = output.target(result.name)
     with atomic_path(target, replacing=recorded(output.folder, result.name, entry)) as temporary:
-        _write(result, temporary, target, writer)
+        names = named_labels(model.dataset_json, source_labels=output.source_labels)
+        _write(result, temporary, target, writer, names)
+        if beside is not None:
+            beside(result, temporary)
     return result
 
 
-def _write(result: Segmentation, temporary: Path, target: Path, writer: BaseReaderWriter) -> None:
+def _write(
+    result: Segmentation, temporary: Path, target: Path, writer: BaseReaderWriter, names: Sequence[NamedLabel]
+) -> None:
     """Let nnU-Net write, and see that it did: image libraries do not notice every short write."""
     aside = temporary.with_suffix(".json")  # where nnU-Net's writer of tif keeps the spacing
+    plain = temporary_beside(target)
     try:
-        writer.write_seg(result.array, str(temporary), result.properties)
+        if is_nifti_name(target.name):
+            writer.write_seg(result.array, str(plain), result.properties)
+            add_label_table(plain, temporary, names)
+            count_non_finite(temporary)  # reads to the end
+        else:
+            writer.write_seg(result.array, str(temporary), result.properties)
         if aside.exists():
             os.replace(aside, target.with_suffix(".json"))
-        if is_nifti_name(target.name):
-            count_non_finite(temporary)  # reads to the end
     except (MSTKDError, RuntimeError) as error:
         free = shutil.disk_usage(target.parent).free // 2**20
         raise MSTKDError(
@@ -96,6 +117,7 @@ def _write(result: Segmentation, temporary: Path, target: Path, writer: BaseRead
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+        plain.unlink(missing_ok=True)
 
 
 def write_model_files(output: Output, model: ModelFolder) -> None:

@@ -71,8 +71,10 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
 
     Attributes of the class:
         own_settings: settings that a class adds to those of its bases.
+        reference: the publication to cite for the method, beside nnU-Net's; empty where there is none.
     """
 
+    reference: ClassVar[str] = ""
     own_settings: ClassVar[Mapping[str, Setting]] = {
         "num_epochs": whole_number(1),
         "num_iterations_per_epoch": whole_number(1),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser import browse  # noqa: F401  a fixture
 from evaluated_model import case_folder, evaluate, whole  # noqa: F401  fixtures
 from made_evaluations import make_evaluation
 from tiny_model import models  # noqa: F401  a fixture

@@ -25,6 +25,10 @@ GEOMETRY = {  # nothing about it is a default; the grid is resampled to the plan
 }
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 REGIONS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
+# What predict writes beside the segmentations of any model.
+BESIDE = frozenset(
+    {"modalities.json", "dataset.json", "plans.json", "statistics.csv", "statistics.json", "report.txt"}
+)
 ARCHITECTURE = unet([4, 8, 8], convolutions=1)
 
 
@@ -177,6 +181,7 @@ def files():
         modalities=MODALITIES,
         geometry=GEOMETRY,
         shape=SHAPE,
+        beside=BESIDE,
     )
 
 

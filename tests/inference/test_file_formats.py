@@ -154,7 +154,7 @@ def test_other_formats_give_the_voxels_of_nifti(models, model_of, predict, files
     expected = files.read_array(tmp_path / "expected" / "case.nii.gz")
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(files.read_array(tmp_path / "out" / f"case{ending}"), expected)
-    names = {f"case{ending}", "modalities.json", "dataset.json", "plans.json"}
+    names = {f"case{ending}"} | files.beside
     assert {p.name for p in (tmp_path / "out").iterdir()} == names | (
         {"case.json"} if ending == ".tif" else set()
     )

@@ -12,7 +12,7 @@ from nnunetv2_mstkd.evaluation.record.record import Evaluation
 
 MOST_SUBSETS = 5
 # Where oedema and core are seen best, first.
-_BACKGROUNDS = ("t2f", "t1c", "t2w", "t1n")
+BACKGROUNDS = ("t2f", "t1c", "t2w", "t1n")
 
 SUBSET_RULE = (
     "the whole set, then for each smaller number of sequences (evenly spread, where there are many) the"
@@ -41,7 +41,7 @@ def shown_subsets(comparison: Comparison) -> list[str]:
 def background_of(subset: str, images: Mapping[str, str]) -> str | None:
     """Choose the modality of a subset to show: FLAIR, T1c, T2, T1 in this order, else the first; or None."""
     present = [modality for modality in subset.split("+") if modality in images]
-    return next((m for m in _BACKGROUNDS if m in present), present[0] if present else None)
+    return next((m for m in BACKGROUNDS if m in present), present[0] if present else None)
 
 
 def evaluation_of(run: ComparedRun, case: str) -> Evaluation:

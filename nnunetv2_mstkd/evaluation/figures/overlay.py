@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
+from nnunetv2_mstkd.datasets.regions import painting_order, region_mask
 
 ALPHA = 0.5
 # Tumour and prediction take up at most this part of the window's side.
@@ -35,7 +35,7 @@ def overlay(
         (Y, X, 3), 0 to 1.
     """
     result = np.repeat(image[..., None].astype(float), 3, axis=-1)
-    for name in sorted(regions, key=lambda region: -len(regions[region])):
+    for name in painting_order(regions):
         mask = region_mask(labels, regions[name])
         result[mask] = blended(colors[name], image[mask][:, None], alpha)
     return result

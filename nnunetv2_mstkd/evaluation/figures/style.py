@@ -31,8 +31,6 @@ _MM_PER_INCH = 25.4
 # Yellow is left out: it is hard to see as a line on white.
 RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-# For nested regions: neighbours differ in hue and lightness, on grey images too.
-REGION_COLORS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
 
 RC: Mapping[str, Any] = {
     "font.family": "sans-serif",
@@ -80,11 +78,6 @@ class RunStyle(NamedTuple):
 def run_style(number: int) -> RunStyle:
     """Return the style of the run with this number; they repeat after eight."""
     return RunStyle(RUN_COLORS[number % len(RUN_COLORS)], MARKERS[number % len(MARKERS)])
-
-
-def region_colors(regions: Sequence[str]) -> dict[str, str]:
-    """Map region to colour; they repeat after seven."""
-    return {name: REGION_COLORS[i % len(REGION_COLORS)] for i, name in enumerate(regions)}
 
 
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")

@@ -1,26 +1,13 @@
-"""The regions that a data set is scored on: its labels, or its regions where it has them."""
+"""What nnU-Net calls the regions that are scored, and what is left out of scoring."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from nnunetv2_mstkd.datasets.regions import Regions, region_mask, regions_of
 
-Regions = Mapping[str, tuple[int, ...]]
-
-
-def regions_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Map name to label values, in the order of ``dataset.json``; without background and the ignore label.
-
-    Source: nnunetv2's LabelManager (a label is a value or, for regions, a list of values).
-    """
-    values = {
-        name: tuple(int(v) for v in (label if isinstance(label, (list, tuple)) else (label,)))
-        for name, label in dataset_json["labels"].items()
-        if name != "ignore"
-    }
-    return {name: labels for name, labels in values.items() if labels != (0,)}
+__all__ = ["Regions", "ignore_label", "region_mask", "regions_of", "summary_keys"]
 
 
 def summary_keys(dataset_json: Mapping[str, Any]) -> dict[str, str]:
@@ -37,10 +24,3 @@ def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
     """Return the value of voxels that nobody labelled, or None."""
     value = dataset_json["labels"].get("ignore")
     return None if value is None else int(value)
-
-
-def region_mask(segmentation: np.ndarray, labels: tuple[int, ...]) -> np.ndarray:
-    """Mark where a segmentation (any shape) has one of the labels: bool, the same shape."""
-    if len(labels) == 1:
-        return segmentation == labels[0]
-    return np.isin(segmentation, labels)

@@ -119,13 +119,21 @@ def settings_in_force(fold: Path, trainer: str | None) -> dict[str, Any]:
     return {name: _value(text) for name, text in known.items() if text not in (None, "None")}
 
 
+def reference_of(trainer: str | None) -> str:
+    """Return the publication to cite for a trainer's method, beside nnU-Net's; empty where none is known."""
+    return str(getattr(_class_of(trainer), "reference", ""))
+
+
 def _settings_of(trainer: str | None) -> Mapping[str, Setting]:
     """Return the settings that a trainer reads; none of a trainer that is not this plugin's."""
+    return getattr(_class_of(trainer), "settings_read", dict)()
+
+
+def _class_of(trainer: str | None) -> type | None:
     try:
-        read = getattr(trainer_class(trainer or ""), "settings_read", dict)
+        return trainer_class(trainer or "")
     except Exception:  # whatever nnU-Net's search meets on its way
-        return {}
-    return read()
+        return None
 
 
 def _value(text: Any) -> Any:

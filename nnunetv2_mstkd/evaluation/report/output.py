@@ -15,6 +15,7 @@ from nnunetv2_mstkd.evaluation.figures import save_figures
 from nnunetv2_mstkd.evaluation.record.provenance import git_commit, versions
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
 from nnunetv2_mstkd.evaluation.report.markdown import comparison_markdown
+from nnunetv2_mstkd.evaluation.report.methods_text import METHODS_TEXT, comparison_text
 from nnunetv2_mstkd.evaluation.report.page import write_report
 from nnunetv2_mstkd.files import DESKTOP_FILES, writable_folder, write_json
 
@@ -22,6 +23,7 @@ RECORD_FILE = "comparison.json"
 FIGURES, REPORT = "figures", "report.html"
 _FILES = (
     RECORD_FILE,
+    METHODS_TEXT,
     "comparison.md",
     "means.csv",
     "differences.csv",
@@ -98,6 +100,7 @@ def _write(comparison: Comparison, place: Path, command: str) -> None:
     links = [(figure.title, figure.png.relative_to(place).as_posix()) for figure in figures]
     text = comparison_markdown(comparison, command, links)
     (place / "comparison.md").write_text(text, encoding="utf-8")
+    (place / METHODS_TEXT).write_text(comparison_text(comparison), encoding="utf-8")
     write_report(comparison, figures, place / REPORT, command=command)
 
 

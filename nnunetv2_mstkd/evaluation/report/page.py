@@ -51,12 +51,12 @@ def render(comparison: Comparison, figures: Sequence[SavedFigure], command: str)
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["typeset"] = typeset
-    style, script = _resource("report.css"), _resource("report.js")
-    return environment.from_string(_resource("report.html.j2")).render(
+    style, script = resource("report.css"), resource("report.js")
+    return environment.from_string(resource("report.html.j2")).render(
         style=Markup(style),
         script=Markup(script),
-        style_digest=_digest(style),
-        script_digest=_digest(script),
+        style_digest=digest(style),
+        script_digest=digest(script),
         facts=described.facts(comparison),
         sections=sections(comparison),
         figures=[inline(figure) for figure in figures],
@@ -93,10 +93,10 @@ def inline(figure: SavedFigure) -> InlinedFigure:
     return InlinedFigure(figure.title, figure.caption, address)
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
     return (files("nnunetv2_mstkd.evaluation.report") / name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     """Digest a text for the content security policy: the page runs this script and no other."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

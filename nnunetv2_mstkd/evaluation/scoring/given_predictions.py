@@ -14,7 +14,7 @@ from nnunetv2_mstkd.evaluation.record.record import PREDICTIONS
 from nnunetv2_mstkd.evaluation.scoring.evaluator import Task
 from nnunetv2_mstkd.evaluation.scoring.reference_cases import ReferenceCase, source_label_map
 from nnunetv2_mstkd.inference.records import RECORDS_FILE, read_records
-from nnunetv2_mstkd.inference.writing import SOURCE_LABELS_KEY
+from nnunetv2_mstkd.inference.writing import MASKS, PREVIEWS, SOURCE_LABELS_KEY
 from nnunetv2_mstkd.modalities import Subset, format_subset, parse_subset
 from nnunetv2_mstkd.models.folder import dataset_modalities, read_dataset_json
 
@@ -98,7 +98,9 @@ def find_predictions(folder: Path, subsets: Sequence[str] = ()) -> Predictions:
     if not folder.is_dir():
         raise MSTKDError(f"no folder {folder}")
     root = folder / PREDICTIONS if (folder / PREDICTIONS).is_dir() else folder
-    subfolders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+    beside = (MASKS, PREVIEWS)
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+    subfolders = [path for path in folders if path.name not in beside]
     dataset_json = _dataset_json([root, *subfolders])
     modalities, ending = dataset_modalities(dataset_json), str(dataset_json["file_ending"])
     wanted = {parse_subset(text, modalities) for text in subsets}

@@ -30,6 +30,10 @@ class nnUNetTrainerACN(nnUNetTrainerCoTrained):
         base_features: channels of the first stage, a multiple of 8; 16 as released.
     """
 
+    reference: ClassVar[str] = (
+        "Wang et al. ACN: Adversarial Co-training Network for Brain Tumor Segmentation with Missing "
+        "Modalities. MICCAI 2021. arXiv:2106.14591"
+    )
     network_class = ACN
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(8)}
     default_weights: ClassVar[Mapping[str, float]] = {

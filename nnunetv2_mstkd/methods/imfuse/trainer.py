@@ -23,6 +23,7 @@ class nnUNetTrainerIMFuse(nnUNetTrainerAuxiliary):
         base_features: channels of the first level; 8 as released. Tokens grow and shrink with it.
     """
 
+    reference: ClassVar[str] = "IM-Fuse. MICCAI 2025. github.com/AImageLab-zip/IM-Fuse"
     network_class = IMFuse
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, "separate": 1.0, "scales": 1.0}
     gradient_clip = None

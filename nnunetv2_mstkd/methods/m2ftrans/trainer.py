@@ -28,6 +28,10 @@ class nnUNetTrainerM2FTrans(nnUNetTrainerAuxiliary):
             released.
     """
 
+    reference: ClassVar[str] = (
+        "Shi et al. M2FTrans: Modality-Masked Fusion Transformer for Incomplete Multi-Modality Brain "
+        "Tumor Segmentation. IEEE Journal of Biomedical and Health Informatics 28(1), 2024"
+    )
     network_class = M2FTrans
     network_settings: ClassVar[Mapping[str, Setting]] = {
         **nnUNetTrainerAuxiliary.network_settings,

@@ -28,6 +28,10 @@ class nnUNetTrainerMMFormer(nnUNetTrainerAuxiliary):
         token_order: ``released`` or ``mended``, see :class:`TokenFusion`.
     """
 
+    reference: ClassVar[str] = (
+        "Zhang et al. mmFormer: Multimodal Medical Transformer for Incomplete Multimodal Learning of "
+        "Brain Tumor Segmentation. MICCAI 2022. arXiv:2206.02425"
+    )
     network_class = MMFormer
     network_settings: ClassVar[Mapping[str, Setting]] = {
         "base_features": whole_number(1),

@@ -49,6 +49,10 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
         renew_discriminator_optimizer: see :class:`Adversary`.
     """
 
+    reference: ClassVar[str] = (
+        "Zhu et al. Bridging the Gap in Missing Modalities: Leveraging Knowledge Distillation and Style "
+        "Matching for Brain Tumor Segmentation. 2025. arXiv:2507.22626"
+    )
     own_settings: ClassVar[Mapping[str, Setting]] = {"gradient_shares_every": whole_number(0)}
     default_weights: ClassVar[Mapping[str, float]] = ObjectiveConfig().weights()
     variant: ClassVar[str] = "default"

@@ -42,6 +42,10 @@ class nnUNetTrainerRAHVED(nnUNetTrainerMissingModality):
         base_features: channels of the first level; 16 as released.
     """
 
+    reference: ClassVar[str] = (
+        "Jeong et al. Region-of-Interest Attentive Heteromodal Variational Encoder-Decoder for "
+        "Segmentation with Missing Modalities. ACCV 2022"
+    )
     network_class = RAHVED
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(2)}
     default_weights: ClassVar[Mapping[str, float]] = {

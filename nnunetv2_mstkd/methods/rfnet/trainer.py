@@ -27,6 +27,10 @@ class nnUNetTrainerRFNet(nnUNetTrainerAuxiliary):
             released.
     """
 
+    reference: ClassVar[str] = (
+        "Ding et al. RFNet: Region-Aware Fusion Network for Incomplete Multi-Modal Brain Tumor "
+        "Segmentation. ICCV 2021"
+    )
     network_class = RFNet
     own_settings: ClassVar[Mapping[str, Setting]] = {
         "fusion_start": Setting("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1)

@@ -29,6 +29,10 @@ class nnUNetTrainerRMBTS(nnUNetTrainerMissingModality):
         style_features: length of a style code; 8 as released.
     """
 
+    reference: ClassVar[str] = (
+        "Chen et al. Robust Multimodal Brain Tumor Segmentation via Feature Disentanglement and Gated "
+        "Fusion. MICCAI 2019"
+    )
     network_class = RMBTS
     network_settings: ClassVar[Mapping[str, Setting]] = {
         "base_features": whole_number(1),

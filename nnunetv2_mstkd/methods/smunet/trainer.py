@@ -26,6 +26,10 @@ class nnUNetTrainerSMUNet(nnUNetTrainerCoTrained):
         base_features: channels of the first stage, a multiple of 8; 16 as released.
     """
 
+    reference: ClassVar[str] = (
+        "Azad, Khosravi, Merhof. SMU-Net: Style matching U-Net for brain tumor segmentation with missing "
+        "modalities. MIDL 2022. arXiv:2203.01932"
+    )
     network_class = SMUNet
     network_settings: ClassVar[Mapping[str, Setting]] = {"base_features": whole_number(8)}
     default_weights: ClassVar[Mapping[str, float]] = WEIGHTS

@@ -60,12 +60,13 @@ def test_a_bad_case_is_named_and_the_other_is_done(command, spoil, files, source
     assert code == 2
     assert line.startswith(f"{BAD}: ")
     images = {f"{GOOD}.nii.gz"} if command == "predict" else {f"{GOOD}_000{i}.nii.gz" for i in range(4)}
-    assert names - {"dataset.json", "plans.json"} == {*images, "modalities.json"}
+    beside = files.beside if command == "predict" else {"modalities.json"}
+    assert names == images | beside
     assert list(json.loads((tmp_path / "out" / "modalities.json").read_text())) == [GOOD]
 
 
 class TestDiskFull:
-    def test_a_segmentation_that_came_out_short_is_not_kept(self, run, tmp_path, monkeypatch):
+    def test_a_segmentation_that_came_out_short_is_not_kept(self, run, files, tmp_path, monkeypatch):
         from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
         write = SimpleITKIO.write_seg
@@ -80,7 +81,8 @@ class TestDiskFull:
         code, (line,), names = run("predict")
         assert code == 2
         assert line.startswith(f"{BAD}: cannot write {tmp_path / 'out' / BAD}.nii.gz")
-        assert names == {f"{GOOD}.nii.gz", "modalities.json", "dataset.json", "plans.json"}
+        assert names == {f"{GOOD}.nii.gz"} | files.beside
+        assert list(json.loads((tmp_path / "out" / "statistics.json").read_text())["cases"]) == [GOOD]
 
     def test_a_prepared_case_is_complete_or_absent(self, run, source, monkeypatch):
         from nnunetv2_mstkd.inference import prepare

@@ -57,9 +57,9 @@ class TestRealCommand:
         (line,) = segmented[1].stderr.splitlines()
         assert line.startswith("1 case(s) lack modalities, and nnUNetTrainer was not trained for that")
 
-    def test_writes_nnunets_files_and_nothing_else(self, segmented, models):
+    def test_writes_nnunets_files_its_statistics_and_nothing_else(self, segmented, models, files):
         output, _ = segmented
-        expected = {f"{name}.nii.gz" for name in NAMES} | {"dataset.json", "plans.json", "modalities.json"}
+        expected = {f"{name}.nii.gz" for name in NAMES} | files.beside
         assert {path.name for path in output.iterdir()} == expected
         for name in ("dataset.json", "plans.json"):
             assert json.loads((output / name).read_text()) == json.loads((models.labels / name).read_text())

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from nnunetv2_mstkd.datasets.regions import region_colors
 from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay, window
-from nnunetv2_mstkd.evaluation.figures.style import region_colors, short_names, wrapped
+from nnunetv2_mstkd.evaluation.figures.style import short_names, wrapped
 
 # ET first: what is painted when must not depend on the order of dataset.json.
 NESTED = {"ET": (3,), "WT": (1, 2, 3), "TC": (1, 3)}

@@ -9,12 +9,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.style import context
 from matplotlib.text import Text
 
+from nnunetv2_mstkd.datasets.regions import REGION_COLORS
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures import _FIGURES
 from nnunetv2_mstkd.evaluation.figures.overlay import blended
 from nnunetv2_mstkd.evaluation.figures.qualitative import draw_qualitative
-from nnunetv2_mstkd.evaluation.figures.style import COLUMN, RC, REGION_COLORS, RUN_COLORS, WIDTH
+from nnunetv2_mstkd.evaluation.figures.style import COLUMN, RC, RUN_COLORS, WIDTH
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 
 SMALLEST = 5.0  # pt in one column

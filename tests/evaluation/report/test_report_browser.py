@@ -1,14 +1,11 @@
 """The report in a browser: no error, no sideways scrolling, tables that sort."""
 
-import html
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import probed
 from made_evaluations import make_evaluation, scored_as_on_disk
 
 from nnunetv2_mstkd.cli import main
@@ -18,17 +15,6 @@ from nnunetv2_mstkd.evaluation.figures.saved import SavedFigure
 from nnunetv2_mstkd.evaluation.report.page import write_report
 
 NAMES = ("drop", "full", "a_run_with_a_long_name_that_has_no_place_to_break_it_" * 2)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-)
 # What the page looks like to a script, after everything is unfolded and some columns were clicked.
 PROBE = """
 document.querySelectorAll("details").forEach((d) => { d.open = true; });
@@ -55,23 +41,6 @@ parent.document.title = JSON.stringify(found);
 """
 
 
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """Opens a file in a new browser: what the document is in the end, and what was logged."""
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    browser = next((path for path in found if path), None)
-    if browser is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome here")
-
-    def open_page(path, width):
-        profile = tmp_path_factory.mktemp("profile")
-        flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},900", "--dump-dom"]
-        done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=120)
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    return open_page
-
-
 @pytest.fixture
 def report(evaluation, tmp_path):
     """A report with everything in it, one cell of the first column empty."""
@@ -92,18 +61,6 @@ def report(evaluation, tmp_path):
     path = tmp_path / "report.html"
     write_report(comparison, [figure], path, command="nnUNetv2_mstkd compare " + " ".join(folders))
     return path
-
-
-def probed(report, browse, width):
-    """What the probe finds in a frame of a width; windows are not narrower than 500 pixels."""
-    page = re.sub(r"<meta http-equiv[^>]*>", "", report.read_text(encoding="utf-8"))
-    page = page.replace("</body>", f"<script>{PROBE}</script></body>")
-    copy = report.with_name("copy.html")
-    frame = f'<iframe style="width:{width}px;height:800px;border:0" srcdoc="{html.escape(page)}"></iframe>'
-    copy.write_text(f"<!DOCTYPE html><title></title>{frame}", encoding="utf-8")
-    document, log = browse(copy, width + 100)
-    assert log == []
-    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", document, re.DOTALL).group(1)))
 
 
 def test_its_policy_stops_foreign_scripts_and_nothing_of_its_own(report, browse):
@@ -151,7 +108,7 @@ def test_what_compare_writes_opens_without_a_word_on_the_console(compared, brows
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_page_and_tables_sort(report, browse, width):
-    found = probed(report, browse, width)
+    found = probed(report, report.with_name("copy.html"), browse, width, PROBE)
     assert found["inner"] == width
     assert found["scroll"] <= found["client"]
     assert found["outside"] == []

@@ -1,0 +1,83 @@
+"""``nnUNetv2_mstkd statistics``: measure segmentations that are there, and draw them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_mstkd.commands.arguments import add_output_arguments
+from nnunetv2_mstkd.commands.progress import report_problems
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.models.folder import dataset_modalities, open_model_folder, read_dataset_json
+
+_EPILOG = """PREDICTIONS gets statistics.csv and statistics.json (a row per case and region), report.txt, and,
+asked for or there already, preview/CASE.png with index.html, and masks/CASE/REGION. Label maps are left as
+they are. Type it again after you have corrected a segmentation by hand."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_mstkd statistics",
+        description="Measures the segmentations of a folder: volumes, lesions, centroids; with pictures.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-p", metavar="PREDICTIONS", type=Path, required=True, help="folder with the segmentations")
+    add("-i", metavar="SRC", type=Path, help="folder with the images, for --preview")
+    add("-m", metavar="MODEL_FOLDER", type=Path, help="model, where PREDICTIONS has no dataset.json")
+    add_output_arguments(parser)
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure, draw, write; 2 if a case failed."""
+    arguments = _parser().parse_args(argv)
+    folder = arguments.p
+    if not folder.is_dir():
+        raise MSTKDError(f"no folder {folder}; give the -o folder of predict")
+    if arguments.preview and arguments.i is None:
+        raise MSTKDError("--preview needs the images that the segmentations are of: give -i SRC")
+    dataset_json = _dataset_json(arguments)
+    from nnunetv2_mstkd.outputs.case import Wanted
+    from nnunetv2_mstkd.outputs.expectation import expectations_of
+    from nnunetv2_mstkd.outputs.folder import FolderOutputs, segmentations
+
+    names = list(segmentations(folder, str(dataset_json["file_ending"])))
+    if not names:
+        raise MSTKDError(f"no segmentations (*{dataset_json['file_ending']}) in {folder}")
+    images = {} if arguments.i is None else _images(arguments.i, dataset_json)
+    if arguments.preview and not set(images).intersection(names):
+        raise MSTKDError(f"{arguments.i} has no images of the cases in {folder}, such as {names[0]}")
+    outputs = FolderOutputs(
+        folder,
+        dataset_json,
+        Wanted(masks=arguments.masks, preview=arguments.preview),
+        expectations=expectations_of(arguments.m),
+    )
+    outputs.check()
+    writable_folder(folder)
+    count = outputs.complete({name: images.get(name, {}) for name in names}, again=True)
+    outputs.write()
+    print(f"{folder}: {count} case(s) measured")
+    return report_problems(outputs.problems)
+
+
+def _dataset_json(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    if arguments.m is not None:
+        return open_model_folder(arguments.m).dataset_json
+    path = arguments.p / "dataset.json"
+    if not path.is_file():
+        raise MSTKDError(f"{arguments.p} has no dataset.json; give the model as -m MODEL_FOLDER")
+    return read_dataset_json(path)
+
+
+def _images(source: Path, dataset_json: Mapping[str, Any]) -> dict[str, Mapping[str, Path]]:
+    from nnunetv2_mstkd.datasets.discovery import discover
+
+    ending = str(dataset_json["file_ending"])
+    found = discover(source, dataset_modalities(dataset_json), file_ending=ending)
+    return {case.name: case.images for case in found.cases}

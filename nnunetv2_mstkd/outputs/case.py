@@ -1,0 +1,128 @@
+"""Everything beside one segmentation: its entry in ``statistics.json``, its masks, its preview."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nnunetv2_mstkd
+from nnunetv2_mstkd.datasets.regions import Regions
+from nnunetv2_mstkd.evaluation.record.provenance import file_digest
+from nnunetv2_mstkd.inference.measuring import RegionStatistics, measure_regions
+from nnunetv2_mstkd.inference.writing import MASKS
+from nnunetv2_mstkd.outputs.expectation import Expectations
+from nnunetv2_mstkd.outputs.label_maps import read_label_map
+from nnunetv2_mstkd.outputs.masks import mask_files, write_masks
+from nnunetv2_mstkd.outputs.preview import preview_file, write_preview
+from nnunetv2_mstkd.outputs.table import region_entry
+
+_GROUPS = ("used", "absent", "constant", "ignored")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is made beside the statistics. What a case has already is renewed with it in any case.
+
+    Attributes:
+        masks: a binary file per region.
+        preview: a PNG per case, and the page.
+    """
+
+    masks: bool = False
+    preview: bool = False
+
+
+ONLY_STATISTICS = Wanted()
+
+
+@dataclass(frozen=True)
+class SegmentedCase:
+    """A segmentation on disk, and what is known of it.
+
+    Attributes:
+        name: the case's name.
+        file: the segmentation; its name may be temporary.
+        file_ending: that of its real name.
+        regions: name → label values in the file.
+        use: its entry of ``modalities.json``; None where nobody knows what it is based on.
+        images: modality → file; may be empty, then there is no preview.
+    """
+
+    name: str
+    file: Path
+    file_ending: str
+    regions: Regions
+    use: Mapping[str, Any] | None
+    images: Mapping[str, Path]
+
+    @property
+    def shown(self) -> dict[str, Path]:
+        """The images that the segmentation is based on; all that are there where nobody knows."""
+        return {m: path for m, path in self.images.items() if self.use is None or m in self.use["used"]}
+
+
+def digest(file: Path) -> str:
+    """Identify a segmentation."""
+    return file_digest([file])
+
+
+def is_described(case: SegmentedCase, folder: Path, entry: Mapping[str, Any] | None, wanted: Wanted) -> bool:
+    """Say whether nothing is missing beside a segmentation, and all of it is of this very file."""
+    if entry is None or entry.get("sha256") != digest(case.file):
+        return False
+    masks = mask_files(folder, case.name, case.regions, case.file_ending).values()
+    return not (
+        (wanted.masks and not all(path.is_file() for path in masks))
+        or (wanted.preview and case.shown and not preview_file(folder, case.name).is_file())
+    )
+
+
+def describe_case(
+    case: SegmentedCase, folder: Path, wanted: Wanted, expectations: Expectations | None
+) -> dict[str, Any]:
+    """Write masks and preview of a case, and return its entry.
+
+    Args:
+        folder: where its segmentation is, or will be.
+        wanted: what is made; older files of the case are renewed, too.
+        expectations: what the model knows of its own quality.
+
+    Raises:
+        MSTKDError: a file cannot be read or written.
+    """
+    label_map = read_label_map(case.file, f"{case.name}{case.file_ending}")
+    image = label_map.image
+    measured = measure_regions(
+        label_map.array, case.regions, image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    )
+    if wanted.masks or (folder / MASKS / case.name).is_dir():
+        write_masks(label_map, case.regions, mask_files(folder, case.name, case.regions, case.file_ending))
+    preview = preview_file(folder, case.name)
+    if case.shown and (wanted.preview or preview.exists()):
+        write_preview(preview, case.name, case.file, case.shown, case.regions, _notes(case, measured))
+    used = None if case.use is None else case.use["used"]
+    known = {} if expectations is None else expectations(case.name, used or (), measured)
+    return {
+        "file": f"{case.name}{case.file_ending}",
+        "sha256": digest(case.file),
+        "spacing_mm": [round(mm, 6) for mm in image.GetSpacing()],
+        **{group: None if case.use is None else list(case.use.get(group, ())) for group in _GROUPS},
+        "regions": {name: region_entry(region, known.get(name)) for name, region in measured.items()},
+        "measured_with": nnunetv2_mstkd.__version__,
+    }
+
+
+def _notes(case: SegmentedCase, measured: Mapping[str, RegionStatistics]) -> list[str]:
+    """What the picture says under its title: the sequences, and how large the regions are."""
+    sizes = [
+        f"{name} {region.volume_ml:.1f} ml"
+        if region.volume_ml is not None
+        else f"{name} {region.area_mm2:.0f} mm²"
+        for name, region in measured.items()
+    ]
+    if case.use is None:
+        return ["   ".join(sizes)]
+    groups = ((group, case.use.get(group) or ()) for group in _GROUPS)
+    return ["   ".join(f"{group}: {', '.join(names)}" for group, names in groups if names), "   ".join(sizes)]

@@ -1,0 +1,173 @@
+"""Everything beside the segmentations of a folder: case by case while it is predicted, or afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from nnunetv2_mstkd.datasets.regions import regions_in_files, regions_of
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.evaluation.report.methods_text import METHODS_TEXT
+from nnunetv2_mstkd.files import locked_folder
+from nnunetv2_mstkd.inference.folder import one_line
+from nnunetv2_mstkd.inference.records import read_records
+from nnunetv2_mstkd.inference.writing import PREVIEWS, SOURCE_LABELS_KEY
+from nnunetv2_mstkd.outputs.case import ONLY_STATISTICS, SegmentedCase, Wanted, describe_case, is_described
+from nnunetv2_mstkd.outputs.expectation import Expectations
+from nnunetv2_mstkd.outputs.page import PAGE_FILE, write_page
+from nnunetv2_mstkd.outputs.run_text import write_run_text
+from nnunetv2_mstkd.outputs.statistics_file import STATISTICS_FILE, Statistics, add_entry, read_statistics
+from nnunetv2_mstkd.outputs.table import TABLE_FILE, write_table
+
+if TYPE_CHECKING:
+    from nnunetv2_mstkd.datasets.discovery import Case
+    from nnunetv2_mstkd.inference.predictor import Segmentation
+
+logger = logging.getLogger(__name__)
+
+Images = Mapping[str, Path]
+
+
+class FolderOutputs:
+    """The statistics, masks and previews of a folder of segmentations.
+
+    :meth:`add` may be called from several threads; several runs may work on one folder.
+
+    Attributes:
+        problems: case → why something beside its segmentation is not there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset_json: Mapping[str, Any],
+        wanted: Wanted = ONLY_STATISTICS,
+        *,
+        source_labels: bool = False,
+        run: Callable[[], dict[str, Any]] | None = None,
+        expectations: Expectations | None = None,
+    ) -> None:
+        """Keep what is needed; nothing is read or written yet.
+
+        Args:
+            folder: with the segmentations.
+            dataset_json: of the model or the data set.
+            wanted: what is made beside the statistics.
+            source_labels: cases of :meth:`add` have label values of the data set's source.
+            run: describes what segments the cases of :meth:`add`; called once, with the first one.
+            expectations: what the model knows of its own quality.
+        """
+        self.problems: dict[str, str] = {}
+        self._folder, self._dataset_json, self._wanted = folder, dataset_json, wanted
+        self._ending = str(dataset_json["file_ending"])
+        self._source_labels, self._expectations = source_labels, expectations
+        self._describe_run, self._lock = run, Lock()
+
+    def check(self) -> None:
+        """Refuse a folder in which files of somebody else have the names of ours.
+
+        Raises:
+            MSTKDError: naming one.
+        """
+        if (self._folder / STATISTICS_FILE).exists():
+            read_statistics(self._folder)
+            return
+        for name in (TABLE_FILE, PAGE_FILE, METHODS_TEXT):
+            if (self._folder / name).exists():
+                raise MSTKDError(f"{self._folder / name} is not written by nnUNetv2_mstkd; move it away")
+
+    def add(self, case: Case, segmentation: Segmentation, file: Path) -> None:
+        """Describe a case that was just segmented, before its file takes its name.
+
+        A failure is noted in ``problems`` and costs no segmentation.
+
+        Args:
+            case: with its images.
+            segmentation: what was found.
+            file: the segmentation as it was written, under a temporary name.
+        """
+        try:
+            with self._lock:
+                run = self._run
+            use = {**segmentation.use.to_json(), SOURCE_LABELS_KEY: self._source_labels}
+            segmented = self._segmented(case.name, file, use, case.images)
+            entry = describe_case(segmented, self._folder, self._wanted, self._expectations)
+            add_entry(self._folder, case.name, {**entry, "changed": False}, run)
+        except Exception as error:
+            logger.debug("case %s", case.name, exc_info=error)
+            self.problems[case.name] = f"segmented, but not described: {one_line(error)}"
+
+    @cached_property
+    def _run(self) -> dict[str, Any] | None:
+        return None if self._describe_run is None else self._describe_run()
+
+    def complete(self, images: Mapping[str, Images], *, again: bool = False) -> int:
+        """Describe segmentations that are in the folder already, where anything is missing or out of date.
+
+        Args:
+            images: case → its images by modality; which may be none.
+            again: describe them all.
+
+        Returns:
+            How many were described.
+        """
+        statistics, records, count = read_statistics(self._folder), read_records(self._folder), 0
+        for name, files in images.items():
+            file = self._folder / f"{name}{self._ending}"
+            try:
+                segmented = self._segmented(name, file, records.get(name), files)
+                entry = statistics.cases.get(name)
+                if again or not is_described(segmented, self._folder, entry, self._wanted):
+                    self._describe_anew(segmented, statistics)
+                    count += 1
+            except Exception as error:
+                logger.debug("case %s", name, exc_info=error)
+                self.problems[name] = one_line(error)
+        return count
+
+    def _describe_anew(self, case: SegmentedCase, statistics: Statistics) -> None:
+        """Replace a case's entry; what segmented it is kept, whether it was changed since is found out."""
+        old = statistics.cases.get(case.name)
+        new = describe_case(case, self._folder, self._wanted, self._expectations)
+        same = old is not None and old.get("sha256") == new["sha256"]
+        if same and self._expectations is None:
+            for name, region in (old or {})["regions"].items():
+                if name in new["regions"]:
+                    new["regions"][name]["expected"] = region.get("expected")
+        changed = old is not None and (bool(old.get("changed")) or not same)
+        run = None if old is None else statistics.run_of(case.name)
+        add_entry(self._folder, case.name, {**new, "changed": changed}, run)
+
+    def _segmented(
+        self, name: str, file: Path, use: Mapping[str, Any] | None, images: Images
+    ) -> SegmentedCase:
+        source_labels = bool(use and use.get(SOURCE_LABELS_KEY))
+        regions = regions_in_files(self._dataset_json, source_labels=source_labels)
+        return SegmentedCase(name, file, self._ending, regions, use, images)
+
+    def write(self) -> None:
+        """Write what is made of all cases together: table, text, and the page where there are previews.
+
+        Raises:
+            MSTKDError: the disk is full, over quota, read-only or broken.
+        """
+        if not (self._folder / STATISTICS_FILE).exists():
+            return
+        with locked_folder(self._folder):
+            statistics = read_statistics(self._folder)
+            write_table(statistics, self._folder)
+            write_run_text(statistics, self._folder)
+        if (self._folder / PREVIEWS).is_dir():
+            # One writer at a time, so that the last has seen all; the folder itself stays free for cases.
+            with locked_folder(self._folder / PREVIEWS):
+                write_page(read_statistics(self._folder), list(regions_of(self._dataset_json)), self._folder)
+
+
+def segmentations(folder: Path, file_ending: str) -> Iterable[str]:
+    """Names of the cases whose segmentations are in a folder, sorted."""
+    files = folder.glob(f"*{file_ending}") if folder.is_dir() else ()
+    return sorted(p.name.removesuffix(file_ending) for p in files if p.name[0] != "." and p.is_file())

@@ -1,0 +1,73 @@
+"""Segmentations read from disk to be measured: labels and their place in the scanner, whatever the format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import tifffile
+from tifffile import TiffFileError
+
+from nnunetv2_mstkd.datasets.labels import integral_values
+from nnunetv2_mstkd.datasets.volumes import without_grid
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import read_json
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A segmentation.
+
+    Attributes:
+        array: (Z, Y, X), or (Y, X) of a 2D image; whole numbers.
+        image: the same with its grid, as SimpleITK has it.
+    """
+
+    array: np.ndarray
+    image: sitk.Image
+
+
+def read_label_map(path: Path, name: str | None = None) -> LabelMap:
+    """Read a segmentation.
+
+    Pictures (png, bmp, tif) have no grid: theirs is 1 mm, or what nnU-Net has written beside a 3D tif.
+
+    Args:
+        path: the file.
+        name: what it is called in the end, where ``path`` is temporary.
+
+    Raises:
+        MSTKDError: it cannot be read, or its values are no labels.
+    """
+    try:
+        image = _read_tif(path) if path.suffix.lower() in (".tif", ".tiff") else sitk.ReadImage(str(path))
+    except (RuntimeError, TiffFileError) as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
+        raise MSTKDError(f"cannot read {path}: {reason}") from None
+    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
+        raise MSTKDError(f"{path} is no label map in 2D or 3D with one value per voxel")
+    array = sitk.GetArrayFromImage(image)
+    if not np.issubdtype(array.dtype, np.integer):
+        integral_values(array)
+        array = np.round(array).astype(np.int32)
+        image = _like(array, image)
+    if without_grid(path):
+        image = _like(array, None)
+        spacing = path.with_name(name or path.name).with_suffix(".json")
+        if image.GetDimension() == 3 and spacing.is_file():
+            image.SetSpacing([float(mm) for mm in read_json(spacing)["spacing"]][::-1])
+    return LabelMap(array, image)
+
+
+def _read_tif(path: Path) -> sitk.Image:
+    """As nnU-Net reads it: SimpleITK takes some stacks for colours."""
+    return sitk.GetImageFromArray(tifffile.imread(path), isVector=False)
+
+
+def _like(array: np.ndarray, image: sitk.Image | None) -> sitk.Image:
+    result = sitk.GetImageFromArray(array)
+    if image is not None:
+        result.CopyInformation(image)
+    return result
