@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """SRC holds case folders (CASE/CASE-t1c.nii.gz ...), is one such folder, or is nnU-Net's flat
 folder (CASE_0000.nii.gz ...). Any file may be absent. OUT gets CASE.nii.gz and modalities.json, which
-says what each segmentation was based on."""
+says what each segmentation was based on and, where the model has a trust.json, what to expect of it."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,11 +112,15 @@ def _segment(
     output: Output,
 ) -> dict[str, str]:
     """Load the model and go through the cases; returns what failed and why."""
+    from nnunetv2_mstkd.commands.quality import QualityReport
     from nnunetv2_mstkd.environment import quiet
     from nnunetv2_mstkd.inference.folder import segment_cases
     from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
+    from nnunetv2_mstkd.trust import Expectations
 
     predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))
+    inference = {"step_size": arguments.step_size, "mirroring": not arguments.disable_tta}
+    quality = QualityReport(Expectations.of(model, folds, arguments.chk, inference))
     reports = segment_cases(
         predictor,
         cases,
@@ -125,13 +129,15 @@ def _segment(
         previous_stage=arguments.prev_stage_predictions,
         readers=arguments.npp,
         writers=arguments.nps,
+        known=quality.known,
     )
     problems = {}
     bar = CaseProgress(len(cases), "segmenting", disable=arguments.disable_progress_bar)
     with bar, quiet(not arguments.verbose):
         for report in reports:
             used = report.segmentation.use.used if report.segmentation else None
-            bar.update(report.name, "+".join(used) if used else None)
+            bar.update(report.name, "+".join(used) + quality.of(report) if used else None)
             if report.problem is not None:
                 problems[report.name] = report.problem
+    quality.print_summary()
     return problems

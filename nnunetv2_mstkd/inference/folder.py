@@ -17,6 +17,7 @@ from nnunetv2_mstkd.inference.pipeline import Outcome, staged
 from nnunetv2_mstkd.inference.records import read_records
 from nnunetv2_mstkd.inference.writing import SOURCE_LABELS_KEY, Output, write_model_files, write_segmentation
 from nnunetv2_mstkd.models.folder import ModelFolder
+from nnunetv2_mstkd.trust import Expectations
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.predictor import (
@@ -125,6 +126,7 @@ def segment_cases(
     previous_stage: Path | None = None,
     readers: int = 3,
     writers: int = 3,
+    known: Expectations | None = None,
 ) -> Iterator[CaseReport]:
     """Segment cases and write them, one report each as they end (the work is done as reports are taken).
 
@@ -134,6 +136,7 @@ def segment_cases(
         previous_stage: folder with the segmentations of a cascade's previous stage.
         readers: threads that read and preprocess, and how many cases they may be ahead.
         writers: threads that resample and write.
+        known: of the model's quality; what is expected of each case goes into its record.
 
     Raises:
         MSTKDError: ``previous_stage`` is missing for a cascade, or given for another model.
@@ -150,6 +153,7 @@ def segment_cases(
 
     def write(prediction: Prediction) -> Segmentation:
         result = predictor.segmentation(prediction, probabilities=output.probabilities)
+        result = result if known is None else predictor.judged(result, known)
         writer = predictor.predictor.plans_manager.image_reader_writer_class()
         return write_segmentation(result, output, predictor.model, writer)
 

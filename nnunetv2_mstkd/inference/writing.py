@@ -15,7 +15,7 @@ from nnunetv2_mstkd.datasets.labels import to_source_labels
 from nnunetv2_mstkd.datasets.nifti import count_non_finite, is_nifti_name
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, write_json
-from nnunetv2_mstkd.inference.records import recorded
+from nnunetv2_mstkd.inference.records import EXPECTED_KEY, FOLD_AGREEMENT_KEY, recorded
 from nnunetv2_mstkd.models.folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ def write_segmentation(
             temporary.write_bytes(pickle.dumps(result.properties))
         result = replace(result, probabilities=None)
     entry = {**result.use.to_json(), **({SOURCE_LABELS_KEY: True} if output.source_labels else {})}
+    if result.agreement:
+        entry[FOLD_AGREEMENT_KEY] = {region: round(dice, 4) for region, dice in result.agreement.items()}
+    if result.expected:
+        entry[EXPECTED_KEY] = {region: found.to_json() for region, found in result.expected.items()}
     target = output.target(result.name)
     with atomic_path(target, replacing=recorded(output.folder, result.name, entry)) as temporary:
         _write(result, temporary, target, writer)

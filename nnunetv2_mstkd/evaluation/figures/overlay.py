@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
+from nnunetv2_mstkd.datasets.regions import region_mask
 
 ALPHA = 0.5
 # Tumour and prediction take up at most this part of the window's side.

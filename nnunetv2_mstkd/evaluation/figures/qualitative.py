@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from nnunetv2_mstkd.datasets.regions import region_mask
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.figures.choice import (
     SUBSET_RULE,
@@ -42,7 +43,6 @@ from nnunetv2_mstkd.evaluation.figures.volumes import (
     read_reference,
     read_volume,
 )
-from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""The regions that a data set is scored on: its labels, or its regions where it has them."""
+"""The regions that a data set is scored on: its labels, or regions where it has them; their volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +44,30 @@ def region_mask(segmentation: np.ndarray, labels: tuple[int, ...]) -> np.ndarray
     if len(labels) == 1:
         return segmentation == labels[0]
     return np.isin(segmentation, labels)
+
+
+def is_flat(shape: Sequence[int], spacing: Sequence[float]) -> bool:
+    """Say whether the first axis is the one that nnU-Net's readers put before a 2D image.
+
+    Its spacing says so: 999, in SimpleITK's reader times the larger of the others.
+    """
+    if len(shape) != 3 or shape[0] != 1:
+        return False
+    return any(np.isclose(spacing[0], placeholder) for placeholder in (999, 999 * max(spacing[1:])))
+
+
+def region_volumes(segmentation: np.ndarray, regions: Regions, spacing: Sequence[float]) -> dict[str, float]:
+    """Measure each region of a segmentation (Z, Y, X): mm³, or mm² of a 2D image (1, Y, X).
+
+    Args:
+        segmentation: label values of the data set.
+        regions: name → label values.
+        spacing: mm per array axis.
+    """
+    lengths = spacing[1:] if is_flat(segmentation.shape, spacing) else spacing
+    counts = np.bincount(segmentation.ravel().astype(np.int64))
+    voxel = float(np.prod(lengths))
+    return {
+        name: voxel * float(sum(counts[label] for label in set(labels) if label < len(counts)))
+        for name, labels in regions.items()
+    }
