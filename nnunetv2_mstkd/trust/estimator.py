@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from nnunetv2_mstkd.trust.facts import RegionFacts
 
 VOLUME, AGREEMENT = "predicted volume", "fold agreement"
 SIGNALS = (VOLUME, AGREEMENT)
+LIKE_SUBSETS = (
+    "subsets of like Dice"  # no signal: residuals of all subsets that expect the like, put together
+)
 BAD_DICE = 0.5  # a segmentation below it is one that a reader should have seen
 MISS_RATE = 0.1  # share of bad segmentations that the rule may leave unflagged
 _CLASSES = 5  # at most so many classes of like expectation
@@ -72,9 +76,8 @@ class Estimator:
     """What was measured of one region, made ready for questions.
 
     Attributes:
+        facts, subsets, patients: what was measured, N rows.
         signals: those that it uses.
-        scores: (N,) the expected Dice of each measured row, as the rows of other patients give it.
-        rule: when to look.
     """
 
     def __init__(
@@ -98,9 +101,7 @@ class Estimator:
         else:
             self._centres = np.zeros(len(subsets))
             self._classes = np.searchsorted(self._known, subsets)
-        self._estimates: dict[int, tuple[float, Interval, int, int]] = {}
-        self.scores = self._scores()
-        self.rule = self._rule()
+        self._described: dict[int, tuple[float, Interval, int, int]] = {}
 
     def knows(self, subset: str) -> bool:
         """Say whether any case was measured under a subset."""
@@ -114,10 +115,23 @@ class Estimator:
             volume: predicted, in the unit of the facts.
             agreement: of the folds; needed where it is among the signals.
         """
-        centre, group = 0.0, self._known.index(subset)
-        if self.signals:
-            centre = float(self._regression.expect(np.array([subset]), np.array([[volume, agreement]]))[0])
-            group = int(np.searchsorted(self._edges, centre, side="right"))
+        subsets, values = np.array([subset], dtype=object), np.array([[volume, agreement]])
+        (centre,), (group,) = self._places(subsets, values)
+        return self._estimate(float(centre), int(group))
+
+    def estimates(self, subsets: np.ndarray, volumes: np.ndarray, agreements: np.ndarray) -> list[Estimate]:
+        """Say it of many cases with known subsets; all (N,)."""
+        places = self._places(subsets, np.stack([volumes, agreements], axis=1))
+        return [self._estimate(float(centre), int(group)) for centre, group in zip(*places, strict=True)]
+
+    def _places(self, subsets: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return centre and class (N,) of rows with predicted volume and agreement (N, 2)."""
+        if not self.signals:
+            return np.zeros(len(subsets)), np.searchsorted(self._known, subsets)
+        centres = self._regression.expect(subsets, values)
+        return centres, np.searchsorted(self._edges, centres, side="right")
+
+    def _estimate(self, centre: float, group: int) -> Estimate:
         middle, around, cases, patients = self._class(group)
         low, high = (float(np.clip(centre + end, 0, 1)) for end in (around.low, around.high))
         median = float(np.clip(centre + middle, 0, 1))
@@ -125,17 +139,18 @@ class Estimator:
 
     def _class(self, group: int) -> tuple[float, Interval, int, int]:
         """Residuals of a class: their median, their interval, and how many there are of how many patients."""
-        if group not in self._estimates:
+        if group not in self._described:
             members = self._classes == group
             residuals = (self.facts.dice - self._centres)[members]
             patients = self.patients[members]
             middle = weighted_median(residuals, patients)
             found = (middle, interval(residuals, patients), int(members.sum()), len(np.unique(patients)))
-            self._estimates[group] = found
-        return self._estimates[group]
+            self._described[group] = found
+        return self._described[group]
 
-    def _scores(self) -> np.ndarray:
-        """Expected Dice of each measured row, its own patient left out."""
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """Expected Dice of each measured row (N,), its own patient left out."""
         scores = np.empty(len(self.subsets))
         residuals = self.facts.dice - self._centres
         for group in np.unique(self._classes):
@@ -148,7 +163,9 @@ class Estimator:
                 scores[own] = np.clip(self._centres[own] + middle, 0, 1)
         return scores
 
-    def _rule(self) -> Rule:
+    @cached_property
+    def rule(self) -> Rule:
+        """When to look."""
         bad = self.facts.dice < BAD_DICE
         count = len(np.unique(self.patients[bad]))
         if not count:

@@ -223,7 +223,9 @@ def _volume_error(predicted: np.ndarray, reference: np.ndarray, patients: np.nda
 
 
 def _basis(estimator: Estimator, sides: int, subset: str, patients: int) -> str:
-    like = f"of {subset}" if not estimator.signals else f"like this in {' and '.join(estimator.signals)}"
+    like = f"with {subset}"
+    if estimator.signals:
+        like = f"with the like expected by {' and '.join(('subset', *estimator.signals))}"
     if sides == 2:
         return f"{patients} patients {like}"
     if sides == 1:
@@ -243,7 +245,7 @@ def _look(estimator: Estimator, median: float, volume: float, unit: str) -> tupl
     text = (
         f"look where the expected Dice is at most {rule.threshold:.2f}: misses at most"
         f" {100 * rule.miss_rate:.0f} % of the segmentations with a Dice below {BAD_DICE}"
-        f" (measured on {rule.bad} of {rule.bad_patients} patients)"
+        f" (measured on {rule.bad} such of {rule.bad_patients} patients)"
     )
     return median <= rule.threshold, text
 

@@ -82,7 +82,7 @@ def judged(estimator: Estimator, base: Estimator, facts: Facts, region: str) -> 
     return {
         "low": answers.low,
         "high": answers.high,
-        "sides": np.array([_sides(estimator, facts, region, n) for n in range(len(facts))], dtype=float),
+        "sides": answers.sides,
         "flagged": flagged,
         "stated": np.full(len(facts), estimator.rule.miss_rate),
         "volume_covered": _volume_covered(estimator, facts, region),
@@ -91,13 +91,6 @@ def judged(estimator: Estimator, base: Estimator, facts: Facts, region: str) -> 
         VOLUME: found.predicted,
         AGREEMENT: found.agreement,
     }
-
-
-def _sides(estimator: Estimator, facts: Facts, region: str, row: int) -> int:
-    found, subset = facts.regions[region], facts.subsets[row]
-    if not estimator.knows(subset):
-        return 0
-    return estimator.estimate(subset, float(found.predicted[row]), float(found.agreement[row])).interval.sides
 
 
 def _volume_covered(estimator: Estimator, facts: Facts, region: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What a region's Dice depends on beyond the subset, where that can be shown.
 
 A signal is used if, in cross-validation over patients, intervals that use it have a better interval score
-than those of the subset alone, and the 95 % interval of that difference over patients excludes zero. The
+than those of the subset alone, and than those of a placebo, the same signal shuffled among patients (larger
+classes of rows narrow intervals by themselves); the 95 % intervals of both differences exclude zero. The
 interval score (Gneiting and Raftery, Journal of the American Statistical Association 102, 2007, 359-378) is
 the width plus 2 / (1 - coverage) times what a value lies outside: narrow intervals that miss do not win.
 """
@@ -9,7 +10,7 @@ the width plus 2 / (1 - coverage) times what a value lies outside: narrow interv
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,22 +41,22 @@ def interval_score(dice: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.nd
 
 @dataclass(frozen=True)
 class Answers:
-    """What an estimator says of rows; all (N,)."""
+    """What an estimator says of rows; all (N,): median, ends of the interval, how many ends are known."""
 
     median: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    sides: np.ndarray
 
 
 def ask(estimator: Estimator, facts: Facts, region: str) -> Answers:
     """Ask for every row; an unknown subset is answered by nan and the interval from 0 to 1."""
     found = facts.regions[region]
-    answers = np.full((len(facts), 3), (np.nan, 0.0, 1.0))
-    rows = zip(facts.subsets, found.predicted, found.agreement, strict=True)
-    for number, (subset, volume, agreement) in enumerate(rows):
-        if estimator.knows(subset):
-            estimate = estimator.estimate(subset, float(volume), float(agreement))
-            answers[number] = estimate.median, estimate.interval.low, estimate.interval.high
+    answers = np.full((len(facts), 4), (np.nan, 0.0, 1.0, 0.0))
+    known = np.array([estimator.knows(subset) for subset in facts.subsets], dtype=bool)
+    told = estimator.estimates(facts.subsets[known], found.predicted[known], found.agreement[known])
+    if told:
+        answers[known] = [(e.median, e.interval.low, e.interval.high, e.interval.sides) for e in told]
     return Answers(*answers.T)
 
 
@@ -70,12 +71,12 @@ class Shown:
 
     Attributes:
         signals: the choice with the best interval score among those that are shown to help; none is ().
-        changes: choice → mean change of the interval score against the subset alone, and its 95 % interval
-            over patients.
+        changes: choice → mean change of the interval score and its 95 % interval over patients, against the
+            subset ``alone`` and against the ``placebo``, the same signals shuffled among patients.
     """
 
     signals: tuple[str, ...]
-    changes: dict[str, tuple[float, float, float]]
+    changes: dict[str, dict[str, tuple[float, float, float]]]
 
 
 def show_signals(facts: Facts, region: str, seed: int = _SEED) -> Shown:
@@ -86,18 +87,37 @@ def show_signals(facts: Facts, region: str, seed: int = _SEED) -> Shown:
     choices = [choice for choice in CHOICES if known or AGREEMENT not in choice]
     if len(names) < _ENOUGH:
         return Shown((), {})
-    base = _scores_by_patient(facts, region, (), seed)
     draws = Bootstrap(len(names), seed=_SEED, resamples=_RESAMPLES)
+    base, shuffled = _scores_by_patient(facts, region, (), seed), _shuffled(facts, region, seed)
     changes, helping = {}, {}
     for choice in choices:
-        change = _scores_by_patient(facts, region, choice, seed) - base
-        low, high = interval(draws.means(change[:, None]))
-        mean = float(np.nanmean(change))
-        changes[" and ".join(choice)] = (round(mean, 4), round(float(low[0]), 4), round(float(high[0]), 4))
-        if high[0] < 0:
-            helping[choice] = mean
-    best = min(helping, key=lambda c: helping[c]) if helping else ()
+        scores = _scores_by_patient(facts, region, choice, seed)
+        placebo = _scores_by_patient(shuffled, region, choice, seed)
+        tried = {
+            name: _change(scores - other, draws) for name, other in (("alone", base), ("placebo", placebo))
+        }
+        changes[" and ".join(choice)] = tried
+        if all(high < 0 for _, _, high in tried.values()):
+            helping[choice] = tried["alone"][0]
+    best: tuple[str, ...] = min(helping, key=lambda c: helping[c]) if helping else ()
     return Shown(best, changes)
+
+
+def _change(differences: np.ndarray, draws: Bootstrap) -> tuple[float, float, float]:
+    low, high = interval(draws.means(differences[:, None]))
+    mean, least, most = (round(float(value), 4) for value in (np.nanmean(differences), low[0], high[0]))
+    return mean, least, most
+
+
+def _shuffled(facts: Facts, region: str, seed: int) -> Facts:
+    """Give every case the signals of another one of its subset."""
+    random, order = np.random.default_rng(seed), np.arange(len(facts))
+    for subset in set(facts.subsets.tolist()):
+        rows = np.flatnonzero(facts.subsets == subset)
+        order[rows] = random.permutation(rows)
+    found = facts.regions[region]
+    other = replace(found, predicted=found.predicted[order], agreement=found.agreement[order])
+    return replace(facts, regions={region: other})
 
 
 def _scores_by_patient(facts: Facts, region: str, signals: Sequence[str], seed: int) -> np.ndarray:

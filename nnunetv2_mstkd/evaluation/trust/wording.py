@@ -61,7 +61,7 @@ def _rule(rule: Any) -> str:
         return f"no case had a Dice below {BAD_DICE}, so there is no rule when to look"
     return (
         f"look where at most {rule.threshold:.2f} is expected: misses at most {100 * rule.miss_rate:.0f} % of"
-        f" those below {BAD_DICE} ({rule.bad} of {rule.bad_patients} patients), flags"
+        f" those below {BAD_DICE} ({rule.bad} such of {rule.bad_patients} patients), flags"
         f" {100 * rule.flagged:.0f} % of all"
     )
 
