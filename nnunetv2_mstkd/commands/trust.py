@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunetv2_mstkd.errors import MSTKDError
 
+_SHARED = 0.1  # share of rows with the same numbers: two cases may agree by chance, many do not
 _EPILOG = """The cases must be such that the evaluated folds have not learnt from them: each fold's validation
 cases (evaluate -f 0 -o A; evaluate -f 1 -o B; ...; trust --evaluation A B ...), or cases that no fold has
 seen (evaluate -f 0 1 2 3 4 --cases FOLDER). predict and Segmenter then say for every case what to expect
@@ -79,8 +80,9 @@ def _check(arguments: argparse.Namespace) -> None:
     from nnunetv2_mstkd.models.folder import open_model_folder
     from nnunetv2_mstkd.trust.storage import read_trust
 
-    facts = collect_facts(read_evaluations(arguments.evaluation), "ml")
+    evaluations = read_evaluations(arguments.evaluation)
     if arguments.m is None:
+        facts = collect_facts(evaluations, "ml")
         how = "by cross-validation over the patients of these evaluations"
         results = [check(facts, region) for region in facts.regions]
     else:
@@ -88,6 +90,12 @@ def _check(arguments: argparse.Namespace) -> None:
         if known is None:
             raise MSTKDError(
                 f"{arguments.m} has no trust.json to be checked; leave -m away, or make it first"
+            )
+        facts = collect_facts(evaluations, known.unit)
+        if facts.shared_with(known.facts) > _SHARED:
+            raise MSTKDError(
+                f"these are cases that {arguments.m}/trust.json was made from; give other cases, or leave -m"
+                " away for a cross-validation"
             )
         how = f"what {arguments.m} says, on these other cases"
         results = [

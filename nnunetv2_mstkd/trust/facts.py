@@ -57,6 +57,15 @@ class Facts:
         regions = {name: facts.rows(chosen) for name, facts in self.regions.items()}
         return Facts(self.subsets[chosen], self.cases[chosen], self.patients[chosen], regions)
 
+    def shared_with(self, other: Facts) -> float:
+        """Return the share of rows that ``other`` has as well, as far as their numbers tell."""
+        mine, theirs = self._fingerprints(), set(other._fingerprints())
+        return sum(row in theirs for row in mine) / max(len(mine), 1)
+
+    def _fingerprints(self) -> list[tuple[Any, ...]]:
+        columns = [_plain(c) for f in self.regions.values() for c in (f.reference, f.predicted, f.dice)]
+        return list(zip(self.subsets.tolist(), *columns, strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """Return lists, each subset written out once."""
         names, codes = np.unique(self.subsets, return_inverse=True)

@@ -155,6 +155,11 @@ class TestRefused:
         refused(trust("--check", "-m", own_model, "--evaluation", whole), says="has no trust.json")
 
 
+def test_a_check_of_what_it_was_made_from_is_refused(trust, own_model, whole):
+    assert trust("-m", own_model, "--evaluation", whole, "--held_out").code == 0
+    refused(trust("--check", "-m", own_model, "--evaluation", whole), says="was made from; give other cases")
+
+
 @pytest.mark.slow
 def test_check_prints_coverage_and_rivals_and_writes_them(trust, tmp_path):
     folder = make_evaluation(tmp_path / "made", patients=12)
