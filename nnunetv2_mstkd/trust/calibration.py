@@ -49,8 +49,8 @@ class Calibration:
         unit: of volumes: ``ml``, or ``cm²`` in 2D.
         evaluations: where the facts are from, for people: model id, folds, number of cases, date.
         versions: package → version.
-        signals: region → what its Dice depends on beyond the subset, as shown in ``shown``.
-        shown: region → what was tried to show that: per choice of signals the change of the interval score.
+        signals: region → what is used beyond the subset to say what Dice to expect.
+        shown: region → whether that is shown ``beyond_chance``, and what was tried (``changes``).
         gains: subset → absent sequence → region → what it adds.
         facts: everything that was measured.
     """

@@ -75,7 +75,10 @@ def measure(model: ModelFolder, evaluations: Sequence[Evaluation], *, held_out: 
         evaluations=[_described(evaluation) for evaluation in evaluations],
         versions=versions(),
         signals={region: found.signals for region, found in shown.items()},
-        shown={region: found.changes for region, found in shown.items()},
+        shown={
+            region: {"beyond_chance": found.beyond_chance, "changes": found.changes}
+            for region, found in shown.items()
+        },
         gains=measure_gains(facts, first.modalities),
         facts=facts,
     )

@@ -1,10 +1,9 @@
 """What a region's Dice depends on beyond the subset, where that can be shown.
 
-A signal is used if, in cross-validation over patients, intervals that use it have a better interval score
-than those of the subset alone, and than those of a placebo, the same signal shuffled among patients (larger
-classes of rows narrow intervals by themselves); the 95 % intervals of both differences exclude zero. The
-interval score (Gneiting and Raftery, Journal of the American Statistical Association 102, 2007, 359-378) is
-the width plus 2 / (1 - coverage) times what a value lies outside: narrow intervals that miss do not win.
+A signal is used if what the other patients then let expect of each patient has a smaller mean squared error
+than what the subset alone lets expect, and than with a placebo, the same signal shuffled among patients. It
+counts as shown only where the 95 % intervals of both differences, over patients, exclude zero. A dozen
+patients rarely show anything, so that is not asked for before a signal is used; coverage holds either way.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunetv2_mstkd.evaluation.comparison.statistics import Bootstrap, group_means, interval
-from nnunetv2_mstkd.trust.conformal import COVERAGE
 from nnunetv2_mstkd.trust.estimator import AGREEMENT, VOLUME, Estimator
 from nnunetv2_mstkd.trust.facts import Facts
 
@@ -31,12 +29,6 @@ def parts_of(patients: np.ndarray, seed: int, count: int = PARTS) -> Iterator[np
     order = np.random.default_rng(seed).permutation(names)
     for part in range(min(count, len(names))):
         yield np.isin(patients, order[part::count])
-
-
-def interval_score(dice: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the interval score of each value (N,); less is better."""
-    outside = np.maximum(low - dice, 0) + np.maximum(dice - high, 0)
-    return (high - low) + 2 / (1 - COVERAGE) * outside
 
 
 @dataclass(frozen=True)
@@ -70,12 +62,14 @@ class Shown:
     """What was tried for a region.
 
     Attributes:
-        signals: the choice with the best interval score among those that are shown to help; none is ().
-        changes: choice → mean change of the interval score and its 95 % interval over patients, against the
+        signals: the choice with the smallest error, if smaller than that of both others; none is ().
+        beyond_chance: whether the intervals of its changes exclude zero.
+        changes: choice → mean change of the squared error and its 95 % interval over patients, against the
             subset ``alone`` and against the ``placebo``, the same signals shuffled among patients.
     """
 
     signals: tuple[str, ...]
+    beyond_chance: bool
     changes: dict[str, dict[str, tuple[float, float, float]]]
 
 
@@ -86,21 +80,22 @@ def show_signals(facts: Facts, region: str, seed: int = _SEED) -> Shown:
     known = ~np.isnan(found.agreement).any()
     choices = [choice for choice in CHOICES if known or AGREEMENT not in choice]
     if len(names) < _ENOUGH:
-        return Shown((), {})
+        return Shown((), False, {})
     draws = Bootstrap(len(names), seed=_SEED, resamples=_RESAMPLES)
-    base, shuffled = _scores_by_patient(facts, region, (), seed), _shuffled(facts, region, seed)
+    base, shuffled = _errors_by_patient(facts, region, ()), _shuffled(facts, region, seed)
     changes, helping = {}, {}
     for choice in choices:
-        scores = _scores_by_patient(facts, region, choice, seed)
-        placebo = _scores_by_patient(shuffled, region, choice, seed)
+        errors = _errors_by_patient(facts, region, choice)
+        placebo = _errors_by_patient(shuffled, region, choice)
         tried = {
-            name: _change(scores - other, draws) for name, other in (("alone", base), ("placebo", placebo))
+            name: _change(errors - other, draws) for name, other in (("alone", base), ("placebo", placebo))
         }
         changes[" and ".join(choice)] = tried
-        if all(high < 0 for _, _, high in tried.values()):
+        if all(mean < 0 for mean, _, _ in tried.values()):
             helping[choice] = tried["alone"][0]
     best: tuple[str, ...] = min(helping, key=lambda c: helping[c]) if helping else ()
-    return Shown(best, changes)
+    sure = bool(best) and all(high < 0 for _, _, high in changes[" and ".join(best)].values())
+    return Shown(best, sure, changes)
 
 
 def _change(differences: np.ndarray, draws: Bootstrap) -> tuple[float, float, float]:
@@ -120,13 +115,8 @@ def _shuffled(facts: Facts, region: str, seed: int) -> Facts:
     return replace(facts, regions={region: other})
 
 
-def _scores_by_patient(facts: Facts, region: str, signals: Sequence[str], seed: int) -> np.ndarray:
-    """Return the interval score of each patient, whose rows the estimator has not seen."""
+def _errors_by_patient(facts: Facts, region: str, signals: Sequence[str]) -> np.ndarray:
+    """Return the mean squared error of what other patients let expect of each patient."""
     names, numbers = np.unique(facts.patients, return_inverse=True)
-    scores = np.full(len(facts), np.nan)
-    for part in parts_of(facts.patients, seed):
-        estimator = fit(facts.rows(~part), region, signals)
-        tested = facts.rows(part)
-        answers = ask(estimator, tested, region)
-        scores[part] = interval_score(tested.regions[region].dice, answers.low, answers.high)
-    return group_means(scores[:, None], numbers, len(names))[:, 0]
+    errors = (fit(facts, region, signals).scores - facts.regions[region].dice) ** 2
+    return group_means(errors[:, None], numbers, len(names))[:, 0]

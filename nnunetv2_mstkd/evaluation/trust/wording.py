@@ -48,12 +48,13 @@ def _median(values: np.ndarray) -> float:
 
 
 def _depends(calibration: Calibration, region: str) -> str:
-    signals = calibration.signals.get(region, ())
+    signals, shown = calibration.signals.get(region, ()), calibration.shown.get(region, {})
     if signals:
-        return f"depends on {' and '.join(signals)} beyond the subset (the row is for a typical case)"
-    if not calibration.shown.get(region):
+        sure = "shown" if shown.get("beyond_chance") else "not shown beyond chance"
+        return f"uses {' and '.join(signals)} beyond the subset ({sure} to help; the row is a typical case)"
+    if not shown.get("changes"):
         return "too few patients to tell what it depends on beyond the subset"
-    return "nothing beyond the subset was shown to help"
+    return "nothing beyond the subset helped"
 
 
 def _rule(rule: Any) -> str:
