@@ -21,11 +21,11 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.errors import one_line_errors
 from benchmarks.harness import compare, parser, publish, report, table
+from nnunetv2_mstkd.datasets.regions import region_mask
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.hausdorff import hd95
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import DEFAULT_RULES, RULES
 from nnunetv2_mstkd.evaluation.metrics.overlap import count_overlap, dice
-from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
 from nnunetv2_mstkd.evaluation.metrics.scores import score_arrays
 
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}

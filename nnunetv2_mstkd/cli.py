@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "predict": "segment cases, whatever modalities they have",
     "statistics": "measure and draw segmentations that are there: volumes, lesions, previews",
     "evaluate": "predict and score every case under every subset of its modalities",
+    "trust": "put into a model what its segmentations are worth, as evaluations showed",
     "prepare": "write cases as a complete nnU-Net input folder for plain nnUNetv2_predict",
     "compare": "compare evaluated models: differences, statistics, figures, report",
 }

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """SRC holds case folders (CASE/CASE-t1c.nii.gz ...), is one such folder, or is nnU-Net's flat
 folder (CASE_0000.nii.gz ...). Any file may be absent. OUT gets CASE.nii.gz, modalities.json, which says
-what each segmentation was based on, statistics.csv and .json (volumes, lesions, centroids) and report.txt
-(sentences for a methods section)."""
+what each segmentation was based on and, where the model has a trust.json, what to expect of it,
+statistics.csv and .json (volumes, lesions, centroids) and report.txt (sentences for a methods section)."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,7 +117,6 @@ def run(argv: Sequence[str]) -> int:
 def _outputs(arguments: argparse.Namespace, model: ModelFolder, folds: Sequence[Fold]) -> FolderOutputs:
     """What is written beside the segmentations."""
     from nnunetv2_mstkd.outputs.case import Wanted
-    from nnunetv2_mstkd.outputs.expectation import expectations_of
     from nnunetv2_mstkd.outputs.folder import FolderOutputs
     from nnunetv2_mstkd.outputs.run import describe_run
 
@@ -128,7 +127,6 @@ def _outputs(arguments: argparse.Namespace, model: ModelFolder, folds: Sequence[
         Wanted(masks=arguments.masks, preview=arguments.preview),
         source_labels=arguments.source_labels,
         run=partial(describe_run, model, folds, arguments.chk, **window),
-        expectations=expectations_of(model.path),
     )
     outputs.check()
     return outputs
@@ -144,11 +142,15 @@ def _segment(
     outputs: FolderOutputs,
 ) -> dict[str, str]:
     """Load the model and go through the cases; returns what failed and why."""
+    from nnunetv2_mstkd.commands.quality import QualityReport
     from nnunetv2_mstkd.environment import quiet
     from nnunetv2_mstkd.inference.folder import segment_cases
     from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
+    from nnunetv2_mstkd.trust import Expectations
 
     predictor = MissingModalityPredictor.load(model, folds=folds, **loading_options(arguments))
+    inference = {"step_size": arguments.step_size, "mirroring": not arguments.disable_tta}
+    quality = QualityReport(Expectations.of(model, folds, arguments.chk, inference))
     reports = segment_cases(
         predictor,
         cases,
@@ -158,13 +160,15 @@ def _segment(
         readers=arguments.npp,
         writers=arguments.nps,
         beside=outputs.add,
+        known=quality.known,
     )
     problems = {}
     bar = CaseProgress(len(cases), "segmenting", disable=arguments.disable_progress_bar)
     with bar, quiet(not arguments.verbose):
         for report in reports:
             used = report.segmentation.use.used if report.segmentation else None
-            bar.update(report.name, "+".join(used) if used else None)
+            bar.update(report.name, "+".join(used) + quality.of(report) if used else None)
             if report.problem is not None:
                 problems[report.name] = report.problem
+    quality.print_summary()
     return problems

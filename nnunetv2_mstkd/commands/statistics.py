@@ -43,7 +43,6 @@ def run(argv: Sequence[str]) -> int:
         raise MSTKDError("--preview needs the images that the segmentations are of: give -i SRC")
     dataset_json = _dataset_json(arguments)
     from nnunetv2_mstkd.outputs.case import Wanted
-    from nnunetv2_mstkd.outputs.expectation import expectations_of
     from nnunetv2_mstkd.outputs.folder import FolderOutputs, segmentations
 
     names = list(segmentations(folder, str(dataset_json["file_ending"])))
@@ -56,7 +55,6 @@ def run(argv: Sequence[str]) -> int:
         folder,
         dataset_json,
         Wanted(masks=arguments.masks, preview=arguments.preview),
-        expectations=expectations_of(arguments.m),
     )
     outputs.check()
     writable_folder(folder)

@@ -124,3 +124,30 @@ def _tissues(dataset_json: Mapping[str, Any]) -> dict[int, str]:
     """Map value to tissue for what ``convert`` wrote; nothing for other data sets."""
     known = FORMATS.get(dataset_json.get("mstkd", {}).get("format", ""))
     return {} if known is None else {TISSUES[name]: name for name in known.source_labels}
+
+
+def is_flat(shape: Sequence[int], spacing: Sequence[float]) -> bool:
+    """Say whether the first axis is the one that nnU-Net's readers put before a 2D image.
+
+    Its spacing says so: 999, in SimpleITK's reader times the larger of the others.
+    """
+    if len(shape) != 3 or shape[0] != 1:
+        return False
+    return any(np.isclose(spacing[0], placeholder) for placeholder in (999, 999 * max(spacing[1:])))
+
+
+def region_volumes(segmentation: np.ndarray, regions: Regions, spacing: Sequence[float]) -> dict[str, float]:
+    """Measure each region of a segmentation (Z, Y, X): mm³, or mm² of a 2D image (1, Y, X).
+
+    Args:
+        segmentation: label values of the data set.
+        regions: name → label values.
+        spacing: mm per array axis.
+    """
+    lengths = spacing[1:] if is_flat(segmentation.shape, spacing) else spacing
+    counts = np.bincount(segmentation.ravel().astype(np.int64))
+    voxel = float(np.prod(lengths))
+    return {
+        name: voxel * float(sum(counts[label] for label in set(labels) if label < len(counts)))
+        for name, labels in regions.items()
+    }

@@ -19,6 +19,7 @@ from nnunetv2_mstkd.inference.pipeline import Outcome, staged
 from nnunetv2_mstkd.inference.records import read_records
 from nnunetv2_mstkd.inference.writing import SOURCE_LABELS_KEY, Output, write_model_files, write_segmentation
 from nnunetv2_mstkd.models.folder import ModelFolder
+from nnunetv2_mstkd.trust import Expectations
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.predictor import (
@@ -155,6 +156,7 @@ def segment_cases(
     readers: int = 3,
     writers: int = 3,
     beside: Callable[[Case, Segmentation, Path], None] | None = None,
+    known: Expectations | None = None,
 ) -> Iterator[CaseReport]:
     """Segment cases and write them, one report each as they end (the work is done as reports are taken).
 
@@ -166,6 +168,7 @@ def segment_cases(
         writers: threads that resample and write.
         beside: called in one of these threads with a case, its segmentation and the file of that, which is
             complete but has not its name yet: for what else is to be there once the segmentation is.
+        known: of the model's quality; what is expected of each case goes into its record.
 
     Raises:
         MSTKDError: ``previous_stage`` is missing for a cascade, or given for another model.
@@ -183,6 +186,7 @@ def segment_cases(
 
     def write(prediction: Prediction) -> Segmentation:
         result = predictor.segmentation(prediction, probabilities=output.probabilities)
+        result = result if known is None else predictor.judged(result, known)
         writer = predictor.predictor.plans_manager.image_reader_writer_class()
         case = by_name[prediction.name]
         more = None if beside is None else partial(beside, case)

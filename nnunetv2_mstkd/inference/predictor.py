@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,15 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunetv2_mstkd.datasets.raw_scans import doubts
+from nnunetv2_mstkd.datasets.regions import region_volumes, regions_of
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.inference.fold_agreement import fold_agreement
 from nnunetv2_mstkd.inference.images_in_memory import Source
 from nnunetv2_mstkd.inference.reading import CaseVolumes, read_case
 from nnunetv2_mstkd.inference.selection import Examination, ModalityUse
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, ModelFolder
 from nnunetv2_mstkd.models.loading import load_nnunet_predictor, trained_for_missing
+from nnunetv2_mstkd.trust import Expectations, Expected
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +39,16 @@ class Preprocessed:
 
 @dataclass
 class Prediction:
-    """Logits (heads, ...) float16 or float32 on the plans' grid, and the way back to the input's."""
+    """Logits (heads, ...) float16 or float32 on the plans' grid, and the way back to the input's.
+
+    ``by_fold`` has each fold's labels (...) on the plans' grid, where there are several folds.
+    """
 
     name: str
     logits: np.ndarray
     properties: dict[str, Any]
     use: ModalityUse
+    by_fold: Sequence[np.ndarray] = ()
 
 
 @dataclass
@@ -54,6 +61,8 @@ class Segmentation:
         properties: geometry, as nnU-Net's reader and writer exchange it.
         use: the modalities it is based on.
         probabilities: (heads, Z, Y, X) float32 if asked for.
+        agreement: region → how far the folds agree (:func:`fold_agreement`); empty for one fold.
+        expected: region → what is expected of it; empty where nothing is known, or was asked.
     """
 
     name: str
@@ -61,6 +70,8 @@ class Segmentation:
     properties: dict[str, Any]
     use: ModalityUse
     probabilities: np.ndarray | None = None
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, Expected] = field(default_factory=dict)
 
 
 class MissingModalityPredictor:
@@ -79,6 +90,7 @@ class MissingModalityPredictor:
         self.predictor = predictor
         self.model = model
         self.modalities = model.modalities
+        self.regions = regions_of(model.dataset_json)
         self.handles_missing = handles_missing
         self._warned_of_raw_scans = False
 
@@ -195,9 +207,29 @@ class MissingModalityPredictor:
 
     def logits(self, case: Preprocessed) -> Prediction:
         """Sliding window over all folds (mean of their logits). One thread at a time."""
-        logits = self.predictor.predict_logits_from_preprocessed_data(case.data)
+        logits, by_fold = self._mean_logits(case.data)
         # An array, as nnU-Net's own loop passes on: its resampling treats tensors and arrays differently.
-        return Prediction(case.name, logits.cpu().detach().numpy(), case.properties, case.use)
+        return Prediction(case.name, logits.cpu().detach().numpy(), case.properties, case.use, by_fold)
+
+    @torch.inference_mode()
+    def _mean_logits(self, data: torch.Tensor) -> tuple[torch.Tensor, list[np.ndarray]]:
+        """nnU-Net's loop over folds, in its order of sums, with a look at each fold on the way."""
+        nnunet = self.predictor
+        folds = nnunet.list_of_parameters
+        if len(folds) == 1:
+            return nnunet.predict_logits_from_preprocessed_data(data), []
+        total, by_fold = None, []
+        try:
+            for fold in folds:
+                nnunet.list_of_parameters = [fold]
+                logits = nnunet.predict_logits_from_preprocessed_data(data)
+                labels = nnunet.label_manager.convert_logits_to_segmentation(logits)
+                by_fold.append(np.asarray(labels).astype(np.int16))
+                total = logits if total is None else total.add_(logits)
+        finally:
+            nnunet.list_of_parameters = folds
+        assert total is not None, "a loaded model has a fold"
+        return total.div_(len(folds)), by_fold
 
     def segmentation(self, prediction: Prediction, *, probabilities: bool = False) -> Segmentation:
         """Logits back on the input's grid, as labels."""
@@ -212,7 +244,15 @@ class MissingModalityPredictor:
             num_threads_torch=torch.get_num_threads(),  # setting another would change it for every thread
         )
         array, values = result if probabilities else (result, None)
-        return Segmentation(prediction.name, array, prediction.properties, prediction.use, values)
+        agreement = fold_agreement(prediction.by_fold, self.regions) if prediction.by_fold else {}
+        return Segmentation(prediction.name, array, prediction.properties, prediction.use, values, agreement)
+
+    def judged(self, segmentation: Segmentation, known: Expectations) -> Segmentation:
+        """Add what is expected of a segmentation whose labels are the model's own."""
+        spacing = segmentation.properties["spacing"]
+        volumes = region_volumes(segmentation.array, self.regions, spacing)
+        expected = known.expected(segmentation.use.used, volumes, segmentation.agreement)
+        return replace(segmentation, expected=expected)
 
     def predict(
         self,

@@ -11,6 +11,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import locked_folder, read_json, write_json
 
 RECORDS_FILE = "modalities.json"
+FOLD_AGREEMENT_KEY = "fold_agreement"  # region → mean pairwise Dice of the folds, where there are several
+EXPECTED_KEY = "expected"  # region → trust.Expected, where the model's trust.json knows
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:

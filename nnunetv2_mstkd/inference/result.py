@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.measuring import RegionStatistics, measure_regions
 from nnunetv2_mstkd.inference.selection import ModalityUse
+from nnunetv2_mstkd.trust import Expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class SegmentationResult:
         labels: label or region name → the values that belong to it, background included.
         probabilities: (heads, Z, Y, X) float32 if asked for.
         heads: what each head of ``probabilities`` stands for: labels, or regions without the background.
+        expected: region → what is expected of it (docs/trust.md); empty where nothing is known.
+        agreement: region → mean pairwise Dice of the folds' segmentations; empty for one fold.
     """
 
     array: np.ndarray
@@ -36,6 +39,8 @@ class SegmentationResult:
     labels: Mapping[str, tuple[int, ...]]
     probabilities: np.ndarray | None = None
     heads: tuple[str, ...] = ()
+    expected: Mapping[str, Expected] = field(default_factory=dict)
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def used(self) -> tuple[str, ...]:

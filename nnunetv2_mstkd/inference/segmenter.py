@@ -22,6 +22,7 @@ from nnunetv2_mstkd.inference.result import SegmentationResult
 from nnunetv2_mstkd.inference.writing import Output, write_segmentation
 from nnunetv2_mstkd.modalities import resolve
 from nnunetv2_mstkd.models.folder import FINAL_CHECKPOINT, Fold, open_model_folder
+from nnunetv2_mstkd.trust import Expectations
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -49,6 +50,7 @@ class Segmenter:
     Attributes:
         modalities: names in the model's channel order.
         device: where the network runs.
+        quality: one line: what the expected quality of its results rests on, or why it is not known.
     """
 
     def __init__(
@@ -82,10 +84,11 @@ class Segmenter:
             raise MSTKDError(f"step_size {step_size} is not in (0, 1]; the default is 0.5")
         self.device = str(device or default_device())
         folder = open_model_folder(Path(model))
+        chosen = folder.folds((folds,) if isinstance(folds, (int, str)) else folds, checkpoint)
         with _LOADING:
             self._predictor = MissingModalityPredictor.load(
                 folder,
-                folds=(folds,) if isinstance(folds, (int, str)) else folds,
+                folds=chosen,
                 checkpoint_name=checkpoint,
                 device=self.device,
                 step_size=step_size,
@@ -96,7 +99,10 @@ class Segmenter:
         self.modalities = self._predictor.modalities
         self._network, self._warning = Lock(), Lock()
         self._warned = False
-        logger.info("%s on %s", folder.path, self.device)
+        inference = {"step_size": step_size, "mirroring": mirroring}
+        self._known = Expectations.of(folder, chosen, checkpoint, inference)
+        self.quality = self._known.says
+        logger.info("%s on %s; %s", folder.path, self.device, self.quality)
 
     def __call__(
         self,
@@ -185,7 +191,8 @@ class Segmenter:
                 self._predictor.warn_if_not_trained_for(1)
         with self._network:
             logits = self._predictor.logits(prepared)
-        return self._predictor.segmentation(logits, probabilities=probabilities)
+        segmentation = self._predictor.segmentation(logits, probabilities=probabilities)
+        return self._predictor.judged(segmentation, self._known)
 
     def _result(self, segmentation: Segmentation) -> SegmentationResult:
         image = written_image(segmentation.array, segmentation.properties, self._reader())
@@ -208,6 +215,8 @@ class Segmenter:
             labels=labels,
             probabilities=_on_axes_of(image, segmentation.probabilities),
             heads=() if segmentation.probabilities is None else tuple(heads),
+            expected=segmentation.expected,
+            agreement=segmentation.agreement,
         )
 
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from nnunetv2_mstkd.datasets.nifti_labels import add_label_table
 from nnunetv2_mstkd.datasets.regions import NamedLabel, named_labels
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, temporary_beside, write_json
-from nnunetv2_mstkd.inference.records import recorded
+from nnunetv2_mstkd.inference.records import EXPECTED_KEY, FOLD_AGREEMENT_KEY, recorded
 from nnunetv2_mstkd.models.folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -58,6 +58,20 @@ class Output:
         return all(file.is_file() for file in files)
 
 
+def entry_of(result: Segmentation, *, source_labels: bool) -> dict[str, Any]:
+    """Return what ``modalities.json`` holds of a case.
+
+    Args:
+        source_labels: it is written with label values of the data set's source.
+    """
+    entry: dict[str, Any] = {**result.use.to_json(), **({SOURCE_LABELS_KEY: True} if source_labels else {})}
+    if result.agreement:
+        entry[FOLD_AGREEMENT_KEY] = {region: round(dice, 4) for region, dice in result.agreement.items()}
+    if result.expected:
+        entry[EXPECTED_KEY] = {region: found.to_json() for region, found in result.expected.items()}
+    return entry
+
+
 def write_segmentation(
     result: Segmentation,
     output: Output,
@@ -85,7 +99,7 @@ def write_segmentation(
         with atomic_path(output.folder / f"{result.name}.pkl") as temporary:
             temporary.write_bytes(pickle.dumps(result.properties))
         result = replace(result, probabilities=None)
-    entry = {**result.use.to_json(), **({SOURCE_LABELS_KEY: True} if output.source_labels else {})}
+    entry = entry_of(result, source_labels=output.source_labels)
     target = output.target(result.name)
     with atomic_path(target, replacing=recorded(output.folder, result.name, entry)) as temporary:
         names = named_labels(model.dataset_json, source_labels=output.source_labels)

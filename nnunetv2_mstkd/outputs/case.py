@@ -12,7 +12,7 @@ from nnunetv2_mstkd.datasets.regions import Regions
 from nnunetv2_mstkd.evaluation.record.provenance import file_digest
 from nnunetv2_mstkd.inference.measuring import RegionStatistics, measure_regions
 from nnunetv2_mstkd.inference.writing import MASKS
-from nnunetv2_mstkd.outputs.expectation import Expectations
+from nnunetv2_mstkd.outputs.expectation import expectations_of
 from nnunetv2_mstkd.outputs.label_maps import read_label_map
 from nnunetv2_mstkd.outputs.masks import mask_files, write_masks
 from nnunetv2_mstkd.outputs.preview import preview_file, write_preview
@@ -79,15 +79,12 @@ def is_described(case: SegmentedCase, folder: Path, entry: Mapping[str, Any] | N
     )
 
 
-def describe_case(
-    case: SegmentedCase, folder: Path, wanted: Wanted, expectations: Expectations | None
-) -> dict[str, Any]:
+def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str, Any]:
     """Write masks and preview of a case, and return its entry.
 
     Args:
         folder: where its segmentation is, or will be.
         wanted: what is made; older files of the case are renewed, too.
-        expectations: what the model knows of its own quality.
 
     Raises:
         MSTKDError: a file cannot be read or written.
@@ -102,8 +99,7 @@ def describe_case(
     preview = preview_file(folder, case.name)
     if case.shown and (wanted.preview or preview.exists()):
         write_preview(preview, case.name, case.file, case.shown, case.regions, _notes(case, measured))
-    used = None if case.use is None else case.use["used"]
-    known = {} if expectations is None else expectations(case.name, used or (), measured)
+    known = expectations_of(case.use or {})
     return {
         "file": f"{case.name}{case.file_ending}",
         "sha256": digest(case.file),

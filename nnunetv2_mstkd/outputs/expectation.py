@@ -1,17 +1,14 @@
-"""What a segmentation is worth, as far as anything is known of it: the place where such knowledge comes in.
-
-Statistics, their table and the page have columns for it, which stay empty where :func:`expectations_of` knows
-nothing.
-"""
+"""What a segmentation is worth, as statistics, their table and the page show it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nnunetv2_mstkd.inference.measuring import RegionStatistics
+from nnunetv2_mstkd.inference.records import EXPECTED_KEY, FOLD_AGREEMENT_KEY
+
+_ML = "ml"
 
 
 @dataclass(frozen=True)
@@ -21,10 +18,11 @@ class Expectation:
     Attributes:
         dice: median, 0 to 1.
         dice_low, dice_high: the interval around it.
-        volume_error_ml: expected absolute error of the volume.
-        disagreement: between folds, 0 (none) to 1.
+        volume_error_ml: expected absolute error of the volume; not of 2D images.
+        disagreement: of the folds, where there are several: 1 minus their mean pairwise Dice.
         review: whether a reader should look.
         would_help: the absent sequence that would help most.
+        would_help_dice: by how much, on average over the patients measured.
     """
 
     dice: float | None = None
@@ -34,28 +32,32 @@ class Expectation:
     disagreement: float | None = None
     review: bool | None = None
     would_help: str | None = None
+    would_help_dice: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``statistics.json`` holds."""
         return asdict(self)
 
 
-class Expectations(Protocol):
-    """Says what to expect of a case's regions; regions of which nothing is known are left out."""
+def expectations_of(entry: Mapping[str, Any]) -> dict[str, Expectation]:
+    """Take what ``predict`` knew of a case's regions from its entry of ``modalities.json``.
 
-    def __call__(
-        self, case: str, used: Sequence[str], regions: Mapping[str, RegionStatistics]
-    ) -> Mapping[str, Expectation]:
-        """Look a case up.
-
-        Args:
-            case: its name.
-            used: the modalities that the segmentation is based on.
-            regions: what was measured of it.
-        """
-        ...
+    Regions of which nothing is known are left out.
+    """
+    expected, agreement = entry.get(EXPECTED_KEY) or {}, entry.get(FOLD_AGREEMENT_KEY) or {}
+    names = dict.fromkeys((*expected, *agreement))
+    return {name: _expectation(expected.get(name) or {}, agreement.get(name)) for name in names}
 
 
-def expectations_of(model: Path | None) -> Expectations | None:
-    """Return what a model folder knows of its own quality; None where it knows nothing."""
-    return None
+def _expectation(known: Mapping[str, Any], agreement: float | None) -> Expectation:
+    helps = known.get("helps") or {}
+    return Expectation(
+        dice=known.get("dice"),
+        dice_low=known.get("dice_low"),
+        dice_high=known.get("dice_high"),
+        volume_error_ml=known.get("volume_error") if known.get("unit") == _ML else None,
+        disagreement=None if agreement is None else round(1 - agreement, 4),
+        review=known.get("look"),
+        would_help=helps.get("sequence"),
+        would_help_dice=helps.get("dice"),
+    )

@@ -15,9 +15,8 @@ from nnunetv2_mstkd.evaluation.report.methods_text import METHODS_TEXT
 from nnunetv2_mstkd.files import locked_folder
 from nnunetv2_mstkd.inference.folder import one_line
 from nnunetv2_mstkd.inference.records import read_records
-from nnunetv2_mstkd.inference.writing import PREVIEWS, SOURCE_LABELS_KEY
+from nnunetv2_mstkd.inference.writing import PREVIEWS, SOURCE_LABELS_KEY, entry_of
 from nnunetv2_mstkd.outputs.case import ONLY_STATISTICS, SegmentedCase, Wanted, describe_case, is_described
-from nnunetv2_mstkd.outputs.expectation import Expectations
 from nnunetv2_mstkd.outputs.page import PAGE_FILE, write_page
 from nnunetv2_mstkd.outputs.run_text import write_run_text
 from nnunetv2_mstkd.outputs.statistics_file import STATISTICS_FILE, Statistics, add_entry, read_statistics
@@ -49,7 +48,6 @@ class FolderOutputs:
         *,
         source_labels: bool = False,
         run: Callable[[], dict[str, Any]] | None = None,
-        expectations: Expectations | None = None,
     ) -> None:
         """Keep what is needed; nothing is read or written yet.
 
@@ -59,12 +57,11 @@ class FolderOutputs:
             wanted: what is made beside the statistics.
             source_labels: cases of :meth:`add` have label values of the data set's source.
             run: describes what segments the cases of :meth:`add`; called once, with the first one.
-            expectations: what the model knows of its own quality.
         """
         self.problems: dict[str, str] = {}
         self._folder, self._dataset_json, self._wanted = folder, dataset_json, wanted
         self._ending = str(dataset_json["file_ending"])
-        self._source_labels, self._expectations = source_labels, expectations
+        self._source_labels = source_labels
         self._describe_run, self._lock = run, Lock()
 
     def check(self) -> None:
@@ -93,9 +90,9 @@ class FolderOutputs:
         try:
             with self._lock:
                 run = self._run
-            use = {**segmentation.use.to_json(), SOURCE_LABELS_KEY: self._source_labels}
+            use = entry_of(segmentation, source_labels=self._source_labels)
             segmented = self._segmented(case.name, file, use, case.images)
-            entry = describe_case(segmented, self._folder, self._wanted, self._expectations)
+            entry = describe_case(segmented, self._folder, self._wanted)
             add_entry(self._folder, case.name, {**entry, "changed": False}, run)
         except Exception as error:
             logger.debug("case %s", case.name, exc_info=error)
@@ -132,13 +129,12 @@ class FolderOutputs:
     def _describe_anew(self, case: SegmentedCase, statistics: Statistics) -> None:
         """Replace a case's entry; what segmented it is kept, whether it was changed since is found out."""
         old = statistics.cases.get(case.name)
-        new = describe_case(case, self._folder, self._wanted, self._expectations)
+        new = describe_case(case, self._folder, self._wanted)
         same = old is not None and old.get("sha256") == new["sha256"]
-        if same and self._expectations is None:
-            for name, region in (old or {})["regions"].items():
-                if name in new["regions"]:
-                    new["regions"][name]["expected"] = region.get("expected")
         changed = old is not None and (bool(old.get("changed")) or not same)
+        if changed:  # what was expected, was of the segmentation that the model made
+            for region in new["regions"].values():
+                region["expected"] = None
         run = None if old is None else statistics.run_of(case.name)
         add_entry(self._folder, case.name, {**new, "changed": changed}, run)
 

@@ -130,7 +130,8 @@ def _facts(statistics: Statistics) -> dict[str, str]:
 
 
 def _any_expected(entries: Sequence[Entry] | Any) -> bool:
-    return any(region.get("expected") for entry in entries for region in entry["regions"].values())
+    expected = (region.get("expected") or {} for entry in entries for region in entry["regions"].values())
+    return any(known.get("dice") is not None for known in expected)
 
 
 def _heads(entries: Any, regions: Sequence[str]) -> Iterator[Head]:

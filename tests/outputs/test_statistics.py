@@ -13,7 +13,6 @@ from scipy.ndimage import label
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.inference.measuring import measure_regions
 from nnunetv2_mstkd.outputs import folder as outputs_folder
-from nnunetv2_mstkd.outputs.expectation import Expectation
 
 WHOLE, PARTIAL = "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
@@ -105,7 +104,8 @@ class TestPredict:
     def test_nothing_is_known_of_the_quality(self, predicted):
         row = rows_of(predicted)[WHOLE, "WT"]
         names = ("expected_dice", "expected_dice_low", "expected_dice_high", "expected_volume_error_ml")
-        assert {row[name] for name in (*names, "disagreement", "review", "would_help")} == {""}
+        assert {row[name] for name in (*names, "review", "would_help", "would_help_dice")} == {""}
+        assert 0 <= float(row["disagreement"]) <= 1, "there are two folds"
 
     @pytest.mark.slow
     def test_parts_merge_and_nothing_is_lost(self, predict, models, brats, predicted, tmp_path):
@@ -201,22 +201,25 @@ class TestAfterwards:
         assert (row["volume_ml"], row["used"], row["model"]) == (known["volume_ml"], "", "")
         assert "nothing is known" in (tmp_path / "report.txt").read_text()
 
-    def test_what_a_model_knows_of_itself_comes_in_by_one_hook(self, copied, monkeypatch):
-        def expectations(case, used, regions):
-            return {"WT": Expectation(dice=0.9, review=regions["WT"].voxels < 10, would_help="t1n")}
-
-        monkeypatch.setattr("nnunetv2_mstkd.outputs.expectation.expectations_of", lambda model: expectations)
+    def test_what_was_expected_of_a_case_stands_beside_it_until_it_is_changed(self, copied):
+        records = json.loads((copied / "modalities.json").read_text())
+        helps = {"sequence": "t1n", "dice": 0.04}
+        records[WHOLE]["expected"] = {
+            "WT": {"dice": 0.9, "volume_error": 1.5, "unit": "ml", "look": False, "helps": helps}
+        }
+        (copied / "modalities.json").write_text(json.dumps(records))
         assert again(copied) == 0
-        monkeypatch.undo()
-        assert again(copied) == 0, "what is known stays where nothing new is known"
+        names = ("expected_dice", "expected_volume_error_ml", "review", "would_help", "would_help_dice")
         rows = rows_of(copied)
-        assert [rows[WHOLE, "WT"][n] for n in ("expected_dice", "review", "would_help")] == [
-            "0.9",
-            "False",
-            "t1n",
-        ]
+        assert [rows[WHOLE, "WT"][n] for n in names] == ["0.9", "1.5", "False", "t1n", "0.04"]
         assert rows[WHOLE, "TC"]["expected_dice"] == ""
         assert "Expected Dice" in (copied / "index.html").read_text()
+        path = copied / f"{WHOLE}.nii.gz"
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(image * 0, str(path))
+        assert again(copied) == 0
+        row = rows_of(copied)[WHOLE, "WT"]
+        assert (row["changed"], row["expected_dice"], row["disagreement"]) == ("True", "", "")
 
     @pytest.mark.parametrize(
         ("flags", "words"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.evaluation.metrics.regions import region_mask
+from nnunetv2_mstkd.datasets.regions import region_mask
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
 from nnunetv2_mstkd.evaluation.scoring.label_files import mapped
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nnunetv2_mstkd.datasets.regions import Regions, region_mask, regions_of
-
-__all__ = ["Regions", "ignore_label", "region_mask", "regions_of", "summary_keys"]
+from nnunetv2_mstkd.datasets.regions import regions_of
 
 
 def summary_keys(dataset_json: Mapping[str, Any]) -> dict[str, str]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_mstkd.datasets.regions import Regions, region_mask
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.cropping import bounding_box
 from nnunetv2_mstkd.evaluation.metrics.hausdorff import hd95
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import LesionRules, LesionScore, score_lesions
 from nnunetv2_mstkd.evaluation.metrics.overlap import count_overlap
-from nnunetv2_mstkd.evaluation.metrics.regions import Regions, region_mask
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_mstkd.datasets.regions import is_flat
 from nnunetv2_mstkd.datasets.volumes import check_case
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import RULES
@@ -44,7 +45,7 @@ class Criteria:
 
         A 2D image, as nnU-Net's readers give it (1, Y, X), is compared in 2D.
         """
-        if _is_flat(reference.shape, spacing) and prediction.shape == reference.shape:
+        if is_flat(reference.shape, spacing) and prediction.shape == reference.shape:
             prediction, reference, spacing = prediction[0], reference[0], spacing[1:]
         rules = None if self.lesionwise is None else RULES[self.lesionwise]
         regions = score_arrays(
@@ -52,16 +53,6 @@ class Criteria:
         )
         ignored = 0 if self.ignore is None else int((reference == self.ignore).sum())
         return SubsetScores(int(reference.size) - ignored, regions)
-
-
-def _is_flat(shape: Sequence[int], spacing: Sequence[float]) -> bool:
-    """Say whether the first axis is the one that nnU-Net's readers put before a 2D image.
-
-    Its spacing says so: 999, in SimpleITK's reader times the larger of the others.
-    """
-    if len(shape) != 3 or shape[0] != 1:
-        return False
-    return any(np.isclose(spacing[0], placeholder) for placeholder in (999, 999 * max(spacing[1:])))
 
 
 @dataclass(frozen=True)

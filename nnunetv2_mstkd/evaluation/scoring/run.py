@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.datasets.raw_images import reader_class
+from nnunetv2_mstkd.datasets.regions import regions_of
 from nnunetv2_mstkd.environment import quiet
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label, regions_of, summary_keys
+from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label, summary_keys
 from nnunetv2_mstkd.evaluation.record.continuing import (
     listed_session,
     new_session,

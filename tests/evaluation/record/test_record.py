@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from nnunetv2_mstkd.datasets.regions import regions_of
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label, regions_of
+from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label
 from nnunetv2_mstkd.evaluation.record.record import METRIC_COLUMNS, read_evaluation, write_record
 
 

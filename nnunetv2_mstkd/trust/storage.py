@@ -1,0 +1,162 @@
+"""Where a model keeps what is known of its quality.
+
+``trust.json`` lies beside ``plans.json``. nnU-Net's exporter takes only files that it knows, so each fold's
+``debug.json`` carries a copy: the exporter takes that one, and a new training overwrites it, as it should.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.files import atomic_path, read_json, write_json
+from nnunetv2_mstkd.models.folder import Fold, ModelFolder
+from nnunetv2_mstkd.trust.calibration import Calibration
+
+logger = logging.getLogger(__name__)
+
+TRUST_FILE = "trust.json"
+CARRIER, CARRIED_KEY = "debug.json", "mstkd_trust"
+HOW_TO = "nnUNetv2_mstkd trust -m {} --evaluation OUT (docs/trust.md)"
+_END = 1 << 16  # bytes
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Digest a checkpoint's size and both its ends, in no time.
+
+    torch writes a zip file, whose end lists the checksum of every tensor: other weights are noticed.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        digest.update(stream.read(_END))
+        stream.seek(max(size - _END, 0))
+        digest.update(stream.read(_END))
+    return digest.hexdigest()
+
+
+def checkpoint_digests(model: ModelFolder, folds: Iterable[Fold], checkpoint: str) -> dict[str, str]:
+    """Digest the weights of folds: fold (as text) → digest."""
+    return {str(fold): checkpoint_digest(model.path / f"fold_{fold}" / checkpoint) for fold in folds}
+
+
+def write_trust(model: ModelFolder, calibration: Calibration, table: Mapping[str, Any]) -> Path:
+    """Write ``trust.json``, and the copies that travel with nnU-Net's exporter.
+
+    Args:
+        table: the same in numbers for people; nothing reads it.
+
+    Returns:
+        The file.
+    """
+    content = calibration.to_json()
+    facts = content.pop("facts")
+    path = model.path / TRUST_FILE
+    # The facts are thousands of numbers: on lines of their own nobody finds the rest.
+    text = json.dumps({**content, "table": table, "facts": "@facts"}, indent=2)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.replace('"@facts"', json.dumps(facts)) + "\n", encoding="utf-8")
+    for fold in sorted({fold for group in calibration.folds for fold in group}, key=str):
+        carrier = model.path / f"fold_{fold}" / CARRIER
+        carried = read_json(carrier) if carrier.is_file() else {}
+        write_json({**carried, CARRIED_KEY: json.dumps({**content, "facts": facts})}, carrier)
+    return path
+
+
+def read_trust(model: ModelFolder) -> Calibration | None:
+    """Read what is known of a model; None where nothing is.
+
+    Raises:
+        MSTKDError: the file is none of ours, or of a later version.
+    """
+    path = model.path / TRUST_FILE
+    content = read_json(path) if path.is_file() else None
+    if content is None:
+        for path in sorted(model.path.glob(f"fold_*/{CARRIER}")):
+            try:
+                text = read_json(path).get(CARRIED_KEY)
+                content = None if text is None else json.loads(text)
+            except (MSTKDError, AttributeError, ValueError):  # nnU-Net's own file, whatever is in it
+                continue
+            if content is not None:
+                break
+    if content is None:
+        return None
+    try:
+        return Calibration.from_json(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MSTKDError(
+            f"{path} is not what nnUNetv2_mstkd trust writes ({error!r}); make it again:"
+            f" {HOW_TO.format(model.path)}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a model for a prediction.
+
+    Attributes:
+        calibration: None where nothing is known.
+        says: one line: what it rests on, or why nothing is known and what to do.
+    """
+
+    calibration: Calibration | None
+    says: str
+
+
+def find_trust(
+    model: ModelFolder,
+    folds: Sequence[Fold],
+    checkpoint: str,
+    inference: Mapping[str, Any] | None = None,
+) -> Found:
+    """Look for what is known of predictions by these folds.
+
+    Args:
+        checkpoint: file name in each fold's folder.
+        inference: ``step_size`` and ``mirroring`` of the prediction.
+    """
+    remedy = HOW_TO.format(model.path)
+    try:
+        calibration = read_trust(model)
+    except MSTKDError as error:
+        return Found(None, f"quality not known: {error}")
+    if calibration is None:
+        return Found(None, f"quality not known: this model has no {TRUST_FILE}; make it: {remedy}")
+    reason = _unfit(calibration, model, folds, checkpoint)
+    if reason is not None:
+        return Found(None, f"quality not known: {reason}; measure it: {remedy}")
+    return Found(calibration, _rests_on(calibration, folds, inference or {}))
+
+
+def _unfit(
+    calibration: Calibration, model: ModelFolder, folds: Sequence[Fold], checkpoint: str
+) -> str | None:
+    measured = "; ".join(" ".join(map(str, group)) for group in calibration.folds)
+    if calibration.checkpoint != checkpoint:
+        return f"{TRUST_FILE} is about {calibration.checkpoint}, this prediction takes {checkpoint}"
+    if calibration.describes(folds) is None:
+        return f"{TRUST_FILE} is about folds {measured}, this prediction takes {' '.join(map(str, folds))}"
+    if calibration.modalities != model.modalities:
+        return f"{TRUST_FILE} is about a model of {', '.join(calibration.modalities)}"
+    for fold, digest in checkpoint_digests(model, folds, checkpoint).items():
+        if calibration.digests.get(fold) != digest:
+            return f"{TRUST_FILE} was measured with other weights of fold {fold}"
+    return None
+
+
+def _rests_on(calibration: Calibration, folds: Sequence[Fold], inference: Mapping[str, Any]) -> str:
+    text = (
+        f"expected quality: measured on {calibration.patients} patients ({calibration.kind}); intervals are"
+        " made to cover 90 % of new cases that are like those"
+    )
+    if calibration.describes(folds) == "single folds":
+        text += "; single folds were measured, their mean is usually no worse"
+    other = [f"{k} {v}" for k, v in calibration.inference.items() if k in inference and inference[k] != v]
+    return text + (f"; measured with {', '.join(other)}, which this prediction is not" if other else "")
