@@ -10,7 +10,7 @@ import pytest
 
 from nnunetv2_mstkd.environment import EXTERNAL_TRAINERS
 
-SETTINGS = "num_epochs=2 num_iterations_per_epoch=12 num_val_iterations_per_epoch=2 full_phase=0.5 seed=1"
+SETTINGS = "num_epochs=2 num_iterations_per_epoch=24 num_val_iterations_per_epoch=2 full_phase=0.5 seed=1"
 SIZE = "--patch-size 16 16 16 --batch-size 2 --base-features 4 --max-stages 3"
 STOCK = "nnUNetv2_mstkd train 803 3d_fullres all -device cpu"
 
@@ -42,9 +42,9 @@ def test_from_the_folders_to_what_the_steps_see(new_workplace):
     )
     steps = [json.loads(line) for line in record.read_text().splitlines()]
     taken = [sum(key.startswith("BraTS-GLI-91") for key in step["keys"]) for step in steps]
-    assert [step["full"] for step in steps] == [True] * 12 + [False] * 12
-    assert taken[:12] == [0] * 12
-    assert taken[-2:] == [1, 1], "the first steps still see what was loaded ahead"
+    assert [step["full"] for step in steps] == [True] * 24 + [False] * 24
+    assert taken[:24] == [0] * 24
+    assert taken[-2:] == [1, 1], "the first steps still see what nnU-Net has loaded ahead, up to 14 batches"
     (fold,) = work.results.glob("Dataset803_*/nnUNetTrainerRecording__nnUNetMSTKDPlans__3d_fullres/fold_0")
     (log,) = fold.glob("training_log_*.txt")
     assert log.read_text().count("Cases without a segmentation: 2 train the distillation.") == 1
