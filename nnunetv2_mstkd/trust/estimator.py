@@ -2,9 +2,10 @@
 
 Without signals, a new case is one more case of its subset. With signals (what is known of a case without its
 true segmentation: predicted volume, agreement of folds), a ridge regression says what Dice to expect, each
-measured row as seen by the regression of the *other* patients; rows of like expectation make up classes, and
-the residuals of a class give its interval: Mondrian conformal regression (Boström and Johansson, Proceedings
-of Machine Learning Research 128, 2020, 114-133).
+measured row as seen by the regression of the *other* patients, and the residuals of the subset make the
+interval: Mondrian conformal prediction (Vovk, Gammerman and Shafer, 2005, chapter 4) with subsets as classes,
+around a regression with leave-one-out residuals (Barber et al., Annals of Statistics 49, 2021, 486-507). So
+coverage is promised for each subset, not only for all together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from functools import cached_property
 import numpy as np
 
 from nnunetv2_mstkd.trust.conformal import (
-    COVERAGE,
     Interval,
     interval,
     patient_weights,
@@ -34,7 +34,6 @@ LIKE_SUBSETS = (
 )
 BAD_DICE = 0.5  # a segmentation below it is one that a reader should have seen
 MISS_RATE = 0.1  # share of bad segmentations that the rule may leave unflagged
-_CLASSES = 5  # at most so many classes of like expectation
 _RIDGE = 1.0
 
 
@@ -96,12 +95,9 @@ class Estimator:
         if self.signals:
             self._regression = _Regression(self._known, self.signals, facts, subsets, patients)
             self._centres = self._regression.of_other_patients()
-            self._edges = _class_edges(self._centres, patients)
-            self._classes = np.searchsorted(self._edges, self._centres, side="right")
         else:
             self._centres = np.zeros(len(subsets))
-            self._classes = np.searchsorted(self._known, subsets)
-        self._described: dict[int, tuple[float, Interval, int, int]] = {}
+        self._residuals: dict[str, tuple[float, Interval, int, int]] = {}
 
     def knows(self, subset: str) -> bool:
         """Say whether any case was measured under a subset."""
@@ -115,46 +111,38 @@ class Estimator:
             volume: predicted, in the unit of the facts.
             agreement: of the folds; needed where it is among the signals.
         """
-        subsets, values = np.array([subset], dtype=object), np.array([[volume, agreement]])
-        (centre,), (group,) = self._places(subsets, values)
-        return self._estimate(float(centre), int(group))
+        (found,) = self.estimates(np.array([subset], dtype=object), np.array([volume]), np.array([agreement]))
+        return found
 
     def estimates(self, subsets: np.ndarray, volumes: np.ndarray, agreements: np.ndarray) -> list[Estimate]:
         """Say it of many cases with known subsets; all (N,)."""
-        places = self._places(subsets, np.stack([volumes, agreements], axis=1))
-        return [self._estimate(float(centre), int(group)) for centre, group in zip(*places, strict=True)]
+        centres = np.zeros(len(subsets))
+        if self.signals:
+            centres = self._regression.expect(subsets, np.stack([volumes, agreements], axis=1))
+        return [self._estimate(float(c), subset) for c, subset in zip(centres, subsets, strict=True)]
 
-    def _places(self, subsets: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return centre and class (N,) of rows with predicted volume and agreement (N, 2)."""
-        if not self.signals:
-            return np.zeros(len(subsets)), np.searchsorted(self._known, subsets)
-        centres = self._regression.expect(subsets, values)
-        return centres, np.searchsorted(self._edges, centres, side="right")
-
-    def _estimate(self, centre: float, group: int) -> Estimate:
-        middle, around, cases, patients = self._class(group)
+    def _estimate(self, centre: float, subset: str) -> Estimate:
+        if subset not in self._residuals:
+            self._residuals[subset] = self._of_subset(subset)
+        middle, around, cases, patients = self._residuals[subset]
         low, high = (float(np.clip(centre + end, 0, 1)) for end in (around.low, around.high))
         median = float(np.clip(centre + middle, 0, 1))
         return Estimate(median, Interval(low, high, around.sides), cases, patients)
 
-    def _class(self, group: int) -> tuple[float, Interval, int, int]:
-        """Residuals of a class: their median, their interval, and how many there are of how many patients."""
-        if group not in self._described:
-            members = self._classes == group
-            residuals = (self.facts.dice - self._centres)[members]
-            patients = self.patients[members]
-            middle = weighted_median(residuals, patients)
-            found = (middle, interval(residuals, patients), int(members.sum()), len(np.unique(patients)))
-            self._described[group] = found
-        return self._described[group]
+    def _of_subset(self, subset: str) -> tuple[float, Interval, int, int]:
+        """Residuals of a subset: median, interval, and how many there are of how many patients."""
+        members = self.subsets == subset
+        residuals, patients = (self.facts.dice - self._centres)[members], self.patients[members]
+        middle = weighted_median(residuals, patients)
+        return middle, interval(residuals, patients), len(residuals), len(np.unique(patients))
 
     @cached_property
     def scores(self) -> np.ndarray:
         """Expected Dice of each measured row (N,), its own patient left out."""
         scores = np.empty(len(self.subsets))
         residuals = self.facts.dice - self._centres
-        for group in np.unique(self._classes):
-            members = np.flatnonzero(self._classes == group)
+        for subset in self._known:
+            members = np.flatnonzero(self.subsets == subset)
             values, owners = residuals[members], self.patients[members]
             for patient in np.unique(owners):
                 others = owners != patient
@@ -176,18 +164,6 @@ class Estimator:
             threshold, missed = float(self.scores[bad].max()), 1 / (count + 1)
         flagged = float(np.mean(self.scores <= threshold)) if len(self.scores) else 0.0
         return Rule(threshold, missed, int(bad.sum()), count, flagged)
-
-
-def _class_edges(centres: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Cut rows into classes of like expectation, as many as have enough patients each for both ends."""
-    needed = patients_needed((1 - COVERAGE) / 2)
-    for count in range(_CLASSES, 1, -1):
-        edges = np.unique(np.quantile(centres, np.arange(1, count) / count))
-        classes = np.searchsorted(edges, centres, side="right")
-        sizes = [len(np.unique(patients[classes == c])) for c in range(len(edges) + 1)]
-        if min(sizes) > needed:
-            return edges
-    return np.empty(0)
 
 
 class _Regression:

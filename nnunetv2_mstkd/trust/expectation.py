@@ -225,7 +225,7 @@ def _volume_error(predicted: np.ndarray, reference: np.ndarray, patients: np.nda
 def _basis(estimator: Estimator, sides: int, subset: str, patients: int) -> str:
     like = f"with {subset}"
     if estimator.signals:
-        like = f"with the like expected by {' and '.join(('subset', *estimator.signals))}"
+        like += f", and {' and '.join(estimator.signals)}"
     if sides == 2:
         return f"{patients} patients {like}"
     if sides == 1:

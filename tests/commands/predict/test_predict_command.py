@@ -47,10 +47,13 @@ def same(files, first, second, names=NAMES):
 class TestRealCommand:
     def test_prints_one_line_per_case_and_a_summary(self, segmented):
         output, done = segmented
-        *lines, summary = done.stdout.splitlines()
+        *lines, quality, summary = done.stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["[1/2]", "[2/2]"]
         cases = {line.split(maxsplit=1)[1] for line in lines}  # whichever is written first comes first
         assert cases == {f"{WHOLE}: t1n+t1c+t2w+t2f", f"{PARTIAL}: t1c+t2f"}
+        assert quality.startswith(
+            "quality not known: this model has no trust.json; make it: nnUNetv2_mstkd trust"
+        )
         assert summary == f"{output}: 2 case(s) segmented"
 
     def test_warns_that_a_stock_model_never_saw_this(self, segmented):
@@ -182,7 +185,9 @@ class TestFlags:
 
     def test_disable_progress_bar_leaves_the_summary(self, predict, models, brats, tmp_path):
         done = predict(brats / WHOLE, tmp_path / "out", "--disable_progress_bar", model=models.labels)
-        assert done.out.splitlines() == [f"{tmp_path / 'out'}: 1 case(s) segmented"]
+        quality, summary = done.out.splitlines()
+        assert quality.startswith("quality not known")
+        assert summary == f"{tmp_path / 'out'}: 1 case(s) segmented"
 
     def test_verbose_lets_nnunet_speak(self, predict, models, brats, tmp_path):
         done = predict(brats / WHOLE, tmp_path / "out", "--verbose", model=models.labels)
