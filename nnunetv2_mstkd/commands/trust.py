@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_mstkd.commands.arguments import add_model_arguments, chosen_model_folder
 from nnunetv2_mstkd.errors import MSTKDError
 
 _SHARED = 0.1  # share of rows with the same numbers: two cases may agree by chance, many do not
@@ -13,7 +14,7 @@ _EPILOG = """The cases must be such that the evaluated folds have not learnt fro
 cases (evaluate -f 0 -o A; evaluate -f 1 -o B; ...; trust --evaluation A B ...), or cases that no fold has
 seen (evaluate -f 0 1 2 3 4 --cases FOLDER). predict and Segmenter then say for every case what to expect
 (docs/trust.md). --check measures, on patients left out in turn, how often the intervals cover and how well
-bad cases are found; with -m it measures what that model's trust.json says of these other cases."""
+bad cases are found; with a model it measures what that model's trust.json says of these other cases."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-m", metavar="MODEL_FOLDER", type=Path, help="the model's TRAINER__PLANS__CONFIGURATION folder")
+    add_model_arguments(parser)
     add(
         "--evaluation",
         metavar="OUT",
@@ -53,8 +54,9 @@ def run(argv: Sequence[str]) -> int:
     if arguments.check:
         _check(arguments)
         return 0
-    if arguments.m is None:
-        raise MSTKDError("name the model by -m MODEL_FOLDER, or give --check")
+    folder = _model_folder(arguments)
+    if folder is None:
+        raise MSTKDError("name the model by -d DATASET -c CONFIGURATION or -m MODEL_FOLDER, or give --check")
     if arguments.o is not None:
         raise MSTKDError("-o belongs to --check; trust.json is written into the model's folder")
     from nnunetv2_mstkd.evaluation.trust.measure import measure, read_evaluations, table_for_people
@@ -63,12 +65,18 @@ def run(argv: Sequence[str]) -> int:
     from nnunetv2_mstkd.models.folder import open_model_folder
     from nnunetv2_mstkd.trust.storage import write_trust
 
-    model = open_model_folder(arguments.m)
+    model = open_model_folder(folder)
     calibration = measure(model, read_evaluations(arguments.evaluation), held_out=arguments.held_out)
     writable_folder(model.path)
     path = write_trust(model, calibration, table_for_people(calibration.facts))
     print(f"{path}: {what_is_known(calibration)}")
     return 0
+
+
+def _model_folder(arguments: argparse.Namespace) -> Path | None:
+    """The model that the flags name; ``None`` where they name none."""
+    named = any(getattr(arguments, flag) is not None for flag in ("d", "m", "tr", "p", "c"))
+    return chosen_model_folder(arguments) if named else None
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -81,23 +89,24 @@ def _check(arguments: argparse.Namespace) -> None:
     from nnunetv2_mstkd.trust.storage import read_trust
 
     evaluations = read_evaluations(arguments.evaluation)
-    if arguments.m is None:
+    folder = _model_folder(arguments)
+    if folder is None:
         facts = collect_facts(evaluations, "ml")
         how = "by cross-validation over the patients of these evaluations"
         results = [check(facts, region) for region in facts.regions]
     else:
-        known = read_trust(open_model_folder(arguments.m))
+        known = read_trust(open_model_folder(folder))
         if known is None:
             raise MSTKDError(
-                f"{arguments.m} has no trust.json to be checked; leave -m away, or make it first"
+                f"{folder} has no trust.json to be checked; leave the model away, or make it first"
             )
         facts = collect_facts(evaluations, known.unit)
         if facts.shared_with(known.facts) > _SHARED:
             raise MSTKDError(
-                f"these are cases that {arguments.m}/trust.json was made from; give other cases, or leave -m"
-                " away for a cross-validation"
+                f"these are cases that {folder}/trust.json was made from; give other cases, or leave the"
+                " model away for a cross-validation"
             )
-        how = f"what {arguments.m} says, on these other cases"
+        how = f"what {folder} says, on these other cases"
         results = [
             summarise([transported(known.facts, known.signals.get(region, ()), facts, region)], region)
             for region in known.regions

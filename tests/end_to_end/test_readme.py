@@ -35,7 +35,7 @@ def test_the_readme_has_the_commands_that_are_run_here():
         "nnUNetv2_mstkd convert", "nnUNetv2_plan_and_preprocess -d",
         *(
             f"nnUNetv2_mstkd {c}"
-            for c in ("plan", "train", "predict", "train", "evaluate", "evaluate", "compare")
+            for c in ("plan", "train", "predict", "evaluate", "trust", "train", "evaluate", "compare")
         ),
     ]  # fmt: skip
 
@@ -139,6 +139,10 @@ def test_every_nnunet_command_of_the_readme_in_its_order(work, segmentations):
         table = (work.root / "eval" / name / "table.md").read_text()
         assert "| t1n+t1c+t2w+t2f | Avg. |" in table
     assert (work.root / "comparison" / "report.html").stat().st_size > 50_000
+    assert len(list((work.root / "out" / "preview").glob("*.png"))) == len(cases)
+    assert "Segmentations of 2 cases" in (work.root / "out" / "index.html").read_text()
+    (trust,) = work.results.glob("*/*/trust.json")
+    assert trust.parent.name.startswith("nnUNetTrainerModalityDropout__")
 
 
 @pytest.mark.slow

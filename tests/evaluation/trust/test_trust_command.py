@@ -148,7 +148,7 @@ class TestRefused:
 
     def test_no_evaluation_and_no_model(self, trust, own_model, tmp_path, whole):
         refused(trust("-m", own_model, "--evaluation", tmp_path), says="has no evaluation.json")
-        refused(trust("--evaluation", whole), says="name the model by -m")
+        refused(trust("--evaluation", whole), says="name the model by -d DATASET")
         refused(trust("-m", own_model, "--evaluation", whole, "-o", "x.json"), says="-o belongs to --check")
 
     def test_a_check_without_anything_to_check(self, trust, own_model, whole):
