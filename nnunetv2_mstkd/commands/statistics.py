@@ -29,6 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     add("-p", metavar="PREDICTIONS", type=Path, required=True, help="folder with the segmentations")
     add("-i", metavar="SRC", type=Path, help="folder with the images, for --preview")
     add("-m", metavar="MODEL_FOLDER", type=Path, help="model, where PREDICTIONS has no dataset.json")
+    add(
+        "--source_labels",
+        action="store_true",
+        help="cases that modalities.json does not list have the label values of the data set's source",
+    )
     add_output_arguments(parser)
     return parser
 
@@ -44,6 +49,7 @@ def run(argv: Sequence[str]) -> int:
     dataset_json = _dataset_json(arguments)
     from nnunetv2_mstkd.outputs.case import Wanted
     from nnunetv2_mstkd.outputs.folder import FolderOutputs, segmentations
+    from nnunetv2_mstkd.outputs.statistics_file import drop_removed
 
     names = list(segmentations(folder, str(dataset_json["file_ending"])))
     if not names:
@@ -55,10 +61,14 @@ def run(argv: Sequence[str]) -> int:
         folder,
         dataset_json,
         Wanted(masks=arguments.masks, preview=arguments.preview),
+        source_labels=arguments.source_labels,
     )
     outputs.check()
     writable_folder(folder)
     count = outputs.complete({name: images.get(name, {}) for name in names}, again=True)
+    removed = drop_removed(folder)
+    if removed:
+        print(f"left out, for their segmentations are not there any more: {', '.join(removed)}")
     outputs.write()
     print(f"{folder}: {count} case(s) measured")
     return report_problems(outputs.problems)

@@ -62,6 +62,22 @@ def regions_in_files(dataset_json: Mapping[str, Any], *, source_labels: bool) ->
     return {name: tuple(in_file[value] for value in values if value in in_file) for name, values in regions}
 
 
+def label_values(dataset_json: Mapping[str, Any], *, source_labels: bool) -> frozenset[int]:
+    """Return all values that a label map on disk may have: background, labels, and the ignore label.
+
+    Args:
+        source_labels: they are those of the data set's source.
+
+    Raises:
+        MSTKDError: the data set does not know its source's values.
+    """
+    values = set(_values_in_files(dataset_json, source_labels=source_labels).values())
+    if not source_labels:
+        values |= {int(value) for value in dataset_json.get("regions_class_order") or ()}
+    ignore = dataset_json["labels"].get("ignore")
+    return frozenset(values | {0} | ({int(ignore)} if isinstance(ignore, int) else set()))
+
+
 def _values_in_files(dataset_json: Mapping[str, Any], *, source_labels: bool) -> dict[int, int]:
     """Map a value of the data set to that in the files; the source may lack some."""
     values = {value for values in regions_of(dataset_json).values() for value in values}

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import nnunetv2_mstkd
 from nnunetv2_mstkd.datasets.regions import Regions
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.provenance import file_digest
 from nnunetv2_mstkd.inference.measuring import RegionStatistics, measure_regions
 from nnunetv2_mstkd.inference.writing import MASKS
 from nnunetv2_mstkd.outputs.expectation import expectations_of
-from nnunetv2_mstkd.outputs.label_maps import read_label_map
+from nnunetv2_mstkd.outputs.label_maps import LabelMap, read_label_map
 from nnunetv2_mstkd.outputs.masks import mask_files, write_masks
 from nnunetv2_mstkd.outputs.preview import preview_file, write_preview
 from nnunetv2_mstkd.outputs.table import region_entry
@@ -46,6 +49,7 @@ class SegmentedCase:
         file: the segmentation; its name may be temporary.
         file_ending: that of its real name.
         regions: name → label values in the file.
+    values: all that the file may have; others are refused.
         use: its entry of ``modalities.json``; None where nobody knows what it is based on.
         images: modality → file; may be empty, then there is no preview.
     """
@@ -54,6 +58,7 @@ class SegmentedCase:
     file: Path
     file_ending: str
     regions: Regions
+    values: frozenset[int]
     use: Mapping[str, Any] | None
     images: Mapping[str, Path]
 
@@ -87,9 +92,10 @@ def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str
         wanted: what is made; older files of the case are renewed, too.
 
     Raises:
-        MSTKDError: a file cannot be read or written.
+        MSTKDError: a file cannot be read or written, or has values that are no labels of the data set.
     """
     label_map = read_label_map(case.file, f"{case.name}{case.file_ending}")
+    _check_values(case, label_map)
     image = label_map.image
     measured = measure_regions(
         label_map.array, case.regions, image.GetSpacing(), image.GetOrigin(), image.GetDirection()
@@ -108,6 +114,18 @@ def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str
         "regions": {name: region_entry(region, known.get(name)) for name, region in measured.items()},
         "measured_with": nnunetv2_mstkd.__version__,
     }
+
+
+def _check_values(case: SegmentedCase, label_map: LabelMap) -> None:
+    """Refuse an image, or labels of another convention: measured, tumour would be missing in silence."""
+    foreign = sorted(set(np.unique(label_map.array).tolist()) - case.values)
+    if foreign:
+        found = ", ".join(map(str, foreign[:3])) + (" ..." if len(foreign) > 3 else "")
+        raise MSTKDError(
+            f"{case.name}{case.file_ending} has values that are no labels here ({found}; labels are"
+            f" {', '.join(map(str, sorted(case.values)))}); if they are those of the data set's source, give"
+            " --source_labels; if it is no segmentation, move it out"
+        )
 
 
 def _notes(case: SegmentedCase, measured: Mapping[str, RegionStatistics]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from nnunetv2_mstkd.datasets.regions import regions_in_files, regions_of
+from nnunetv2_mstkd.datasets.regions import label_values, regions_in_files, regions_of
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.report.methods_text import METHODS_TEXT
 from nnunetv2_mstkd.files import locked_folder
@@ -55,7 +55,8 @@ class FolderOutputs:
             folder: with the segmentations.
             dataset_json: of the model or the data set.
             wanted: what is made beside the statistics.
-            source_labels: cases of :meth:`add` have label values of the data set's source.
+            source_labels: cases of :meth:`add`, and those that ``modalities.json`` does not list, have label
+                values of the data set's source.
             run: describes what segments the cases of :meth:`add`; called once, with the first one.
         """
         self.problems: dict[str, str] = {}
@@ -141,9 +142,10 @@ class FolderOutputs:
     def _segmented(
         self, name: str, file: Path, use: Mapping[str, Any] | None, images: Images
     ) -> SegmentedCase:
-        source_labels = bool(use and use.get(SOURCE_LABELS_KEY))
+        source_labels = self._source_labels if use is None else bool(use.get(SOURCE_LABELS_KEY))
         regions = regions_in_files(self._dataset_json, source_labels=source_labels)
-        return SegmentedCase(name, file, self._ending, regions, use, images)
+        values = label_values(self._dataset_json, source_labels=source_labels)
+        return SegmentedCase(name, file, self._ending, regions, values, use, images)
 
     def write(self) -> None:
         """Write what is made of all cases together: table, text, and the page where there are previews.

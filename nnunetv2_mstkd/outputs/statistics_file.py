@@ -88,10 +88,33 @@ def add_entry(folder: Path, case: str, entry: Mapping[str, Any], run: Mapping[st
     with locked_folder(folder):
         statistics = read_statistics(folder)
         statistics.cases[case] = {**entry, **_run_entry(statistics, run)}
-        content = {
-            "version": _VERSION,
-            "coordinates": _COORDINATES,
-            "runs": statistics.runs,
-            "cases": dict(sorted(statistics.cases.items())),
-        }
-        write_json(content, folder / STATISTICS_FILE)
+        _write(statistics, folder)
+
+
+def drop_removed(folder: Path) -> list[str]:
+    """Drop the entries of segmentations that are in the folder no more.
+
+    Returns:
+        The cases.
+
+    Raises:
+        MSTKDError: the file that is there is none of ours, or the disk is full.
+    """
+    with locked_folder(folder):
+        statistics = read_statistics(folder)
+        removed = [case for case, entry in statistics.cases.items() if not (folder / entry["file"]).exists()]
+        if removed:
+            for case in removed:
+                del statistics.cases[case]
+            _write(statistics, folder)
+        return removed
+
+
+def _write(statistics: Statistics, folder: Path) -> None:
+    content = {
+        "version": _VERSION,
+        "coordinates": _COORDINATES,
+        "runs": statistics.runs,
+        "cases": dict(sorted(statistics.cases.items())),
+    }
+    write_json(content, folder / STATISTICS_FILE)

@@ -19,7 +19,9 @@ from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.datasets.regions import REGION_COLORS
 from nnunetv2_mstkd.evaluation.figures.volumes import OrientedVolume
 from nnunetv2_mstkd.evaluation.scoring.given_predictions import find_predictions
+from nnunetv2_mstkd.outputs.page import render
 from nnunetv2_mstkd.outputs.preview import draw
+from nnunetv2_mstkd.outputs.statistics_file import read_statistics
 
 WHOLE, PARTIAL = "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
@@ -139,12 +141,9 @@ class TestPage:
         assert re.findall(r'href="(preview/[^"]+)"', text) == [f"preview/{case}.png" for case in content]
 
     def test_names_are_no_markup(self, predicted, tmp_path):
-        out = shutil.copytree(predicted, tmp_path / "out")
-        content = json.loads((out / "statistics.json").read_text())
-        content["cases"]["<script>alert(1)</script>"] = content["cases"][WHOLE]
-        (out / "statistics.json").write_text(json.dumps(content))
-        assert main(["statistics", "-p", str(out)]) == 0
-        text = (out / "index.html").read_text(encoding="utf-8")
+        statistics = read_statistics(predicted)
+        statistics.cases["<script>alert(1)</script>"] = statistics.cases[WHOLE]
+        text = render(statistics, ["WT", "TC", "ET"], tmp_path)
         assert text.count("<script>") == 1
         assert "alert" in text
 

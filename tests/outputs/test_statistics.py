@@ -201,6 +201,38 @@ class TestAfterwards:
         assert (row["volume_ml"], row["used"], row["model"]) == (known["volume_ml"], "", "")
         assert "nothing is known" in (tmp_path / "report.txt").read_text()
 
+    def test_values_that_are_no_labels_are_refused(self, copied, brats, capsys):
+        """BraTS 2021 has ET = 4: measured as if it were 3, there would be no enhancing tumour, in silence."""
+        before = entries_of(copied)["cases"]
+        image = sitk.ReadImage(str(copied / f"{WHOLE}.nii.gz"))
+        image[5:8, 5:8, 5:8] = 4
+        sitk.WriteImage(image, str(copied / "other.nii.gz"))
+        shutil.copy(brats / WHOLE / f"{WHOLE}-t1c.nii.gz", copied / "scan.nii.gz")
+        assert again(copied) == 2
+        error = capsys.readouterr().err
+        assert "other.nii.gz has values that are no labels here (4; labels are 0, 1, 2, 3)" in error
+        assert "scan.nii.gz has values" in error or "between integers" in error
+        assert entries_of(copied)["cases"] == before
+
+    def test_values_of_the_source_are_measured_when_it_is_said(self, predicted, tmp_path):
+        content = json.loads((predicted / "dataset.json").read_text())
+        content["mstkd"] = {"source_labels": {"1": 1, "2": 2, "3": 4}}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(predicted / f"{WHOLE}.nii.gz")))
+        array[:2] = 3
+        array[array == 3] = 4
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "other.nii.gz"))
+        assert again(tmp_path) == 2
+        assert again(tmp_path, "--source_labels") == 0
+        assert rows_of(tmp_path)["other", "ET"]["voxels"] == str((array == 4).sum())
+
+    def test_a_segmentation_that_was_removed_is_in_no_table(self, copied, capsys):
+        (copied / f"{WHOLE}.nii.gz").unlink()
+        assert again(copied) == 0
+        assert f"are not there any more: {WHOLE}\n" in capsys.readouterr().out
+        assert {case for case, _ in rows_of(copied)} == {PARTIAL}
+        assert WHOLE not in (copied / "index.html").read_text()
+
     def test_what_was_expected_of_a_case_stands_beside_it_until_it_is_changed(self, copied):
         records = json.loads((copied / "modalities.json").read_text())
         helps = {"sequence": "t1n", "dice": 0.04}
@@ -213,7 +245,9 @@ class TestAfterwards:
         rows = rows_of(copied)
         assert [rows[WHOLE, "WT"][n] for n in names] == ["0.9", "1.5", "False", "t1n", "0.04"]
         assert rows[WHOLE, "TC"]["expected_dice"] == ""
-        assert "Expected Dice" in (copied / "index.html").read_text()
+        page = (copied / "index.html").read_text()
+        assert "Expected Dice" in page
+        assert "Look says whether a reader should look" in page
         path = copied / f"{WHOLE}.nii.gz"
         image = sitk.ReadImage(str(path))
         sitk.WriteImage(image * 0, str(path))
