@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_mstkd.datasets.listing import entries
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import resolve
 
@@ -109,9 +110,13 @@ def is_subject_folder(folder: Path) -> bool:
 
 
 def below(folder: Path) -> list[Path]:
-    """The folders of a subject or a session that hold its images: ``anat``, ``ses-02/anat``."""
+    """The folders of a subject or a session that hold its images: ``anat``, ``ses-02/anat``.
+
+    Raises:
+        MSTKDError: one may not be listed.
+    """
     found = []
-    for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for path in (p for p in entries(folder) if p.is_dir()):
         if path.name in DATA_TYPES:
             found.append(path)
         elif _SUBJECT_OR_SESSION.fullmatch(path.name) and path.name.startswith("ses-"):

@@ -26,6 +26,7 @@ from nnunetv2_mstkd.datasets.bids import below, is_bids_case, is_subject_folder
 from nnunetv2_mstkd.datasets.case_table import is_table, read_table
 from nnunetv2_mstkd.datasets.cases import Case, Discovery, Draft, finish
 from nnunetv2_mstkd.datasets.input_rules import IGNORE, InputRules, PatternMatcher
+from nnunetv2_mstkd.datasets.listing import entries
 from nnunetv2_mstkd.datasets.naming import SEGMENTATION, SEGMENTATION_NAMES, Reading, read_name
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.errors import MSTKDError
@@ -111,7 +112,7 @@ class _Search:
             return finish(self._by_path().items(), self.modalities)
         volumes = self._volumes(self.source)
         if volumes:
-            folders = [p for p in _entries(self.source) if p.is_dir()]
+            folders = [p for p in entries(self.source) if p.is_dir()]
             if folders:
                 logger.warning(
                     "%s holds images; its %d sub-folders are not searched", self.source, len(folders)
@@ -133,16 +134,23 @@ class _Search:
         own = {path: stem for folder in below(self.source) for path, stem in self._volumes(folder).items()}
         if own:
             return self._folder_cases(self.source.resolve().name, own)
-        folders = [p for p in _entries(self.source) if p.is_dir()]
-        found = {folder: self._volumes_of_case(folder) for folder in folders}
-        if not any(found.values()):
+        folders = [p for p in entries(self.source) if p.is_dir()]
+        found: dict[Path, dict[Path, str]] = {}
+        closed: list[_Named] = []
+        for folder in folders:
+            try:
+                found[folder] = self._volumes_of_case(folder)
+            except MSTKDError as error:  # no permission for this one; the others are cases all the same
+                closed.append((folder.name, Draft(problems=[str(error)])))
+        if not any(found.values()) and not closed:
             raise MSTKDError(
                 f"no cases in {self.source}: expected folders with files like CASE-t1c.nii.gz, files like"
                 f" CASE_0000{self.endings[-1]}, or BIDS; else say --pattern t1c='*/T1post/*.nii.gz'"
             )
         if any(is_subject_folder(folder) for folder in folders):  # BIDS: code and derivatives are no cases
             found = {folder: files for folder, files in found.items() if files}
-        return [named for folder, files in found.items() for named in self._folder_cases(folder.name, files)]
+        named = [case for folder, files in found.items() for case in self._folder_cases(folder.name, files)]
+        return named + closed
 
     def _volumes_of_case(self, folder: Path) -> dict[Path, str]:
         return {p: stem for place in (folder, *below(folder)) for p, stem in self._volumes(place).items()}
@@ -150,7 +158,7 @@ class _Search:
     def _volumes(self, folder: Path) -> dict[Path, str]:
         """Image file → its name without the ending. A broken link counts: reading it will say so."""
         stems = {}
-        for path in _entries(folder):
+        for path in entries(folder):
             ending = next((e for e in self.endings if path.name.endswith(e)), None)
             if ending and not path.is_dir():
                 stems[path] = path.name[: -len(ending)]
@@ -334,7 +342,9 @@ def _cases_of_table(table: Path, modalities: Sequence[str]) -> dict[str, Draft]:
     for row in read_table(table):
         draft = drafts[row.case]
         if not row.path.is_file():
-            draft.problems.append(f"{table.name}, line {row.line}: no file {row.path}")
+            draft.problems.append(
+                f"{table.name}, line {row.line}: no file {row.path} (paths count from the table's folder)"
+            )
         elif row.sequence.lower() in SEGMENTATION_NAMES:
             draft.segmentations.append(row.path)
         else:
@@ -354,11 +364,3 @@ def _owner(prefix: str, prefixes: Iterable[str]) -> str:
     """A name with an unknown ending belongs to the case whose name it begins with."""
     begins = [p for p in prefixes if prefix == p or (p and re.match(re.escape(p) + r"[-_. ]", prefix))]
     return max(begins, key=len, default=prefix)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden files (archives made on a Mac are full of them)."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise MSTKDError(f"cannot list {folder}: {error.strerror or error}") from None

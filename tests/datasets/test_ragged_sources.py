@@ -1,5 +1,7 @@
 """Layouts that users have: understood, or refused with the way out, but never taken for something else."""
 
+from pathlib import Path
+
 import pytest
 
 from nnunetv2_mstkd.datasets.discovery import discover, find_cases
@@ -299,3 +301,18 @@ def test_sessions_of_a_bids_subject_are_one_patient():
     assert patient_of("sub-01_ses-2", {}) == "sub-01"
     assert patient_of("sub-01", {}) == "sub-01"
     assert patient_of("BraTS-GLI-00001-100", {}) == "BraTS-GLI-00001"
+
+
+def test_a_folder_that_may_not_be_listed_is_one_bad_case(tmp_path, monkeypatch):
+    make(tmp_path, "a/a_T1.nii.gz", "closed/closed_T1.nii.gz")
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found = discover(tmp_path, BRATS_MODALITIES)
+    assert list(content(found)) == ["a"]
+    assert found.problems == {"closed": f"cannot list {tmp_path / 'closed'}: Permission denied"}
