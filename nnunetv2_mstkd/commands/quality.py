@@ -17,13 +17,16 @@ class QualityReport:
     def __init__(self, known: Expectations) -> None:
         """Keep what is known of the model."""
         self.known = known
-        self._told = 0
+        self._segmented = self._told = 0
         self._unknown: list[str] = []
         self._look: list[str] = []
 
     def of(self, report: CaseReport) -> str:
         """Say in short what is expected of a case; nothing where nothing is known."""
-        if report.segmentation is None or self.known.calibration is None:
+        if report.segmentation is None:
+            return ""
+        self._segmented += 1
+        if self.known.calibration is None:
             return ""
         expected = report.segmentation.expected
         if not expected:
@@ -35,14 +38,17 @@ class QualityReport:
         return "; Dice " + ", ".join(f"{name} {region.in_short()}" for name, region in expected.items())
 
     def print_summary(self) -> None:
-        """Print once what all of it rests on, and which cases to look at."""
+        """Print once what all of it rests on, and which cases to look at; nothing without cases."""
+        if not self._segmented:
+            return
         print(self.known.says)
         if self.known.calibration is None:
             return
         if self._unknown:
             print(f"{len(self._unknown)} case(s) of unknown quality: {_some(self._unknown)}")
         some = f": {_some(self._look)}" if self._look else ""
-        print(f"a reader should look at {len(self._look)} of {self._told} case(s){some}")
+        if self._told:
+            print(f"a reader should look at {len(self._look)} of {self._told} case(s){some}")
 
 
 def _some(names: list[str]) -> str:

@@ -235,10 +235,12 @@ def _basis(estimator: Estimator, sides: int, subset: str, patients: int) -> str:
 
 def _look(estimator: Estimator, median: float, volume: float, unit: str) -> tuple[bool | None, str]:
     rule, predicted = estimator.rule, estimator.facts.predicted
-    if not predicted.min() <= volume <= predicted.max():
+    least, most = float(predicted.min()), float(predicted.max())
+    if not least <= volume <= most:
+        side, end = ("below", least) if volume < least else ("above", most)
         return True, (
-            f"its volume, {volume:.3g} {unit}, is outside the {predicted.min():.3g} to"
-            f" {predicted.max():.3g} {unit} of the measured cases"
+            f"its volume, {volume:.4g} {unit}, is {side} all that was measured ({end:.4g} {unit}"
+            f" {'at least' if side == 'below' else 'at most'})"
         )
     if rule.threshold is None:
         return None, f"no rule: no measured segmentation had a Dice below {BAD_DICE}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path, read_json, write_json
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 from nnunetv2_mstkd.trust.calibration import Calibration
+from nnunetv2_mstkd.trust.conformal import COVERAGE, patients_needed
 
 logger = logging.getLogger(__name__)
 
 TRUST_FILE = "trust.json"
 CARRIER, CARRIED_KEY = "debug.json", "mstkd_trust"
-HOW_TO = "nnUNetv2_mstkd trust -m {} --evaluation OUT (docs/trust.md)"
 _END = 1 << 16  # bytes
 
 
@@ -76,7 +77,10 @@ def read_trust(model: ModelFolder) -> Calibration | None:
         MSTKDError: the file is none of ours, or of a later version.
     """
     path = model.path / TRUST_FILE
-    content = read_json(path) if path.is_file() else None
+    try:
+        content = read_json(path) if path.is_file() else None
+    except MSTKDError as error:
+        raise MSTKDError(f"{error}; make it again: {_how_to(model)}") from None
     if content is None:
         for path in sorted(model.path.glob(f"fold_*/{CARRIER}")):
             try:
@@ -92,8 +96,7 @@ def read_trust(model: ModelFolder) -> Calibration | None:
         return Calibration.from_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MSTKDError(
-            f"{path} is not what nnUNetv2_mstkd trust writes ({error!r}); make it again:"
-            f" {HOW_TO.format(model.path)}"
+            f"{path} is not what nnUNetv2_mstkd trust writes ({error!r}); make it again: {_how_to(model)}"
         ) from None
 
 
@@ -122,7 +125,7 @@ def find_trust(
         checkpoint: file name in each fold's folder.
         inference: ``step_size`` and ``mirroring`` of the prediction.
     """
-    remedy = HOW_TO.format(model.path)
+    remedy = _how_to(model)
     try:
         calibration = read_trust(model)
     except MSTKDError as error:
@@ -133,6 +136,10 @@ def find_trust(
     if reason is not None:
         return Found(None, f"quality not known: {reason}; measure it: {remedy}")
     return Found(calibration, _rests_on(calibration, folds, inference or {}))
+
+
+def _how_to(model: ModelFolder) -> str:
+    return f"nnUNetv2_mstkd trust -m {shlex.quote(str(model.path))} --evaluation OUT (docs/trust.md)"
 
 
 def _unfit(
@@ -152,11 +159,21 @@ def _unfit(
 
 
 def _rests_on(calibration: Calibration, folds: Sequence[Fold], inference: Mapping[str, Any]) -> str:
-    text = (
-        f"expected quality: measured on {calibration.patients} patients ({calibration.kind}); intervals are"
-        " made to cover 90 % of new cases that are like those"
-    )
+    measured = f"expected quality: measured on {calibration.patients} patients ({calibration.kind}); "
+    if calibration.patients < patients_needed(1 - COVERAGE):
+        text = f"{measured}too few for intervals, which therefore are 0 to 1"
+    else:
+        text = f"{measured}intervals are made to cover 90 % of new cases that are like those"
     if calibration.describes(folds) == "single folds":
         text += "; single folds were measured, their mean is usually no worse"
-    other = [f"{k} {v}" for k, v in calibration.inference.items() if k in inference and inference[k] != v]
-    return text + (f"; measured with {', '.join(other)}, which this prediction is not" if other else "")
+    for name, then in calibration.inference.items():
+        now = inference.get(name, then)
+        if now != then:
+            text += f"; measured {_in_words(name, then)}, this prediction is made {_in_words(name, now)}"
+    return text
+
+
+def _in_words(setting: str, value: Any) -> str:
+    if setting == "mirroring":
+        return "with mirroring" if value else "without mirroring (--disable_tta)"
+    return f"with {setting} {value}"

@@ -134,6 +134,13 @@ class TestNothingIsSaid:
         (model / "trust.json").write_text('{"version": 1}')
         assert "is not what nnUNetv2_mstkd trust writes" in self.says(model)
 
+    def test_of_a_damaged_file(self, run, tmp_path):
+        model = shutil.copytree(run.model, tmp_path / "two words" / run.model.name)
+        (model / "trust.json").write_text('{"version": 1, ')
+        says = self.says(model)
+        assert f"cannot read {model / 'trust.json'} as JSON" in says
+        assert f"; make it again: nnUNetv2_mstkd trust -m '{model}' --evaluation" in says
+
     def test_of_a_later_version(self, run, tmp_path):
         model = shutil.copytree(run.model, tmp_path / run.model.name)
         content = json.loads((model / "trust.json").read_text())
@@ -150,12 +157,22 @@ class TestSinglesForTogether:
         assert "single folds" not in Expectations.of(model, (1,)).says
         assert expected(model, ("t1c",), {"WT": 9000.0}, folds=(1,))["WT"].patients == 25
 
+    def test_too_few_patients_for_intervals_are_told(self, models, tmp_path):
+        path = shutil.copytree(models.regions, tmp_path / models.regions.name)
+        give(path, patients=8)
+        says = Expectations.of(open_model_folder(path), (0, 1)).says
+        assert says.endswith(
+            "measured on 8 patients (held-out cases); too few for intervals, which therefore are 0 to 1"
+        )
+
     def test_other_settings_are_told(self, models, tmp_path):
         path = shutil.copytree(models.regions, tmp_path / models.regions.name)
         give(path)
         inference = {"step_size": 0.5, "mirroring": True}
         says = Expectations.of(open_model_folder(path), (0, 1), inference=inference).says
-        assert says.endswith("measured with mirroring False, which this prediction is not")
+        assert says.endswith(
+            "; measured without mirroring (--disable_tta), this prediction is made with mirroring"
+        )
 
 
 class TestLook:
@@ -163,7 +180,7 @@ class TestLook:
         known = Expectations.of(open_model_folder(run.model), (0, 1))
         found = known.expected(("t1c", "t2f"), {"WT": 1e9}, {"WT": 0.9})["WT"]
         assert found.look
-        assert "outside the" in found.why
+        assert found.why.startswith("its volume, 1e+06 ml, is above all that was measured (")
 
     def test_the_rule_states_its_miss_rate(self, run):
         known = Expectations.of(open_model_folder(run.model), (0, 1))
