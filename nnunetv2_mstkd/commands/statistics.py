@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.commands.arguments import add_output_arguments
+from nnunetv2_mstkd.commands.input_source import add_rule_arguments, chosen_rules
 from nnunetv2_mstkd.commands.progress import report_problems
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
@@ -27,7 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-p", metavar="PREDICTIONS", type=Path, required=True, help="folder with the segmentations")
-    add("-i", metavar="SRC", type=Path, help="folder with the images, for --preview")
+    add("-i", metavar="SRC", type=Path, help="folder (or table) of the images, for --preview")
+    add_rule_arguments(parser)
     add("-m", metavar="MODEL_FOLDER", type=Path, help="model, where PREDICTIONS has no dataset.json")
     add(
         "--source_labels",
@@ -54,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
     names = list(segmentations(folder, str(dataset_json["file_ending"])))
     if not names:
         raise MSTKDError(f"no segmentations (*{dataset_json['file_ending']}) in {folder}")
-    images = {} if arguments.i is None else _images(arguments.i, dataset_json)
+    images = {} if arguments.i is None else _images(arguments, dataset_json)
     if arguments.preview and not set(images).intersection(names):
         raise MSTKDError(f"{arguments.i} has no images of the cases in {folder}, such as {names[0]}")
     outputs = FolderOutputs(
@@ -83,9 +85,10 @@ def _dataset_json(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return read_dataset_json(path)
 
 
-def _images(source: Path, dataset_json: Mapping[str, Any]) -> dict[str, Mapping[str, Path]]:
+def _images(arguments: argparse.Namespace, dataset_json: Mapping[str, Any]) -> dict[str, Mapping[str, Path]]:
     from nnunetv2_mstkd.datasets.discovery import discover
 
     ending = str(dataset_json["file_ending"])
-    found = discover(source, dataset_modalities(dataset_json), file_ending=ending)
+    rules, modalities = chosen_rules(arguments), dataset_modalities(dataset_json)
+    found = discover(arguments.i, modalities, file_ending=ending, rules=rules)
     return {case.name: case.images for case in found.cases}

@@ -24,7 +24,10 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / RECORDS_FILE
     if not path.exists():
         return {}
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except MSTKDError as error:
+        raise MSTKDError(f"{error}; move it away") from None
     if not isinstance(content, dict):
         raise MSTKDError(f"{path} does not list cases; move it away")
     return content

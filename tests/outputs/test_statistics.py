@@ -226,6 +226,15 @@ class TestAfterwards:
         assert again(tmp_path, "--source_labels") == 0
         assert rows_of(tmp_path)["other", "ET"]["voxels"] == str((array == 4).sum())
 
+    def test_images_whose_names_do_not_tell(self, copied, brats, tmp_path):
+        (tmp_path / "src" / WHOLE).mkdir(parents=True)
+        image = tmp_path / "src" / WHOLE / "after.nii.gz"
+        shutil.copy(brats / WHOLE / f"{WHOLE}-t1c.nii.gz", image)
+        picture = copied / "preview" / f"{WHOLE}.png"
+        picture.unlink()
+        assert again(copied, "-i", tmp_path / "src", "--pattern", "t1c=after.nii.gz", "--preview") == 0
+        assert picture.is_file()
+
     def test_a_segmentation_that_was_removed_is_in_no_table(self, copied, capsys):
         (copied / f"{WHOLE}.nii.gz").unlink()
         assert again(copied) == 0
