@@ -83,6 +83,7 @@ def condition_on_absence(network: nn.Module, modalities: int) -> nn.Module:
     for norm in norms:
         norm.__class__ = _conditioned(type(norm))  # type: ignore[arg-type]  # hashable they are
     network.register_forward_pre_hook(_tell_norms)
+    network.register_forward_hook(_let_norms_forget)
     return network
 
 
@@ -101,9 +102,18 @@ def _channels(norm: Any) -> int:
 
 def _tell_norms(network: Any, inputs: tuple[Tensor, ...]) -> None:
     pairs = network.conditioning(inputs[0])
-    norms = [module for module in network.modules() if isinstance(module, ConditionedNorm)]
-    for norm, pair in zip(norms, pairs, strict=True):
+    for norm, pair in zip(_conditioned_norms(network), pairs, strict=True):
         norm.modulation = pair
+
+
+def _let_norms_forget(network: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+    # They belong to a graph: with them no copy could be made of the network after a step.
+    for norm in _conditioned_norms(network):
+        norm.modulation = None
+
+
+def _conditioned_norms(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, ConditionedNorm)]
 
 
 if TYPE_CHECKING:
@@ -113,20 +123,25 @@ else:
 
 
 class ConditionedNorm(_Norm):
-    """A norm with a weight and a bias per sample, once the network has told it its ``modulation``.
+    """A norm with a weight and a bias per sample, while the network tells it its ``modulation``.
 
     Attributes of the class:
         unconditioned: the norm's class as it was.
     """
 
     unconditioned: ClassVar[type[nn.Module]]
-    modulation: tuple[Tensor, Tensor]
+    modulation: tuple[Tensor, Tensor] | None = None
     weight: Tensor | None
     bias: Tensor | None
 
+    def told(self) -> tuple[Tensor, Tensor]:
+        """A n and B n, (B, C) each, of the running pass."""
+        assert self.modulation is not None, "the network tells it before a pass"
+        return self.modulation
+
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """γ · (1 + A n) and β + B n, (B, C) each."""
-        scale, shift = self.modulation
+        scale, shift = self.told()
         scale = 1 + scale
         return (scale if self.weight is None else scale * self.weight), (
             shift if self.bias is None else shift + self.bias
@@ -146,7 +161,7 @@ class _ConditionedInstanceNorm(ConditionedNorm):
 
 class _ConditionedOtherNorm(ConditionedNorm):
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = self.modulation
+        scale, shift = self.told()
         if self.bias is not None:
             shift = shift - scale * self.bias
         normed = super().forward(x)

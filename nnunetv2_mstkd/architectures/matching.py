@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
-from nnunetv2_mstkd.architectures.shapes import input_convolutions
+from nnunetv2_mstkd.architectures.starting_weights import fit_weights, put_into
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -48,7 +47,6 @@ class Transfer:
     share: float
 
 
-@torch.no_grad()
 def start_from(
     student: nn.Module, teacher: nn.Module, order: Sequence[int], input_shape: Sequence[int]
 ) -> Transfer:
@@ -57,16 +55,12 @@ def start_from(
     Args:
         student: changed.
         teacher: source.
-        order: for each input channel of the teacher, that of the student; the weights of convolutions that
-            see the input are brought into the student's order.
+        order: for each input channel of the teacher, that of the student; whatever has a place per channel is
+            brought into the student's order, see :func:`fit_weights`.
         input_shape: (B, C, ...) that the student takes.
     """
-    first = set(input_convolutions(student, input_shape))
-    inverse = torch.tensor([order.index(channel) for channel in range(len(order))])
-    theirs, ours = tensors(teacher), tensors(student)
-    copied = matching(student, teacher)
-    for name in copied:
-        source = theirs[name]
-        module, _, kind = name.rpartition(".")
-        ours[name].copy_(source[:, inverse] if module in first and kind == "weight" else source)
-    return Transfer(tuple(copied), len(ours), share(student, copied))
+    shares = [[float(there == channel) for there in order] for channel in range(len(order))]
+    fitted = fit_weights(student, teacher.state_dict(), shares, input_shape)
+    put_into(student, fitted.values)
+    of = len(fitted.values) + len(fitted.left)
+    return Transfer(tuple(fitted.values), of, share(student, fitted.values))

@@ -19,30 +19,25 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
-from nnunetv2_mstkd.datasets.bids import below, is_bids_case, is_subject_folder
+from nnunetv2_mstkd.datasets.bids import below, is_subject_folder
 from nnunetv2_mstkd.datasets.case_table import is_table, read_table
 from nnunetv2_mstkd.datasets.cases import Case, Discovery, Draft, finish
 from nnunetv2_mstkd.datasets.input_rules import IGNORE, InputRules, PatternMatcher
 from nnunetv2_mstkd.datasets.listing import entries
 from nnunetv2_mstkd.datasets.naming import SEGMENTATION, SEGMENTATION_NAMES, Reading, read_name
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
+from nnunetv2_mstkd.datasets.one_or_several import NamedDraft, doubt_of, is_identifier, joined
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import resolve
 
 __all__ = ["Case", "Discovery", "discover", "find_cases"]
 
 _CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-# Case ids of the challenges. Where files carry one, it names the case even in a renamed folder.
-_CHALLENGE_ID = re.compile(r"(brats|fets)\D*\d", re.IGNORECASE)
 _WAY_OUT = "say which with --pattern, or rename it"
 
 logger = logging.getLogger(__name__)
-
-
-_Named = tuple[str, Draft]
 
 
 def discover(
@@ -124,12 +119,12 @@ class _Search:
         else:
             drafts = self._in_folders()
         if self.rules.one_case:
-            drafts = self._joined(drafts)
-        return finish(drafts, self.modalities, doubt=self._doubt(drafts))
+            drafts = joined(drafts, self.source.resolve().name, self.modalities)
+        return finish(drafts, self.modalities, doubt=doubt_of(drafts, self.source, self.modalities))
 
     # What is where.
 
-    def _in_folders(self) -> list[_Named]:
+    def _in_folders(self) -> list[NamedDraft]:
         """A folder per case, or BIDS; the source itself may be a subject of it."""
         own = {path: stem for folder in below(self.source) for path, stem in self._volumes(folder).items()}
         if own:
@@ -204,7 +199,7 @@ class _Search:
             draft.files[kind].append(path)
             draft.prefixes.add(reading.prefix)
 
-    def _folder_cases(self, folder: str, volumes: Mapping[Path, str]) -> list[_Named]:
+    def _folder_cases(self, folder: str, volumes: Mapping[Path, str]) -> list[NamedDraft]:
         """The case in a folder of its own; by BIDS a folder may hold several sessions."""
         readings = self._readings(volumes)
         sessions = {r.prefix for r in readings.values() if r.standard}
@@ -215,18 +210,18 @@ class _Search:
             parts[reading.prefix if reading.standard else folder][path] = reading
         return [self._folder_case(name, part) for name, part in parts.items()]
 
-    def _folder_case(self, folder: str, readings: Mapping[Path, Reading]) -> _Named:
+    def _folder_case(self, folder: str, readings: Mapping[Path, Reading]) -> NamedDraft:
         draft = Draft()
         for path, reading in readings.items():
             self._add(draft, path, reading)
-        ids = {prefix for prefix in draft.prefixes if _is_id(prefix)}
+        ids = {prefix for prefix in draft.prefixes if is_identifier(prefix)}
         if len(ids) > 1 or (len(draft.prefixes) > 1 and not self.rules.one_case):
             names = ", ".join(sorted(prefix or "(no name)" for prefix in draft.prefixes))
             remedy = "" if len(ids) > 1 else "; give --one-case if they are one"
             draft.problems.append(f"the folder mixes files of several cases: {names}{remedy}")
         return (next(iter(ids)) if len(ids) == len(draft.prefixes) == 1 else folder), draft
 
-    def _one_case_or_flat(self, folder: str, volumes: Mapping[Path, str]) -> list[_Named]:
+    def _one_case_or_flat(self, folder: str, volumes: Mapping[Path, str]) -> list[NamedDraft]:
         """Named files without sub-folders: one case, or several told apart by the first part of the name."""
         readings = self._readings(volumes)
         prefixes = {r.prefix for r in readings.values() if r.kind not in (None, SEGMENTATION)}
@@ -298,44 +293,6 @@ class _Search:
             raise MSTKDError(f"no file in {self.source} matches --pattern {patterns}")
         return drafts
 
-    # What the cases say together.
-
-    def _doubt(self, drafts: Sequence[_Named]) -> str | None:
-        """Whether several incomplete cases are likely one: no two have the same sequence."""
-        if not self._disjoint(drafts):
-            return None
-        parts = {
-            name: [m for m in self.modalities if m in draft.files] for name, draft in drafts if draft.files
-        }
-        shown = ", ".join(f"{name}: {'+'.join(found)}" for name, found in sorted(parts.items()))
-        return (
-            f"{self.source} reads as {len(parts)} cases of which no two have the same sequence ({shown}); it"
-            " is likely one case: give --one-case if so; if not, list the files in a table (--table FILE)"
-        )
-
-    def _disjoint(self, drafts: Sequence[_Named]) -> bool:
-        parts = [(name, draft) for name, draft in drafts if draft.files and not draft.problems]
-        sets = [set(draft.files) for _, draft in parts]
-        if len(parts) < 2 or any(_is_id(name) for name, _ in parts):
-            return False
-        if any(a & b for a, b in combinations(sets, 2)) or sum(bool(d.segmentations) for _, d in parts) > 1:
-            return False
-        return all(len(s) == 1 for s in sets) or set().union(*sets) == set(self.modalities)
-
-    def _joined(self, drafts: list[_Named]) -> list[_Named]:
-        """With --one-case: parts of one case that lie in a folder each (``T1/``, ``FLAIR/``) become one."""
-        if not self._disjoint(drafts):
-            return drafts
-        whole = Draft()
-        for _, draft in drafts:
-            for kind, paths in draft.files.items():
-                whole.files[kind] += paths
-            whole.segmentations += draft.segmentations
-            whole.aside |= draft.aside
-            whole.unknown += draft.unknown
-            whole.problems += draft.problems
-        return [(self.source.resolve().name, whole)]
-
 
 def _cases_of_table(table: Path, modalities: Sequence[str]) -> dict[str, Draft]:
     drafts: dict[str, Draft] = defaultdict(Draft)
@@ -353,11 +310,6 @@ def _cases_of_table(table: Path, modalities: Sequence[str]) -> dict[str, Draft]:
             except MSTKDError as error:
                 draft.problems.append(f"{table.name}, line {row.line}: {error}")
     return drafts
-
-
-def _is_id(name: str) -> bool:
-    """Whether a name is an examination's identifier by some convention."""
-    return _CHALLENGE_ID.match(name) is not None or is_bids_case(name)
 
 
 def _owner(prefix: str, prefixes: Iterable[str]) -> str:

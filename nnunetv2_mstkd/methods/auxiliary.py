@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from nnunetv2_mstkd.architectures.taps import NetworkTaps
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainerMissingModality
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 
 
 class nnUNetTrainerAuxiliary(nnUNetTrainerMissingModality):

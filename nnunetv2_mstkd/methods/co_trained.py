@@ -14,9 +14,8 @@ from nnunetv2_mstkd.losses.co_training import RAMP_EPOCHS, mutual_consistency_lo
 from nnunetv2_mstkd.losses.schedules import sigmoid_rampup
 from nnunetv2_mstkd.losses.style import style_adversarial_loss
 from nnunetv2_mstkd.settings import JOINT
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.teaching.base import TEACHER_SEGMENTATION, Passes
 from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerTaught
 
@@ -37,14 +36,12 @@ class nnUNetTrainerCoTrained(nnUNetTrainerTaught):
     teacher = JOINT
     teacher_gets_gradients = True
     full_phase = 0.0
+    own_optimizer = (torch.optim.Adam, {})
     gradient_clip = None
 
     def set_defaults(self) -> None:
         self.initial_lr = 1e-4
         self.weight_decay = 1e-5
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay)
 
     def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
         # Both scripts step their scheduler before the epoch.

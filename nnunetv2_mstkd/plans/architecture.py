@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -117,6 +118,19 @@ def at_patch(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict
         return dict(architecture)
     patch = [int(n) for n in patch_size]
     return {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], "patch_size": patch}}
+
+
+def planned_network(
+    options: PlanOptions, configuration: ConfigurationManager, input_channels: int, num_classes: int
+) -> nn.Module:
+    """The network that training will build for a planned configuration, without storage for its weights."""
+    if options.method is None:
+        return build_on_meta(configuration.configuration["architecture"], input_channels, num_classes)
+    with torch.device("meta"):
+        network: nn.Module = options.method.build_network_architecture(
+            None, configuration, input_channels, num_classes, False
+        )
+    return network
 
 
 def build_on_meta(architecture: Mapping[str, Any], input_channels: int, num_classes: int) -> nn.Module:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mstkd.datasets.availability import describe as describe_availability
 from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
-from nnunetv2_mstkd.plans.architecture import build_on_meta
+from nnunetv2_mstkd.plans.architecture import planned_network
 from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.plan_dataset import Planned
 from nnunetv2_mstkd.plans.starting_weights import check_start
@@ -48,18 +47,13 @@ def describe(planned: Planned) -> str:
 
 def _row(planned: Planned, name: str) -> tuple[str, ...]:
     configuration = planned.saved.plans["configurations"][name]
-    architecture = configuration["architecture"]
-    heads = PlansManager(dict(planned.saved.plans)).get_label_manager(planned.dataset_json)
+    manager = PlansManager(dict(planned.saved.plans))
+    outputs = manager.get_label_manager(planned.dataset_json).num_segmentation_heads
     channels = len(configuration["normalization_schemes"])
-    method = planned.options.method
-    if method is None:
-        network = build_on_meta(architecture, channels, heads.num_segmentation_heads)
-        features = ",".join(map(str, architecture["arch_kwargs"]["features_per_stage"]))
+    network = planned_network(planned.options, manager.get_configuration(name), channels, outputs)
+    if planned.options.method is None:
+        features = ",".join(map(str, configuration["architecture"]["arch_kwargs"]["features_per_stage"]))
     else:
-        manager = PlansManager(dict(planned.saved.plans)).get_configuration(name)
-        with torch.device("meta"):
-            outputs = heads.num_segmentation_heads
-            network = method.build_network_architecture(None, manager, channels, outputs, False)
         features = str(configuration.get(SETTINGS_KEY, {}).get("base_features", "as released"))
     parameters = sum(p.numel() for p in network.parameters())
     source = planned.saved.sources[name]

@@ -9,7 +9,6 @@ from typing import Any
 
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS, MSTKDNet
@@ -21,7 +20,7 @@ from nnunetv2_mstkd.models.starting_weights import (
     read_starting_weights,
     start_network,
 )
-from nnunetv2_mstkd.plans.architecture import build_on_meta
+from nnunetv2_mstkd.plans.architecture import planned_network
 from nnunetv2_mstkd.plans.options import PlanOptions, Template
 from nnunetv2_mstkd.plans.teacher import like_model, network_of
 
@@ -104,7 +103,7 @@ def check_start(
         configuration = manager.get_configuration(name)
         channels = determine_num_input_channels(manager, configuration, dict(dataset_json))
         heads = manager.get_label_manager(dict(dataset_json)).num_segmentation_heads
-        network = _network(options, manager, configuration, channels, heads)
+        network = planned_network(options, configuration, channels, heads)
         shape = (2, channels, *configuration.patch_size)
         try:
             start = start_network(network, source, dataset_json, shape)
@@ -112,20 +111,6 @@ def check_start(
             raise MSTKDError(f"{name}: {error}{_remedy(options)}") from None
         lines += [f"{name}: {line}" for line in start.lines]
     return lines
-
-
-def _network(
-    options: PlanOptions, manager: PlansManager, configuration: Any, channels: int, heads: int
-) -> nn.Module:
-    if options.method is None:
-        return build_on_meta(configuration.configuration["architecture"], channels, heads)
-    import torch
-
-    with torch.device("meta"):
-        network: nn.Module = options.method.build_network_architecture(
-            manager, configuration, channels, heads, False
-        )
-    return network
 
 
 def _remedy(options: PlanOptions) -> str:

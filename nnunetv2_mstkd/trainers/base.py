@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +43,12 @@ from nnunetv2_mstkd.settings import (
 from nnunetv2_mstkd.trainers.checkpoints import count_steps_on_cpu, load_extra, save_with_extra
 from nnunetv2_mstkd.trainers.weight_average import WeightAverage
 
-OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+# Class, and its arguments beside learning rate and weight decay.
+OptimizerChoice = tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]]
+OPTIMIZERS: Mapping[str, OptimizerChoice] = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.99, "nesterov": True}),
+    "adamw": (torch.optim.AdamW, {}),
+}
 
 
 class nnUNetTrainerFromPlans(nnUNetTrainer):
@@ -71,10 +76,12 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
 
     Attributes of the class:
         own_settings: settings that a class adds to those of its bases.
+        own_optimizer: for plans that name no other; nnU-Net's by default.
         reference: the publication to cite for the method, beside nnU-Net's; empty where there is none.
     """
 
     reference: ClassVar[str] = ""
+    own_optimizer: ClassVar[OptimizerChoice] = OPTIMIZERS["sgd"]
     own_settings: ClassVar[Mapping[str, Setting]] = {
         "num_epochs": whole_number(1),
         "num_iterations_per_epoch": whole_number(1),
@@ -150,8 +157,8 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         return [p for p in self.network.parameters() if p.requires_grad]
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The trainer's own optimizer, for plans that name no other; here nnU-Net's."""
-        return self._named_optimizer("sgd", parameters)
+        """The trainer's own optimizer, for plans that name no other; here :attr:`own_optimizer`."""
+        return self._optimizer(self.own_optimizer, parameters)
 
     def build_lr_scheduler(self) -> PolyLRScheduler:
         """Learning rate of ``self.optimizer`` over the epochs; here nnU-Net's polynomial decay."""
@@ -218,7 +225,9 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         self.start = None  # as large as the network
         parameters, named = self.trainable_parameters(), self.settings.get("optimizer")
         self.optimizer: torch.optim.Optimizer = (
-            self.build_optimizer(parameters) if named is None else self._named_optimizer(named, parameters)
+            self.build_optimizer(parameters)
+            if named is None
+            else self._optimizer(OPTIMIZERS[named], parameters)
         )
         self.optimizer_name = type(self.optimizer).__name__.lower()  # nnU-Net's debug.json keeps it
         return self.optimizer, self.build_lr_scheduler()
@@ -254,9 +263,9 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
             self.average.restart()  # nnU-Net may have put -pretrained_weights into the network since
         super().on_train_start()
 
-    def _named_optimizer(self, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        momentum: dict[str, Any] = {"momentum": 0.99, "nesterov": True} if name == "sgd" else {}
-        return OPTIMIZERS[name](parameters, lr=self.initial_lr, weight_decay=self.weight_decay, **momentum)
+    def _optimizer(self, chosen: OptimizerChoice, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        kind, options = chosen
+        return kind(parameters, lr=self.initial_lr, weight_decay=self.weight_decay, **options)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         # nnU-Net takes for granted that every network has such a decoder.

@@ -29,14 +29,11 @@ from nnunetv2_mstkd.trainers.lending import learn_to_lend
 from nnunetv2_mstkd.trainers.own_network import STEM
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.reconstruction import nnUNetTrainerReconstruction
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses, StepState
+from nnunetv2_mstkd.trainers.step import EXPRESSION, SEGMENTATION, MaskedBatch, StepLosses, StepState
 from nnunetv2_mstkd.trainers.subset_difficulty import followed
 from nnunetv2_mstkd.trainers.subset_validation import SubsetRotation
 from nnunetv2_mstkd.transforms import SubsetSampler, build_sampler
 from nnunetv2_mstkd.transforms.subset_samplers import SAMPLERS
-
-SEGMENTATION = "segmentation"
-EXPRESSION = "expression"  # what modalities lend to each other
 
 
 def _are_probabilities(value: Any) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 from torch import nn
 
@@ -33,12 +31,13 @@ class nnUNetTrainerPartlyFrozen(nnUNetTrainerOwnNetwork):
 
     phases: Phases
     train_only: str = EVERYTHING
-    _PARTS: ClassVar[Mapping[str, Setting]] = {"train_only": one_of(PARTS)}
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:
         read = super().settings_read()
-        return read if cls.network_class is not None else {**read, **cls._PARTS}
+        if cls.network_class is None:
+            read["train_only"] = one_of(PARTS)
+        return read
 
     def initialize(self) -> None:
         if self.train_only == CONDITIONING:

@@ -13,7 +13,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.losses.precision import full_precision
 from nnunetv2_mstkd.settings import Setting, is_number, non_negative, one_of
 from nnunetv2_mstkd.trainers.base import unwrap
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.subset_validation import nnUNetTrainerSubsetValidation
 
 ALL_MODALITIES, RECONSTRUCTION = FULL_PHASE_TASKS = ("all_modalities", "reconstruction")
@@ -138,9 +138,14 @@ class nnUNetTrainerReconstruction(nnUNetTrainerSubsetValidation):
         """
         if self.full_phase_task == RECONSTRUCTION and self.phases.full_epochs == 0:
             raise MSTKDError(
-                "full_phase_task 'reconstruction' is for a phase that this training does not have; set"
-                " full_phase above 0, or leave it out"
+                "full_phase_task 'reconstruction' is for a phase that this training does not have;"
+                f" {self.how_to_get_a_full_phase()}, or leave it out"
             )
+
+    def how_to_get_a_full_phase(self) -> str:
+        """What to change in plans that give this training none."""
+        share = self.settings.get("full_phase", 0)
+        return f"set full_phase (now {share:g}) and num_epochs (now {self.num_epochs}) so that there is one"
 
     def build_beside(self) -> None:
         super().build_beside()
@@ -173,7 +178,7 @@ class nnUNetTrainerReconstruction(nnUNetTrainerSubsetValidation):
         segmentation = self.loss(self.network(self.reconstruction.masked(batch)), batch.target)
         error = self.reconstruction.loss(batch)
         total = segmentation.float() + self.reconstruction_weight * error
-        return StepLosses(total, {"segmentation": segmentation, RECONSTRUCTION: error})
+        return StepLosses(total, {SEGMENTATION: segmentation, RECONSTRUCTION: error})
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -15,6 +15,10 @@ from nnunetv2_mstkd.trainers.history import TermHistory
 from nnunetv2_mstkd.transforms import mask_modalities
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY, MASK_KEY
 
+# Names of losses, in weights and in the log.
+SEGMENTATION = "segmentation"
+EXPRESSION = "expression"  # what modalities lend to each other
+
 
 @dataclass(frozen=True)
 class MaskedBatch:

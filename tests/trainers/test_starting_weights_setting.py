@@ -11,7 +11,7 @@ import torch
 from loop import train
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from stock_prediction import predicted_by_nnunet
-from tiny_dataset import MODALITIES, dataset_json, plans
+from tiny_dataset import MODALITIES, PATCH, dataset_json, plans
 
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT
@@ -22,9 +22,9 @@ SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per
 KERNEL = "encoder.stages.0.0.convs.0.conv.weight"
 
 
-def finished_model(folder: Path, modalities=MODALITIES, *, fold=0, seed=3, **entries) -> Path:
+def finished_model(folder: Path, modalities=MODALITIES, *, fold=0, seed=3, patch=PATCH, **entries) -> Path:
     """A model folder of stock nnU-Net with random weights."""
-    planned, described = plans(modalities), dataset_json(modalities) | entries
+    planned, described = plans(modalities, patch=patch), dataset_json(modalities) | entries
     architecture = planned["configurations"]["tiny"]["architecture"]
     torch.manual_seed(seed)
     network = get_network_from_plans(

@@ -11,8 +11,8 @@ from nnunetv2_mstkd.losses.expression import released_expression_loss
 from nnunetv2_mstkd.methods.demoseg.blocks import CHANNEL_ORDERS
 from nnunetv2_mstkd.methods.demoseg.network import EXPRESSED, DeMoSeg
 from nnunetv2_mstkd.settings import Setting, one_of, whole_number
-from nnunetv2_mstkd.trainers.missing_modality import EXPRESSION, SEGMENTATION, nnUNetTrainerMissingModality
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.step import EXPRESSION, SEGMENTATION, MaskedBatch, StepLosses
 
 
 class nnUNetTrainerDeMoSeg(nnUNetTrainerMissingModality):
@@ -27,6 +27,10 @@ class nnUNetTrainerDeMoSeg(nnUNetTrainerMissingModality):
         lenders: who lends to whom, see :func:`lenders_by_name`; as released by default.
     """
 
+    reference: ClassVar[str] = (
+        "Yang et al. Decoupling Feature Representations of Ego and Other Modalities for Incomplete "
+        "Multi-modal Brain Tumor Segmentation. BIBM 2024. arXiv:2408.08708"
+    )
     network_class = DeMoSeg
     network_settings: ClassVar[Mapping[str, Setting]] = {
         "base_features": whole_number(1),

@@ -10,7 +10,7 @@ from torch import nn
 
 from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
 from nnunetv2_mstkd.methods.imfuse.network import IMFuse
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
+from nnunetv2_mstkd.trainers.step import SEGMENTATION
 
 
 class nnUNetTrainerIMFuse(nnUNetTrainerAuxiliary):

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
 from nnunetv2_mstkd.methods.m2ftrans.network import M2FTrans
 from nnunetv2_mstkd.settings import Setting, is_number, whole_number
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler
+from nnunetv2_mstkd.trainers.step import SEGMENTATION
 
 
 class nnUNetTrainerM2FTrans(nnUNetTrainerAuxiliary):
@@ -42,14 +41,12 @@ class nnUNetTrainerM2FTrans(nnUNetTrainerAuxiliary):
     }
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, "separate": 1.0, "scales": 1.0}
     warm_up: float = 50 / 1000
+    own_optimizer = (torch.optim.AdamW, {"amsgrad": True})
     gradient_clip = None
 
     def set_defaults(self) -> None:
         self.initial_lr = 2e-4
         self.weight_decay = 1e-4
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
 
     def build_lr_scheduler(self) -> PhasedPolyLRScheduler:
         return PhasedPolyLRScheduler(

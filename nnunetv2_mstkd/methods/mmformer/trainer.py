@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
 from nnunetv2_mstkd.methods.mmformer.network import TOKEN_ORDERS, MMFormer
 from nnunetv2_mstkd.methods.mmformer.transformer import HEADS
 from nnunetv2_mstkd.settings import Setting, is_whole, one_of, whole_number
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
+from nnunetv2_mstkd.trainers.step import SEGMENTATION
 
 
 class nnUNetTrainerMMFormer(nnUNetTrainerAuxiliary):
@@ -41,11 +40,9 @@ class nnUNetTrainerMMFormer(nnUNetTrainerAuxiliary):
         "token_order": one_of(TOKEN_ORDERS),
     }
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, "separate": 1.0, "scales": 1.0}
+    own_optimizer = (torch.optim.Adam, {"amsgrad": True})
     gradient_clip = None
 
     def set_defaults(self) -> None:
         self.initial_lr = 2e-4
         self.weight_decay = 1e-4
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)

@@ -6,7 +6,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import nn
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint
@@ -29,6 +28,7 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
     variant = "official"
     teacher_gets_gradients = True
     renew_discriminator_optimizer = True
+    own_optimizer = (torch.optim.Adam, {})
     gradient_clip = None
 
     def initialize(self) -> None:
@@ -48,9 +48,6 @@ class nnUNetTrainerMSTKDOfficial(nnUNetTrainerMSTKDJoint):
     def objective_config(self) -> ObjectiveConfig:
         network: Any = unwrap(self.network)
         return ObjectiveConfig.official(prod(network.token_grid))
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -22,10 +22,9 @@ from nnunetv2_mstkd.methods.mstkd.objective import MSTKDObjective
 from nnunetv2_mstkd.methods.mstkd.sizes import CLASS_KWARGS, mstkdnet_kwargs, official_kwargs
 from nnunetv2_mstkd.methods.mstkd.weights import TERM_NAMES, ObjectiveConfig
 from nnunetv2_mstkd.settings import NESTED, PRESETS, SETTINGS_KEY, Setting, one_of, whole_number
-from nnunetv2_mstkd.trainers.base import unwrap
+from nnunetv2_mstkd.trainers.base import OPTIMIZERS, unwrap
 from nnunetv2_mstkd.trainers.gradient_shares import GradientWatch, TermBounds
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.teaching.base import Passes
 from nnunetv2_mstkd.trainers.teaching.trainer import nnUNetTrainerTaught
 
@@ -200,13 +199,11 @@ class nnUNetTrainerMSTKD(nnUNetTrainerMSTKDBase):
 
     own_settings: ClassVar[Mapping[str, Setting]] = {"preset": one_of(PRESETS)}
     preset: ClassVar[str] = "nnunet"
+    own_optimizer = OPTIMIZERS["adamw"]
 
     def set_defaults(self) -> None:
         self.initial_lr = 1e-3
         self.weight_decay = 1e-2
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> Any:
-        return self._named_optimizer("adamw", parameters)
 
     def initialize(self) -> None:
         self._check_preset()
@@ -266,23 +263,9 @@ class nnUNetTrainerMSTKDUNet(nnUNetTrainerMSTKDBase):
     """
 
     @classmethod
-    def network_of_plan(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool,
-    ) -> nn.Module:
+    def network_of_plan(cls, *described: Any) -> nn.Module:
         """The network that the plans name."""
-        network = super().network_of_plan(
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
-        return with_taps(network)
+        return with_taps(super().network_of_plan(*described))
 
     def initialize(self) -> None:
         if self.configuration_manager.network_arch_class_name == NETWORK_CLASS:

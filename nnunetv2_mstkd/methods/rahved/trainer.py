@@ -23,8 +23,8 @@ from nnunetv2_mstkd.methods.rahved.losses import (
 )
 from nnunetv2_mstkd.methods.rahved.network import RAHVED
 from nnunetv2_mstkd.settings import Setting, whole_number
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainerMissingModality
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 
 FULL_SEGMENTATION = "full_segmentation"
 _DISCRIMINATOR = "discriminator"
@@ -55,6 +55,7 @@ class nnUNetTrainerRAHVED(nnUNetTrainerMissingModality):
         "prior": 0.2,
         "adversarial": 0.1,
     }
+    own_optimizer = (torch.optim.Adam, {})
     gradient_clip = None
 
     @classmethod
@@ -64,9 +65,6 @@ class nnUNetTrainerRAHVED(nnUNetTrainerMissingModality):
     def set_defaults(self) -> None:
         self.initial_lr = 1e-4
         self.weight_decay = 1e-5
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay)
 
     def initialize(self) -> None:
         super().initialize()

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from nnunetv2_mstkd.methods.auxiliary import nnUNetTrainerAuxiliary
 from nnunetv2_mstkd.methods.rfnet.network import RFNet
 from nnunetv2_mstkd.settings import Setting, is_number
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION
+from nnunetv2_mstkd.trainers.step import SEGMENTATION
 
 
 class nnUNetTrainerRFNet(nnUNetTrainerAuxiliary):
@@ -37,14 +36,12 @@ class nnUNetTrainerRFNet(nnUNetTrainerAuxiliary):
     }
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, "separate": 1.0, "region_maps": 1.0}
     fusion_start: float = 20 / 300
+    own_optimizer = (torch.optim.Adam, {"amsgrad": True})
     gradient_clip = None
 
     def set_defaults(self) -> None:
         self.initial_lr = 2e-4
         self.weight_decay = 1e-4
-
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
 
     def weights_now(self) -> dict[str, float]:
         if self.current_epoch >= round(self.fusion_start * self.num_epochs):

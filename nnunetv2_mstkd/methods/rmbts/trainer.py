@@ -14,8 +14,8 @@ from nnunetv2_mstkd.methods.rmbts.losses import modulation_loss, reconstruction_
 from nnunetv2_mstkd.methods.rmbts.network import RMBTS
 from nnunetv2_mstkd.settings import Setting, whole_number
 from nnunetv2_mstkd.trainers.base import unwrap
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainerMissingModality
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 
 
 class nnUNetTrainerRMBTS(nnUNetTrainerMissingModality):

@@ -61,7 +61,8 @@ class WarmStart(Teaching):
         if trainer.phases.full_epochs == 0:
             raise MSTKDError(
                 f"teacher 'warm_start' needs a full-modality phase, but full_phase {trainer.full_phase} of "
-                f"{trainer.num_epochs} epochs leaves none; raise one of them, or set teacher 'joint'"
+                f"{trainer.num_epochs} epochs leaves none; raise one of them, or set teacher 'shared' or"
+                " 'joint'"
             )
 
     def start_epoch(self) -> None:

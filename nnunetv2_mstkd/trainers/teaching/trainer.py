@@ -27,8 +27,8 @@ from nnunetv2_mstkd.settings import (
     true_or_false,
 )
 from nnunetv2_mstkd.trainers.base import unwrap
-from nnunetv2_mstkd.trainers.missing_modality import SEGMENTATION, nnUNetTrainerMissingModality
-from nnunetv2_mstkd.trainers.step import MaskedBatch, StepLosses
+from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
+from nnunetv2_mstkd.trainers.step import SEGMENTATION, MaskedBatch, StepLosses
 from nnunetv2_mstkd.trainers.teaching.base import TEACHER_SEGMENTATION, Passes, TeacherChoice, Teaching
 from nnunetv2_mstkd.trainers.teaching.finished_model import FinishedModel
 from nnunetv2_mstkd.trainers.teaching.own_teachers import Joint, Nested, Shared, WarmStart
@@ -157,6 +157,11 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
                 "A joint teacher learns from the start: the setting full_phase is not used."
             )
         return 0.0
+
+    def how_to_get_a_full_phase(self) -> str:
+        if self.teacher == JOINT:
+            return "a joint teacher learns from the start: set another teacher"
+        return super().how_to_get_a_full_phase()
 
     def initialize(self) -> None:
         own = type(self).teacher

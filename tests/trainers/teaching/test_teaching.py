@@ -12,6 +12,9 @@ import torch
 from loop import losses, train
 from torch import nn
 
+from nnunetv2_mstkd.architectures.borrowing import borrow_features
+from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
+from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.architectures.matching import start_from
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality
@@ -291,3 +294,33 @@ def test_weights_of_other_shapes_stay_where_they_are():
     assert moved.tensors == ("0.weight", "0.bias")
     assert (moved.of, moved.share) == (4, 12 / 27)
     torch.testing.assert_close(ours[0].weight, theirs[0].weight[:, [1, 0]])
+
+
+def between_three(borrows: bool = False) -> nn.Module:
+    layers = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.Conv3d(4, 2, 1))
+    network = nn.ModuleDict({"layers": layers})
+    network.forward = lambda x: layers(x)
+    if borrows:
+        borrow_features(network, lenders_by_name(("a", "b", "c")), (2, 3, 6, 6, 6))
+        nn.init.normal_(network.borrowing.mixing)
+    condition_on_absence(network, 3)
+    nn.init.normal_(network.conditioning.weight)
+    return network
+
+
+def test_what_has_a_place_per_modality_follows_the_order():
+    """A student told of an absent modality does what the teacher does that is told of the same one."""
+    order, shape = [2, 0, 1], (2, 3, 6, 6, 6)
+    ours, theirs = between_three(), between_three()
+    assert start_from(ours, theirs, order, shape).share == 1
+    x = torch.randn(4, *shape[1:])
+    for absent in range(3):
+        x[absent, absent] = 0
+    torch.testing.assert_close(ours(x), theirs(x[:, order]))
+
+    ours, theirs = between_three(borrows=True), between_three(borrows=True)
+    before = ours.borrowing.mixing.clone()
+    assert not any("borrowing" in name for name in start_from(ours, theirs, order, shape).tensors)
+    assert torch.equal(ours.borrowing.mixing, before), "between other pairs"
+    assert start_from(ours, theirs, [0, 1, 2], shape).share == 1
+    torch.testing.assert_close(ours(x), theirs(x))
