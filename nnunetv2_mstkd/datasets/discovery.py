@@ -131,7 +131,7 @@ class _Search:
             return self._folder_cases(self.source.resolve().name, own)
         folders = [p for p in entries(self.source) if p.is_dir()]
         found: dict[Path, dict[Path, str]] = {}
-        closed: list[_Named] = []
+        closed: list[NamedDraft] = []
         for folder in folders:
             try:
                 found[folder] = self._volumes_of_case(folder)
