@@ -199,11 +199,11 @@ class TestContinue:
         output = tmp_path / "out"
         predict(brats, output, model=models.labels)
         (output / f"{PARTIAL}.nii.gz").unlink()
-        marker = files.write_volume(output / f"{WHOLE}.nii.gz", np.full(files.shape, 7, dtype=np.uint8))
+        marker = files.write_volume(output / f"{WHOLE}.nii.gz", np.full(files.shape, 3, dtype=np.uint8))
         done = predict(brats, output, "--continue_prediction", model=models.labels)
         assert done.code == 0
         assert f"{output}: 1 case(s) segmented, 1 were finished before" in done.out
-        assert (files.read_array(marker) == 7).all()
+        assert (files.read_array(marker) == 3).all()
         assert set(json.loads((output / "modalities.json").read_text())) == set(NAMES)
 
     def test_nothing_left_to_do_loads_no_model(self, predict, models, brats, tmp_path):

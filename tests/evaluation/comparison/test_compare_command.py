@@ -73,7 +73,7 @@ class TestWrites:
         assert call(*folders, "-o", out, *options) == 0
         assert listing(out) == [
             "ablation.csv", "comparison.json", "comparison.md", "differences.csv", "figures/heatmap.png",
-            "figures/heatmap.svg", "means.csv", "published.csv", "report.html",
+            "figures/heatmap.svg", "means.csv", "published.csv", "report.html", "report.txt",
         ]  # fmt: skip
         record = json.loads((out / "comparison.json").read_text())
         assert (record["reference"], record["policy"], record["patients"], record["seed"]) == (
