@@ -49,7 +49,7 @@ def score_table(comparison: ComparisonFolder) -> list[str]:
     rows = []
     for name in comparison.names:
         values = [_percent(comparison.means.loc[name, group]) for group in comparison.groups]
-        seeds = len(comparison.models(name))
+        seeds = len(comparison.by_patient[name])  # rounds through all patients, of one model or a fold each
         rows.append([_named(name, comparison), str(seeds), *values, _percent(comparison.seed_std(name))])
     return _table(["way", "seeds", *heads, "seeds' SD of inc"], rows)
 

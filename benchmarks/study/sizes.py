@@ -112,7 +112,7 @@ SIZES = {
             short_epochs=8,
             short_steps=25,
         ),
-        # For patients at 2 mm. Few long epochs: each ends with figures that cost as much as two steps.
+        # For patients at 2 mm. Few long epochs: each ends with figures that cost as much as four steps.
         {
             "2d": Training(
                 plan="--patch-size 96 80 --batch-size 8 --base-features 8 --max-stages 4",
