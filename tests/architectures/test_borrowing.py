@@ -31,7 +31,8 @@ def borrowing(name: str, modalities=MODALITIES, changed: bool = False) -> nn.Mod
     return made
 
 
-@pytest.fixture(params=PLANNED)
+# A network of every kind, the flat one quickly.
+@pytest.fixture(params=[pytest.param(n, marks=() if n.endswith("2D") else pytest.mark.slow) for n in PLANNED])
 def name(request) -> str:
     return request.param
 

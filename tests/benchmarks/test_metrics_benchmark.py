@@ -34,6 +34,7 @@ def check(content, shape):
             assert row["largest_difference"] < 1e-6
 
 
+@pytest.mark.slow
 def test_the_synthetic_case(tmp_path):
     output = tmp_path / "deeper" / "metrics.json"
     options = ["--repeats", "2", "--shape", "20", "32", "28", "--json", str(output)]

@@ -64,6 +64,7 @@ def test_attention_stays_below_five_per_cent_of_what_is_planned_for_24_gb():
 
 
 @unix
+@pytest.mark.slow
 def test_a_step_is_measured(capsys):
     result = measure(Configuration((32, 32), token_patch=1), "cpu", repeats=2)
     assert len(result["seconds"]) == 2
@@ -72,6 +73,7 @@ def test_a_step_is_measured(capsys):
 
 
 @unix
+@pytest.mark.slow
 def test_a_step_in_a_process_of_its_own():
     """The weights alone, with their gradients, are more than 50 MB."""
     result = in_fresh_process(Configuration((32, 32)), "cpu", repeats=1)

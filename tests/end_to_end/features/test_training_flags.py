@@ -102,7 +102,7 @@ def test_pretrained_weights_of_another_patch_size_with_nnunets_own_command(model
     ("flags", "message"),
     [
         ("-num_gpus 2 -device cpu", "-num_gpus 2 needs GPUs, not -device cpu"),
-        ("-num_gpus 99", "-num_gpus 99, but this process sees"),
+        pytest.param("-num_gpus 99", "-num_gpus 99, but this process sees", marks=pytest.mark.slow),
     ],
 )
 def test_more_processes_than_gpus_are_refused_before_anything_starts(new_workplace, flags, message):
