@@ -66,8 +66,8 @@ def test_gradients_are_those_of_one_process_with_the_whole_batch(found, case):
     assert [r["batch_size"] for r in ranks] == [GLOBAL_BATCH // 2] * 2
     for network, gradients in one["gradients"].items():
         for rank in ranks:
-            # Sums in another order: RMBTS's gated fusion differed by 1.5e-5 on one processor. ACN's entropy maps
-            # are nearly constant: their discriminator learns from small differences.
+            # Sums in another order: RMBTS's gated fusion differed by 1.5e-5 on one processor.
+            # ACN's entropy maps are nearly constant: their discriminator learns from small differences.
             limit = 1e-4 if "entropy" in network else 5e-5
             assert relative_difference(rank["gradients"][network], gradients) < limit, network
 
