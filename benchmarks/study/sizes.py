@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -70,36 +70,29 @@ class Size:
 PHANTOM_CONFIGURATION = "3d_fullres"
 PATIENT_CONFIGURATIONS = ("2d", "3d_fullres")
 
+_TINY = Training(
+    plan="--patch-size 16 16 16 --batch-size 2 --base-features 4 --max-stages 3",
+    epochs=2,
+    steps=2,
+    short_epochs=2,
+    short_steps=1,
+    validate=1,
+)
+_GPU = Training(
+    plan="",
+    epochs=200,
+    steps=100,
+    short_epochs=48,
+    short_steps=100,
+    learning_rate=0.001,
+    loader_processes=None,
+)
 SIZES = {
     # For the test of the study itself: it runs, its numbers mean nothing.
     "tiny": Size(
         Phantoms(train=5, test=2, shape="24 24 24", few=2),
-        Training(
-            plan="--patch-size 16 16 16 --batch-size 2 --base-features 4 --max-stages 3",
-            epochs=2,
-            steps=2,
-            short_epochs=2,
-            short_steps=1,
-            validate=1,
-        ),
-        {
-            "2d": Training(
-                plan="--patch-size 16 16 --batch-size 2 --base-features 4 --max-stages 3",
-                epochs=2,
-                steps=2,
-                short_epochs=2,
-                short_steps=1,
-                validate=1,
-            ),
-            "3d_fullres": Training(
-                plan="--patch-size 16 16 16 --batch-size 2 --base-features 4 --max-stages 3",
-                epochs=2,
-                steps=2,
-                short_epochs=2,
-                short_steps=1,
-                validate=1,
-            ),
-        },
+        _TINY,
+        {"2d": replace(_TINY, plan=_TINY.plan.replace("16 16 16", "16 16")), "3d_fullres": _TINY},
     ),
     # Two CPU cores. On the phantom 80 tokens, and 8 short epochs of 25 steps, not 10 of 20: then the arms
     # cost exactly the same.
@@ -135,28 +128,7 @@ SIZES = {
     # The planner's own networks and patches, for a GPU. Not run yet.
     "gpu": Size(
         Phantoms(train=250, test=50, shape="128 128 96", few=20),
-        Training(
-            plan="",
-            epochs=200,
-            steps=100,
-            short_epochs=48,
-            short_steps=100,
-            validate=10,
-            learning_rate=0.001,
-            loader_processes=None,
-        ),
-        {
-            configuration: Training(
-                plan="",
-                epochs=200,
-                steps=100,
-                short_epochs=48,
-                short_steps=100,
-                validate=2,
-                learning_rate=0.001,
-                loader_processes=None,
-            )
-            for configuration in PATIENT_CONFIGURATIONS
-        },
+        replace(_GPU, validate=10),
+        dict.fromkeys(PATIENT_CONFIGURATIONS, _GPU),
     ),
 }

@@ -49,7 +49,7 @@ class SegmentedCase:
         file: the segmentation; its name may be temporary.
         file_ending: that of its real name.
         regions: name → label values in the file.
-    values: all that the file may have; others are refused.
+        values: all that the file may have; others are refused.
         use: its entry of ``modalities.json``; None where nobody knows what it is based on.
         images: modality → file; may be empty, then there is no preview.
     """
