@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shlex
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import atomic_path, read_json, write_json
+from nnunetv2_mstkd.files import atomic_path, ends_digest, read_json, write_json
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 from nnunetv2_mstkd.trust.calibration import Calibration
 from nnunetv2_mstkd.trust.conformal import COVERAGE, patients_needed
@@ -25,26 +24,11 @@ logger = logging.getLogger(__name__)
 
 TRUST_FILE = "trust.json"
 CARRIER, CARRIED_KEY = "debug.json", "mstkd_trust"
-_END = 1 << 16  # bytes
-
-
-def checkpoint_digest(path: Path) -> str:
-    """Digest a checkpoint's size and both its ends, in no time.
-
-    torch writes a zip file, whose end lists the checksum of every tensor: other weights are noticed.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        digest.update(stream.read(_END))
-        stream.seek(max(size - _END, 0))
-        digest.update(stream.read(_END))
-    return digest.hexdigest()
 
 
 def checkpoint_digests(model: ModelFolder, folds: Iterable[Fold], checkpoint: str) -> dict[str, str]:
     """Digest the weights of folds: fold (as text) → digest."""
-    return {str(fold): checkpoint_digest(model.path / f"fold_{fold}" / checkpoint) for fold in folds}
+    return {str(fold): ends_digest(model.path / f"fold_{fold}" / checkpoint) for fold in folds}
 
 
 def write_trust(model: ModelFolder, calibration: Calibration, table: Mapping[str, Any]) -> Path:

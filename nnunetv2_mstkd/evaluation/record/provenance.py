@@ -17,7 +17,6 @@ from nnunetv2_mstkd.models.building import trainer_class
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting
 
-_END = 1 << 16  # bytes
 _PACKAGES = (
     "nnunetv2",
     "torch",
@@ -62,20 +61,6 @@ def file_digest(paths: Sequence[Path]) -> str:
         with path.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
-    return digest.hexdigest()
-
-
-def image_digest(path: Path) -> str:
-    """Digest a large file's size and both its ends: the header, and what a compressed one ends with.
-
-    An image that was replaced or repaired is noticed without reading gigabytes; a copy of it is the same.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        digest.update(stream.read(_END))
-        stream.seek(max(size - _END, 0))
-        digest.update(stream.read(_END))
     return digest.hexdigest()
 
 

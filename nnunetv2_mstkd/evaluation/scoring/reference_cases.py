@@ -16,10 +16,10 @@ from nnunetv2_mstkd.datasets.raw_images import raw_images
 from nnunetv2_mstkd.datasets.unlabelled import unlabelled_cases
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.evaluation.record.provenance import file_digest, image_digest
+from nnunetv2_mstkd.evaluation.record.provenance import file_digest
 from nnunetv2_mstkd.evaluation.record.record import IMAGE_ROLE, SEGMENTATION_ROLE, EvaluatedCase
 from nnunetv2_mstkd.evaluation.scoring.label_files import LabelFile
-from nnunetv2_mstkd.files import read_json
+from nnunetv2_mstkd.files import ends_digest, read_json
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 
 
@@ -200,5 +200,5 @@ def evaluated_case(case: ReferenceCase, predictions: Mapping[str, Path] | None =
 
 def _digests(case: ReferenceCase, predictions: Mapping[str, Path]) -> dict[str, str]:
     files = {"reference": file_digest([case.reference])}
-    files |= {IMAGE_ROLE + name: image_digest(path) for name, path in case.images.items()}
+    files |= {IMAGE_ROLE + name: ends_digest(path) for name, path in case.images.items()}
     return files | {SEGMENTATION_ROLE + name: file_digest([path]) for name, path in predictions.items()}
