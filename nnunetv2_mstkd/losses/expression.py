@@ -29,8 +29,9 @@ def released_expression_loss(blocks: Sequence[Tensor], present: Tensor) -> Tenso
     """DeMoSeg's expression loss (BIBM 2024; released code 73cd4bb), as released.
 
     For every ordered pair of present modalities, the divergence of what one lends to the other from what the
-    other shows itself, divided by the channels; summed over pairs and samples; both sides learn. A sample
-    with one modality has none.
+    other shows itself, divided by the channels; summed over pairs; both sides learn. A sample with one
+    modality has none. Over samples it is the mean, where the release sums over its batch of two: twice the
+    weight is the release's, whatever the batch and the number of processes.
 
     Args:
         blocks: of each lender, (B, M, c, ...): its features for each modality, its own for itself.
@@ -42,4 +43,4 @@ def released_expression_loss(blocks: Sequence[Tensor], present: Tensor) -> Tenso
         for k, m in permutations(range(len(blocks)), 2)
         if flags[k] and flags[m]
     ]
-    return torch.cat(pairs).sum() if pairs else blocks[0].new_zeros((), dtype=torch.float32)
+    return torch.cat(pairs).sum() / len(present) if pairs else blocks[0].new_zeros((), dtype=torch.float32)

@@ -79,7 +79,7 @@ def test_memory_of_one_variant(capsys, main, options):
 @pytest.mark.slow
 def test_networks_of_all_methods(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "_memory_in_a_process_of_its_own", lambda name, args: 2**20)
-    content = results(tmp_path, networks.main, "--size", "32", "--repeats", "1", "--methods")
+    content = results(tmp_path, networks.main, "--size", "48", "--repeats", "1", "--methods")
     rows = {row["network"]: row for row in content["rows"]}
     assert {f"{folder} as released" for folder in networks._other_methods()} < {*rows}
 

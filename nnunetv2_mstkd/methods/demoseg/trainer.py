@@ -21,6 +21,9 @@ class nnUNetTrainerDeMoSeg(nnUNetTrainerMissingModality):
     What a present modality lends to another present one learns to be what that one shows itself. Optimizer,
     learning rate, decay, clipping and deep supervision are nnU-Net's, as released.
 
+    The release sums the expression loss over two samples and weighs it by 0.5; here it is their mean, and weighs
+    1: equal at that batch, and independent of it and of the number of processes.
+
     Settings, beside those of :class:`nnUNetTrainerMissingModality`:
         base_features: channels of the first level; 32 as released.
         channel_order: ``released`` or ``fixed``, see :class:`ShuffledBlock`.
@@ -36,7 +39,7 @@ class nnUNetTrainerDeMoSeg(nnUNetTrainerMissingModality):
         "base_features": whole_number(1),
         "channel_order": one_of(CHANNEL_ORDERS),
     }
-    default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, EXPRESSION: 0.5}
+    default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0, EXPRESSION: 1.0}
 
     def compute_losses(self, batch: MaskedBatch) -> StepLosses:
         x, with_expression = batch.masked, self.counts(EXPRESSION)
