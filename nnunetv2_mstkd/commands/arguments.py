@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_mstkd.engines import ENGINES, TORCH
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import Subset, parse_subset
 from nnunetv2_mstkd.models.folder import (
@@ -157,6 +158,12 @@ def add_device_arguments(parser: Parser) -> None:
         default="cuda",
         help="device of the network (default cuda)",
     )
+    add(
+        "--engine",
+        choices=ENGINES,
+        default=TORCH,
+        help="what runs the network on the CPU: torch (default), or openvino (faster; the extra [openvino])",
+    )
     add("--disable_progress_bar", action=switch, help="no bar and no line per case")
     add("--not_on_device", action=switch, help="keep large intermediate results off the GPU")
 
@@ -188,6 +195,7 @@ def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "checkpoint_name": arguments.chk,
         "device": arguments.device,
+        "engine": arguments.engine,
         "step_size": arguments.step_size,
         "mirroring": not arguments.disable_tta,
         "everything_on_device": not arguments.not_on_device,

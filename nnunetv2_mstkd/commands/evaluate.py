@@ -132,6 +132,7 @@ def _request(arguments: argparse.Namespace) -> EvaluationRequest:
         step_size=arguments.step_size,
         mirroring=not arguments.disable_tta,
         device=arguments.device,
+        engine=arguments.engine,
         everything_on_device=not arguments.not_on_device,
         trust_checkpoint=arguments.trust_checkpoint,
         readers=arguments.npp,

@@ -126,7 +126,7 @@ def _outputs(arguments: argparse.Namespace, model: ModelFolder, folds: Sequence[
         model.dataset_json,
         Wanted(masks=arguments.masks, preview=arguments.preview),
         source_labels=arguments.source_labels,
-        run=partial(describe_run, model, folds, arguments.chk, **window),
+        run=partial(describe_run, model, folds, arguments.chk, **window, engine=arguments.engine),
     )
     outputs.check()
     return outputs

@@ -15,6 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 
 from nnunetv2_mstkd.datasets.raw_scans import doubts
 from nnunetv2_mstkd.datasets.regions import region_volumes, regions_of
+from nnunetv2_mstkd.engines import TORCH
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.inference.fold_agreement import fold_agreement
 from nnunetv2_mstkd.inference.images_in_memory import Source
@@ -102,6 +103,7 @@ class MissingModalityPredictor:
         folds: Sequence[Fold] | None = None,
         checkpoint_name: str = FINAL_CHECKPOINT,
         device: str | torch.device = "cuda",
+        engine: str = TORCH,
         step_size: float = 0.5,
         mirroring: bool = True,
         everything_on_device: bool = True,
@@ -111,16 +113,18 @@ class MissingModalityPredictor:
         """Load a model; the arguments mean what they mean to ``nnUNetv2_predict``.
 
         Args:
+            engine: what runs the network, one of ``engines.ENGINES``.
             trust_checkpoint: read a checkpoint that holds more than nnU-Net stores, which may run code.
 
         Raises:
-            MSTKDError: no such device, a missing or unfit checkpoint, an unknown trainer.
+            MSTKDError: no such device or engine, a missing or unfit checkpoint, an unknown trainer.
         """
         predictor = load_nnunet_predictor(
             model,
             model.folds(folds, checkpoint_name),
             checkpoint_name,
             device=device,
+            engine=engine,
             trust=trust_checkpoint,
             tile_step_size=step_size,
             use_mirroring=mirroring,

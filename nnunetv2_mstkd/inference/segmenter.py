@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from nnunetv2_mstkd.engines import TORCH
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
 from nnunetv2_mstkd.inference.images_in_memory import ImageLike, Source, as_source, written_image
@@ -62,6 +63,7 @@ class Segmenter:
         checkpoint: str = FINAL_CHECKPOINT,
         step_size: float = 0.5,
         mirroring: bool = True,
+        engine: str = TORCH,
         everything_on_device: bool = True,
         trust_checkpoint: bool = False,
     ) -> None:
@@ -74,6 +76,7 @@ class Segmenter:
             checkpoint: file name in each fold's folder.
             step_size: step of the sliding window in patches, in (0, 1].
             mirroring: average over mirrored patches, as nnU-Net does by default.
+            engine: what runs the network: ``torch``, or ``openvino`` (on the CPU; an extra).
             everything_on_device: keep large intermediate results on the GPU.
             trust_checkpoint: read a checkpoint that holds more than nnU-Net stores, which may run code.
 
@@ -93,6 +96,7 @@ class Segmenter:
                 device=self.device,
                 step_size=step_size,
                 mirroring=mirroring,
+                engine=engine,
                 everything_on_device=everything_on_device,
                 trust_checkpoint=trust_checkpoint,
             )
@@ -234,6 +238,7 @@ def segment(
     checkpoint: str = FINAL_CHECKPOINT,
     step_size: float = 0.5,
     mirroring: bool = True,
+    engine: str = TORCH,
     trust_checkpoint: bool = False,
     output: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
@@ -255,6 +260,7 @@ def segment(
         checkpoint=checkpoint,
         step_size=step_size,
         mirroring=mirroring,
+        engine=engine,
         trust_checkpoint=trust_checkpoint,
     )
     return segmenter(

@@ -6,6 +6,7 @@ checkpoints in a way that runs whatever code they hold.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
 
+from nnunetv2_mstkd.engines import OPENVINO, TORCH, check_engine
 from nnunetv2_mstkd.environment import activate, quiet
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.building import build_network, trainer_class
@@ -55,6 +58,7 @@ def load_nnunet_predictor(
     checkpoint_name: str,
     *,
     device: str | torch.device,
+    engine: str = TORCH,
     trust: bool = False,
     **options: Any,
 ) -> nnUNetPredictor:
@@ -62,19 +66,24 @@ def load_nnunet_predictor(
 
     Args:
         folds: each must have the checkpoint, see :meth:`ModelFolder.folds`.
+        engine: what runs the network, one of ``engines.ENGINES``.
         trust: read checkpoints that hold more than nnU-Net stores, see :func:`safe_load`.
         options: arguments of ``nnUNetPredictor``.
 
     Raises:
-        MSTKDError: no such device; a checkpoint cannot be read; trainer, plans, data set and weights do not
-            belong together.
+        MSTKDError: no such device or engine; a checkpoint cannot be read; trainer, plans, data set and
+            weights do not belong together.
     """
     activate()
+    place = checked_device(device)
+    check_engine(engine, place)
     with quiet(not options.get("verbose")):
-        predictor = BatchingPredictor(device=checked_device(device), **options)
+        predictor = BatchingPredictor(device=place, **options)
         try:
             _fill(predictor, model, _checkpoints(model, folds, checkpoint_name, trust))
             _check_fit(predictor, model, folds)
+            if engine == OPENVINO:
+                predictor.network = _for_openvino(predictor, model)
         except MSTKDError:
             raise
         # Whatever is wrong in a model folder ends here: nnU-Net raises every kind of exception.
@@ -115,6 +124,15 @@ def _fill(predictor: nnUNetPredictor, model: ModelFolder, checkpoints: Sequence[
         first["trainer_name"],
         first.get("inference_allowed_mirroring_axes"),
     )
+
+
+def _for_openvino(predictor: nnUNetPredictor, model: ModelFolder) -> nn.Module:
+    # Imported here, because it is an extra.
+    from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
+
+    network = getattr(predictor.network, "_orig_mod", predictor.network)  # nnUNet_compile wraps it
+    described = [predictor.trainer_name, dict(model.plans), dict(model.dataset_json)]
+    return OpenVINONetwork(network, json.dumps(described), model.path.resolve().name)
 
 
 def trained_for_missing(predictor: nnUNetPredictor) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nnunetv2_mstkd.datasets.input_rules import InputRules, parse_patterns
+from nnunetv2_mstkd.engines import TORCH
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import DEFAULT_RULES, RULES
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
@@ -50,6 +51,7 @@ class EvaluationRequest:
         step_size: step of the sliding window in patches, in (0, 1].
         mirroring: average over mirrored patches, as nnU-Net does by default.
         device: of the network: ``cuda``, ``cuda:1``, ``cpu``, ``mps``; None takes CUDA where there is a GPU.
+        engine: what runs the network: ``torch``, or ``openvino`` (on the CPU; an extra).
         everything_on_device: keep large intermediate results on the GPU.
         trust_checkpoint: read a checkpoint that holds more than nnU-Net stores, which may run code.
         readers: threads that read and preprocess.
@@ -78,6 +80,7 @@ class EvaluationRequest:
     step_size: float = 0.5
     mirroring: bool = True
     device: str | torch.device | None = None
+    engine: str = TORCH
     everything_on_device: bool = True
     trust_checkpoint: bool = False
     readers: int = 3
@@ -181,6 +184,7 @@ class EvaluationRequest:
             words += self.input_rules.words() if self.input_rules else []
             words += self._flag("-step_size", self.step_size, 0.5)
             words += self._flag("-device", self.chosen_device.partition(":")[0], "cuda")
+            words += self._flag("--engine", self.engine, TORCH)
             words += self._flag("-npp", self.readers, 3)
         words += self._flag("-nps", self.writers, 3)
         words += self._flag("--predictions", self.predictions) + self._flag("--labels", self.labels)

@@ -12,6 +12,7 @@ from typing import Any
 
 from nnunetv2_mstkd.datasets.raw_images import reader_class
 from nnunetv2_mstkd.datasets.regions import regions_of
+from nnunetv2_mstkd.engines import check_engine
 from nnunetv2_mstkd.environment import quiet
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.metrics.regions import ignore_label, summary_keys
@@ -158,6 +159,7 @@ def _predictor(
         folds=folds,
         checkpoint_name=request.checkpoint,
         device=request.chosen_device,
+        engine=request.engine,
         step_size=request.step_size,
         mirroring=request.mirroring,
         everything_on_device=request.everything_on_device,
@@ -194,7 +196,8 @@ def _work_of_model(request: EvaluationRequest) -> _Work:
     predicted = [(task, path) for task, path in zip(tasks, paths, strict=True) if path.is_file()]
     unpredicted = [task for task, path in zip(tasks, paths, strict=True) if not path.is_file()]
     if unpredicted:
-        checked_device(request.chosen_device)  # refuses before anything is written
+        # Refuse before anything is written.
+        check_engine(request.engine, checked_device(request.chosen_device))
     files = _file_jobs(predicted, record, model.dataset_json)
     return _Work(record, session, files, unpredicted, model, folds, {**problems, **unreadable})
 

@@ -21,8 +21,8 @@ class nnUNetTrainerDeMoSeg(nnUNetTrainerMissingModality):
     What a present modality lends to another present one learns to be what that one shows itself. Optimizer,
     learning rate, decay, clipping and deep supervision are nnU-Net's, as released.
 
-    The release sums the expression loss over two samples and weighs it by 0.5; here it is their mean, and weighs
-    1: equal at that batch, and independent of it and of the number of processes.
+    The release sums the expression loss over two samples and weighs it by 0.5; here it is their mean, and
+    weighs 1: equal at that batch, and independent of it and of the number of processes.
 
     Settings, beside those of :class:`nnUNetTrainerMissingModality`:
         base_features: channels of the first level; 32 as released.
