@@ -1,0 +1,195 @@
+"""What runs a network on the CPU: PyTorch as the package uses it, OpenVINO, ONNX Runtime, Inductor.
+
+Time of a pass as a ratio to PlainConvUNet in PyTorch, time until the first result, peak memory of a process
+of its own, and how far the logits are from those in double precision. An engine that is not installed is left
+out: ``pip install onnxruntime onnxscript`` for ONNX Runtime; Inductor needs a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import compare, parser, publish, report, table
+from benchmarks.networks import REFERENCE, builders
+from benchmarks.peak_memory import peak_of, printed_by
+from benchmarks.plans import MODALITIES
+from nnunetv2_mstkd.engines.converted_models import FOLDER_VARIABLE
+from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
+
+PYTORCH = "torch"
+Pass = Callable[[], Tensor]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("engines", "Networks on the CPU by several engines.", devices=("cpu",), repeats=3)
+    add = options.add_argument
+    add("--size", type=int, nargs="+", default=(128,), metavar="N", help="patch (default 128³)")
+    add("--residual", action="store_true", help="ResidualEncoderUNet as well (slow)")
+    add("--methods", action="store_true", help="the other methods' released networks as well (very slow)")
+    add("--networks", nargs="+", metavar="NAME", help="only these, beside PlainConvUNet")
+    add(
+        "--engines",
+        nargs="+",
+        choices=tuple(ENGINES),
+        default=tuple(ENGINES),
+        help="only these, beside torch",
+    )
+    add(
+        "--only-memory", nargs=2, metavar=("NETWORK", "ENGINE"), help="print its peak memory in bytes and end"
+    )
+    args = options.parse_args(arguments)
+    patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
+    x = torch.randn(1, len(MODALITIES), *patch, generator=torch.Generator().manual_seed(0))
+    building = builders(patch, residual=args.residual, methods=args.methods)
+    if args.only_memory:
+        name, engine = args.only_memory
+        print(_peak_memory(building[name], engine, x))
+        return 0
+    names = [name for name in building if name in (REFERENCE, *(args.networks or building))]
+    rows = [row for name in names for row in measure(name, building[name], x, args)]
+    reference = next(row["median"] for row in rows if (row["network"], row["engine"]) == (REFERENCE, PYTORCH))
+    for row in rows:
+        row["ratio"] = row["median"] and row["median"] / reference
+    content = report("engines", "cpu", {"patch": list(patch), "rows": rows})
+    header = ("network", "engine", "ready (s)", "median (s)", "ratio", "to torch", "error", "peak (GiB)")
+    publish(content, table(header, [_cells(row) for row in rows]), args.json)
+    return 0
+
+
+def measure(name: str, build: Callable[[], nn.Module], x: Tensor, args: Any) -> list[dict[str, Any]]:
+    """One network by every engine, timed in turns: a row each."""
+    passes: dict[str, Pass] = {}
+    rows = {}
+    for engine in (e for e in ENGINES if e == PYTORCH or e in args.engines):
+        if not all(find_spec(package) for package in ENGINES[engine].packages):
+            continue
+        rows[engine] = {"network": name, "engine": engine, "median": None, "failure": None}
+        start = time.perf_counter()
+        try:
+            run = ENGINES[engine].prepare(build(), x)
+            run()
+        except Exception as error:  # what an engine cannot do is a result, whatever it raises
+            rows[engine]["failure"] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            continue
+        passes[engine], rows[engine]["ready"] = run, time.perf_counter() - start
+    timings = compare(passes, repeats=args.repeats)
+    with torch.enable_grad():  # without shortcuts
+        exact = build().double()(x.double())
+    for engine, timing in timings.items():
+        rows[engine] |= {
+            "seconds": list(timing.seconds),
+            "median": timing.median,
+            "to_torch": timing.median / timings[PYTORCH].median,
+            "error": float((timing.result.double() - exact).abs().max() / exact.std()),
+            "memory_bytes": _memory_in_a_process_of_its_own(name, engine, args),
+        }
+    return [*rows.values()]
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if row["failure"] is not None:
+        return row["network"], row["engine"], row["failure"][:30], *["-"] * 5
+    return (
+        row["network"],
+        row["engine"],
+        f"{row['ready']:.1f}",
+        f"{row['median']:.3f}",
+        f"{row['ratio']:.3f}",
+        f"{row['to_torch']:.2f}",
+        f"{row['error']:.1e}",
+        f"{row['memory_bytes'] / 2**30:.2f}",
+    )
+
+
+def _peak_memory(build: Callable[[], nn.Module], engine: str, x: Tensor) -> int:
+    """Bytes of the network, of whatever makes it ready, and of two passes."""
+
+    def work() -> None:
+        run = ENGINES[engine].prepare(build(), x)
+        for _ in range(2):
+            run()
+
+    return peak_of(work, "cpu")
+
+
+def _memory_in_a_process_of_its_own(name: str, engine: str, args: Any) -> int:
+    arguments = ["--only-memory", name, engine, "--size", *map(str, args.size)]
+    arguments += [f"--{flag}" for flag in ("residual", "methods") if getattr(args, flag)]
+    return printed_by("engines", arguments)
+
+
+# ---------------------------------------------------------------- engines
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a network is made ready for inputs like one, and which packages that needs."""
+
+    prepare: Callable[[nn.Module, Tensor], Pass]
+    packages: tuple[str, ...] = ()
+
+
+def _torch(network: nn.Module, x: Tensor) -> Pass:
+    return torch.inference_mode()(partial(network, x))
+
+
+def _openvino(network: nn.Module, x: Tensor) -> Pass:
+    """As the package has it, with a cache that is new."""
+    engine = OpenVINONetwork(network, "", "network")
+    run = _torch(engine, x)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        run()
+    if not engine.converts:
+        raise RuntimeError("not converted")
+    return run
+
+
+def _onnxruntime(network: nn.Module, x: Tensor) -> Pass:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(network, (x,), path, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    (name,) = (argument.name for argument in session.get_inputs())
+    return lambda: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _inductor(network: nn.Module, x: Tensor) -> Pass:
+    """``torch.compile`` with constants folded in, in a cache that is new."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        compiled = torch.compile(network, options={"freezing": True})
+        run = _without_gradients(compiled, x)
+        run()
+    return run
+
+
+def _without_gradients(network: Callable[[Tensor], Tensor], x: Tensor) -> Pass:
+    return torch.no_grad()(partial(network, x))
+
+
+ENGINES = {
+    PYTORCH: Engine(_torch),
+    "openvino": Engine(_openvino, ("openvino", "platformdirs")),
+    "onnxruntime": Engine(_onnxruntime, ("onnxruntime", "onnxscript")),
+    "inductor": Engine(_inductor),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
