@@ -19,6 +19,7 @@ from benchmarks.measured_command import Measured, measure_command
 from benchmarks.plans import MODALITIES, mstkd_architecture, plans
 from benchmarks.untrained import case_folder, write_model
 from benchmarks.whole_case import OURS_PATCH, command_environment
+from nnunetv2_mstkd.engines import ENGINES, TORCH
 from nnunetv2_mstkd.modalities import all_subsets, format_subset
 
 GOAL = 0.5
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--case", type=Path, metavar="FOLDER", help="a BraTS 2023 case (default: a phantom)")
     add("--patch", type=int, nargs=3, default=OURS_PATCH, metavar="N", help="of the plans")
     add("--mirroring", action="store_true", help="with mirrored copies: eight times the network's work")
+    add("--engine", choices=ENGINES, default=TORCH, help="what runs the network (default torch)")
     options.set_defaults(repeats=1)
     args = options.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mstkd_benchmark_") as folder:
@@ -54,7 +56,8 @@ def run(work: Path, args: Any) -> dict[str, Any]:
     model = write_model(
         work / "nnUNetTrainerMSTKD__nnUNetMSTKDPlans__3d_fullres", our_plans, "nnUNetTrainerMSTKD"
     )
-    how = ["-f", "0", "-device", args.device] + ([] if args.mirroring else ["--disable_tta"])
+    how = ["-f", "0", "-device", args.device, "--engine", args.engine]
+    how += [] if args.mirroring else ["--disable_tta"]
     with_model = ["-m", str(model), *how]
     together = ["evaluate", *with_model, "--cases", str(cases), "-o", str(work / "together")]
     seconds = {TOGETHER: _run(work, "together", together).seconds, PREDICT: 0.0, SCORE: 0.0}
@@ -70,6 +73,7 @@ def run(work: Path, args: Any) -> dict[str, Any]:
         "case": "real case" if args.case else "phantom",
         "patch": list(args.patch),
         "mirroring": args.mirroring,
+        "engine": args.engine,
         "seconds": seconds,
         "ratio": seconds[TOGETHER] / (seconds[PREDICT] + seconds[SCORE]),
     }

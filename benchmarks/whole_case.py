@@ -7,6 +7,7 @@ patches are those that the planners choose for 8 GB and a BraTS case.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -23,12 +24,17 @@ from benchmarks.harness import parser, publish, report, table
 from benchmarks.measured_command import Measured, measure_command
 from benchmarks.plans import STOCK_PATCH, mstkd_architecture, plans, stock_architecture
 from benchmarks.untrained import case_folder, flat_folder, write_model
+from nnunetv2_mstkd.engines import ENGINES
+from nnunetv2_mstkd.engines.converted_models import FOLDER_VARIABLE
 from nnunetv2_mstkd.environment import external_trainer_paths
 from nnunetv2_mstkd.errors import MSTKDError
 
 TIME_GOAL, MEMORY_GOAL = 0.30, 1.0
 STOCK, OURS, OURS_BY_STOCK = "stock nnU-Net", "MSTKD", "MSTKD, by nnUNetv2_predict"
+STOCK_BY_OURS = "stock nnU-Net, by nnUNetv2_mstkd"
+_CONVERTING = ", the first time"
 OURS_PATCH = (160, 160, 128)
+_CACHE = "cache"
 
 
 @one_line_errors
@@ -39,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--stock-patch", type=int, nargs=3, default=STOCK_PATCH, metavar="N")
     add("--patch", type=int, nargs=3, default=OURS_PATCH, metavar="N", help="of the MSTKD plans")
     add("--disable_tta", action="store_true", help="without mirrored copies")
+    add("--engine", choices=ENGINES[1:], help="by nnUNetv2_mstkd with this engine as well, both models")
     add("--out", type=Path, metavar="FOLDER", help="keep models, logs and segmentations here")
     options.set_defaults(repeats=1)
     args = options.parse_args(arguments)
@@ -53,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     header = ("command", "wall time (s)", "ratio", "goal", "peak memory (GiB)", "ratio", "goal")
     content = report("whole_case", args.device, results)
     publish(content, table(header, [_cells(row) for row in results["rows"]]), args.json)
-    print(f"voxels that differ between the two commands: {results['different_voxels']:.2e}")
+    for name, share in results["different_voxels"].items():
+        print(f"voxels that differ, {name}: {share:.2e}")
     return 0
 
 
@@ -68,27 +76,38 @@ def run(work: Path, args: Any) -> dict[str, Any]:
         work / "nnUNetTrainerMSTKD__nnUNetMSTKDPlans__3d_fullres", our_plans, "nnUNetTrainerMSTKD"
     )
     by_stock = "nnUNetv2_predict_from_modelfolder"
-    commands = {
+    by_ours = "nnUNetv2_mstkd predict"
+    commands: dict[str, tuple[str, Path, Path]] = {
         STOCK: (by_stock, flat, stock),
-        OURS: ("nnUNetv2_mstkd predict", case, ours),
+        OURS: (by_ours, case, ours),
         OURS_BY_STOCK: (by_stock, flat, ours),
     }
+    same = {"the same model by both commands": (OURS, OURS_BY_STOCK)}
+    if args.engine:
+        by_engine = f"{by_ours} --engine {args.engine}"
+        commands[STOCK_BY_OURS] = by_ours, case, stock
+        for name, model in ((OURS, ours), (STOCK_BY_OURS, stock)):
+            with_engine = f"{name}, {args.engine}"
+            commands[with_engine + _CONVERTING] = commands[with_engine] = by_engine, case, model
+            same[f"{name} with and without {args.engine}"] = name, with_engine
     measured: dict[str, list[Measured]] = {name: [] for name in commands}
     for turn in range(args.repeats):
         for name, (program, source, model) in commands.items():
             out = work / f"{_slug(name)}_{turn}"
             command = _command(program, source, out, model, args)
+            if name.endswith(_CONVERTING):
+                shutil.rmtree(work / _CACHE, ignore_errors=True)
             measured[name].append(
                 measure_command(command, command_environment(work), work / f"{_slug(name)}_{turn}.log")
             )
     last = args.repeats - 1
-    pair = [_segmentation(work / f"{_slug(name)}_{last}") for name in (OURS, OURS_BY_STOCK)]
+    arrays = {name: _segmentation(work / f"{_slug(name)}_{last}") for name in commands}
     return {
-        "case": {"source": "real case" if args.case else "phantom", "shape": list(pair[0].shape)},
+        "case": {"source": "real case" if args.case else "phantom", "shape": list(arrays[OURS].shape)},
         "mirroring": not args.disable_tta,
         "patches": {STOCK: list(args.stock_patch), OURS: list(args.patch)},
         "rows": [_row(name, measured) for name in commands],
-        "different_voxels": float(np.mean(pair[0] != pair[1])),
+        "different_voxels": {what: float(np.mean(arrays[a] != arrays[b])) for what, (a, b) in same.items()},
     }
 
 
@@ -103,6 +122,7 @@ def command_environment(work: Path) -> dict[str, str]:
     """Without the pages that the benchmarks ask for: each command has what it asks for itself."""
     environment = {**os.environ, "nnUNet_extTrainer": external_trainer_paths()}
     environment.pop("THP_MEM_ALLOC_ENABLE", None)
+    environment[FOLDER_VARIABLE] = str(work / _CACHE)
     return environment | {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
 
 
