@@ -80,14 +80,15 @@ def condition_on_absence(network: nn.Module, modalities: int) -> nn.Module:
             " the setting 'conditioning' out"
         )
     network.conditioning = AbsenceConditioning([_channels(norm) for norm in norms], modalities)
-    for norm in norms:
-        norm.__class__ = _conditioned(type(norm))  # type: ignore[arg-type]  # hashable they are
+    for place, norm in enumerate(norms):
+        norm.__class__ = _conditioned(type(norm))
+        norm.place = place
     network.register_forward_pre_hook(_tell_norms)
     network.register_forward_hook(_let_norms_forget)
     return network
 
 
-def _norms(network: nn.Module) -> list[nn.Module]:
+def _norms(network: nn.Module) -> list[Any]:
     kinds = (_InstanceNorm, nn.GroupNorm, _BatchNorm)
     return [
         module
@@ -102,8 +103,9 @@ def _channels(norm: Any) -> int:
 
 def _tell_norms(network: Any, inputs: tuple[Tensor, ...]) -> None:
     pairs = network.conditioning(inputs[0])
-    for norm, pair in zip(_conditioned_norms(network), pairs, strict=True):
-        norm.modulation = pair
+    # By their places: an export of the network counts a norm that has two names twice.
+    for norm in _conditioned_norms(network):
+        norm.modulation = pairs[norm.place]
 
 
 def _let_norms_forget(network: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
@@ -125,12 +127,14 @@ else:
 class ConditionedNorm(_Norm):
     """A norm with a weight and a bias per sample, while the network tells it its ``modulation``.
 
-    Attributes of the class:
-        unconditioned: the norm's class as it was.
+    Attributes:
+        unconditioned: of the class: the norm's class as it was.
+        place: of its weight and bias among those of all norms.
     """
 
     unconditioned: ClassVar[type[nn.Module]]
     modulation: tuple[Tensor, Tensor] | None = None
+    place: int
     weight: Tensor | None
     bias: Tensor | None
 

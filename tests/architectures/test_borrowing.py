@@ -15,6 +15,7 @@ from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
 from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.architectures.shapes import input_convolutions
 from nnunetv2_mstkd.architectures.taps import with_taps
+from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import all_subsets
 
@@ -216,3 +217,16 @@ def test_compiles_without_graph_breaks():
     other = x.clone()
     other[0, 0] = 0
     torch.testing.assert_close(compiled(other), made(other))
+
+
+def test_in_openvino_together_with_conditioning(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_mstkd_cache", str(tmp_path))
+    made = condition_on_absence(borrowing("PlainConvUNet 2D", changed=True), 4).eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x = subsets_of(batch("PlainConvUNet 2D"))
+    engine = OpenVINONetwork(made, "", "a model")
+    with torch.inference_mode():
+        expected, found = made(x), engine(x)
+    assert engine.converts
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import networks
 from nnunetv2_mstkd import engines
 from nnunetv2_mstkd.engines import check_engine, openvino_network
 from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
@@ -103,22 +102,3 @@ def test_engines_that_are_refused(monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(MSTKDError, match=r"not installed; pip install 'nnunetv2-mstkd\[openvino\]'"):
         check_engine("openvino", torch.device("cpu"))
-
-
-NOT_CONVERTED = {"imfuse as released"}  # its scan is an operation of its own
-BUILDERS = networks.builders((48,) * 3, residual=True, methods=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BUILDERS)
-def test_every_network(name):
-    network = BUILDERS[name]()
-    x = torch.randn(1, 4, 48, 48, 48)
-    engine = OpenVINONetwork(network, name, name)
-    for absent in ((), (1,), (0, 2, 3)):
-        shown = x.clone()
-        shown[:, list(absent)] = 0
-        expected = run(network, shown)
-        error = (run(engine, shown) - expected).abs().max() / expected.std()
-        assert error < 5e-3, absent
-    assert engine.converts == (name not in NOT_CONVERTED)

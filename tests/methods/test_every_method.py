@@ -23,6 +23,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.modules.dropout import _DropoutNd
 
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
+from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import METHODS
 from nnunetv2_mstkd.trainers.base import unwrap
@@ -36,6 +37,8 @@ NEEDS_A_MODEL = {"nnUNetTrainerMSTKDFrozenTeacher"}
 OF_THE_PLAN = {"nnUNetTrainerFullModality", "nnUNetTrainerModalityDropout", "nnUNetTrainerMSTKDUNet"}
 # 154 million parameters whatever the plan: its own tests have it.
 OF_ONE_SIZE = {"nnUNetTrainerMSTKDOfficial"}
+# Its scan is an operation of its own.
+NOT_CONVERTED = {"nnUNetTrainerIMFuse"}
 SMALLER = {"base_features": 8, "token_features": 16, "mlp_features": 64}
 # Its tokens have 64 times as many features.
 STILL_SMALLER = {"nnUNetTrainerIMFuse": {"base_features": 2}}
@@ -115,6 +118,20 @@ def test_a_batch_of_different_subsets_gives_what_its_samples_give(name):
         together, alone = network(x), torch.cat([network(sample[None]) for sample in x])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4 * float(alone.std()))
     assert not torch.allclose(together[0], together[3]), "the modalities have no influence at all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", networks())
+def test_openvino_gives_what_pytorch_gives(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_mstkd_cache", str(tmp_path))
+    network = build(name)
+    x = torch.randn(3, 4, *PATCH, generator=torch.Generator().manual_seed(1))
+    x[0, 1:] = x[1, 0] = 0
+    engine = OpenVINONetwork(network, name, name)
+    with torch.inference_mode():
+        expected, found = network(x), engine(x)
+    assert engine.converts == (name not in NOT_CONVERTED)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
 
 
 @pytest.mark.parametrize("name", networks())
