@@ -81,7 +81,7 @@ def condition_on_absence(network: nn.Module, modalities: int) -> nn.Module:
         )
     network.conditioning = AbsenceConditioning([_channels(norm) for norm in norms], modalities)
     for place, norm in enumerate(norms):
-        norm.__class__ = _conditioned(type(norm))
+        norm.__class__ = _conditioned(type(norm))  # type: ignore[arg-type]  # hashable they are
         norm.place = place
     network.register_forward_pre_hook(_tell_norms)
     network.register_forward_hook(_let_norms_forget)
