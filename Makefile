@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Tests run side by side, one thread each; more workers need more memory.
 WORKERS ?= 2
-PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=30
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
