@@ -86,7 +86,17 @@ def test_networks_of_all_methods(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_engines(tmp_path):
-    flags = ["--size", "32", "--repeats", "1", "--networks", engines.REFERENCE, "--engines", "openvino"]
+    flags = [
+        "--size",
+        "32",
+        "--repeats",
+        "1",
+        "--networks",
+        engines.REFERENCE,
+        "--engines",
+        "openvino",
+        "--exact",
+    ]
     rows = results(tmp_path, engines.main, *flags)["rows"]
     assert [row["engine"] for row in rows] == ["torch", "openvino"]
     assert rows[0]["ratio"] == rows[0]["to_torch"] == 1
