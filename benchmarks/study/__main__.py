@@ -9,12 +9,14 @@ from pathlib import Path
 
 from benchmarks.errors import one_line_errors
 from benchmarks.study.data import StudyData
+from benchmarks.study.few import LABELLED
 from benchmarks.study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, describe, student_steps
 from benchmarks.study.patients import Patients
 from benchmarks.study.phantom import Phantom
 from benchmarks.study.runs import Run
 from benchmarks.study.sizes import PATIENT_CONFIGURATIONS, SIZES
 from benchmarks.study.study import Study, run_parts
+from benchmarks.study.unlabelled import teacher_of
 from benchmarks.study.workplace import Workplace
 from nnunetv2_mstkd.datasets.formats import FORMATS
 from nnunetv2_mstkd.errors import MSTKDError
@@ -73,9 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         "--arms",
         nargs="+",
         choices=ALL_ARMS,
-        default=list(ALL_ARMS),
         metavar="ARM",
-        help="only these arms of the parts: " + " ".join(ALL_ARMS),
+        help="only these arms of the parts (short, half and double take challengers too, by name): "
+        + " ".join(ALL_ARMS),
+    )
+    add(
+        "--labelled",
+        type=int,
+        default=LABELLED,
+        help=f"patients with a segmentation in the part unlabelled, of each fold's (default {LABELLED})",
     )
     add(
         "--seeds",
@@ -101,7 +109,7 @@ def _data(arguments: argparse.Namespace) -> StudyData:
 
 
 def _chosen(arguments: argparse.Namespace, folds: int) -> list[Run]:
-    """The runs that were asked for, each once: parts may share some.
+    """The runs that were asked for and those that they need, each once: parts may share some.
 
     Raises:
         MSTKDError: none.
@@ -109,7 +117,9 @@ def _chosen(arguments: argparse.Namespace, folds: int) -> list[Run]:
     runs: dict[str, Run] = {}
     for key in arguments.parts:
         for run in PARTS[key].runs(arguments.size, arguments.seeds, arguments.arms, folds):
-            runs.setdefault(run.plans, run)
+            for needed in (teacher_of(run), run):
+                if needed is not None:
+                    runs.setdefault(needed.plans, needed)
     if not runs:
         parts = " ".join(arguments.parts)
         raise MSTKDError(f"no run: parts {parts} have none of these arms at size {arguments.size}")
@@ -129,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(runs)} runs, {student_steps(runs, training):.0f} student steps", flush=True)
     if arguments.list:
         return 0
-    study = Study(Workplace(arguments.out, data, arguments.size, arguments.device, arguments.jobs))
+    work = Workplace(arguments.out, data, arguments.size, arguments.device, arguments.jobs)
+    study = Study(work, arguments.labelled)
     run_parts(study, [PARTS[key] for key in arguments.parts], runs, arguments.seeds)
     return 0
 

@@ -3,9 +3,9 @@
 Compute is counted in student steps: a forward and a backward pass of the network over a batch is one. The
 forward pass is a third of it, because a convolution's backward pass multiplies twice as much. So a step with
 a frozen teacher's forward pass is 4/3, one with two learning passes is 2. Losses and the discriminator are
-left out: ``benchmarks.study.results`` prints the measured times beside. A step of a method with a
-network of its own is counted by multiply-adds (``cost``), on the plans of the study; stock nnU-Net and the
-published method get the number of steps of another arm.
+left out: ``benchmarks.study.results`` prints the measured times beside. A step of another network than
+MSTKDNet is counted by multiply-adds (``cost``), on the plans of the study; stock nnU-Net and the published
+method get the number of steps of another arm.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ LEARNING_PASS = 1.0
 # Whose network, and so which plans: ours, that of nnU-Net's planner, the published one, the method's own in
 # the shape of the first's plans.
 NETWORKS = ("mstkdnet", "plans", "official", "own")
+
+# Which cases of a fold an arm trains on: all with their segmentations; a few patients, the others without; a
+# few, the others as a model segmented them.
+ALL, FEW, PSEUDO = "all", "few", "pseudo"
 
 Settings = tuple[tuple[str, Any], ...]
 
@@ -42,6 +46,7 @@ class Arm:
         sizes: names of the sizes it is run at; empty is all.
         log_shares: steps between two measurements of gradient shares for the log; 0 is none.
         masks: whether it ever sees a masked patch; where not, all its steps are on all modalities.
+        cases: ``ALL``, ``FEW`` or ``PSEUDO``.
     """
 
     key: str
@@ -57,6 +62,7 @@ class Arm:
     sizes: tuple[str, ...] = ()
     log_shares: int = 0
     masks: bool = True
+    cases: str = ALL
 
     def changed(self, key: str, title: str, settings: Settings) -> Arm:
         """This arm with settings more, under another name."""
@@ -152,17 +158,23 @@ def epochs_of(arm: Arm, budget: int, counted: float | None = None) -> tuple[int,
     Args:
         arm: whose.
         budget: epochs of student steps.
-        counted: what a step under masking costs, where the arm does not say.
+        counted: what any step costs, where the arm does not say: it has no teacher.
     """
-    full = round(arm.full_share * budget)
     cost = ARMS[arm.steps_like].step_cost if arm.steps_like else arm.step_cost
-    return full, max(1, round((budget - full) / _known(cost, counted)))
+    full_cost = _cost_of_full(cost, counted)
+    full = round(arm.full_share * budget / full_cost)
+    return full, max(1, round((budget - full * full_cost) / _known(cost, counted)))
 
 
 def compute_of(arm: Arm, budget: int, counted: float | None = None) -> float:
     """What the arm's epochs cost, in epochs of student steps; of its own network, if it states its cost."""
     full, masked = epochs_of(arm, budget, counted)
-    return full * LEARNING_PASS + masked * _known(arm.step_cost, counted)
+    return full * _cost_of_full(arm.step_cost, counted) + masked * _known(arm.step_cost, counted)
+
+
+def _cost_of_full(stated: float | None, counted: float | None) -> float:
+    """A step on all modalities: a pass of our network without a teacher, or of the one that was counted."""
+    return _known(stated, counted) if stated is None else LEARNING_PASS
 
 
 def _known(stated: float | None, counted: float | None) -> float:

@@ -1,4 +1,5 @@
-"""Small changes to the bar, one at a time, at its compute; by ``--parts challengers``."""
+"""Small changes to the bar, one at a time and conditioning with another, at its compute; by ``--parts
+challengers``."""
 
 from __future__ import annotations
 
@@ -14,17 +15,21 @@ _PAIRS = replace(
     trainer="nnUNetTrainerMSTKD",
     settings=(("teacher", "nested"), ("gradient_shares_every", 50)),
 )
+_CONDITIONED = (("conditioning", "absence"),)
+_SHORT_FULL = replace(_BAR, full_share=0.25)
+# nnU-Net's own network under the bar's phases and optimizer. Its steps are counted by multiply-adds.
+_UNET = replace(_BAR, network="plans", step_cost=None)
 _NOTHING_LEADS = {"foreground_kl": 0, "more_vs_fewer": 0}
 
 CHALLENGERS = {
     arm.key: arm
     for arm in (
-        _BAR.changed("bar_conditioned", "the bar, conditioned on absence", (("conditioning", "absence"),)),
+        _BAR.changed("bar_conditioned", "the bar, conditioned on absence", _CONDITIONED),
         _BAR.changed("bar_borrowed", "the bar, borrowed features", (("borrowing", "stem"),)),
         _BAR.changed(
             "bar_borrowed_conditioned",
             "the bar, borrowed features and conditioned on absence",
-            (("borrowing", "stem"), ("conditioning", "absence")),
+            (("borrowing", "stem"), *_CONDITIONED),
         ),
         _BAR.changed("bar_averaged", "the bar, average of the weights", (("weight_average", 0.98),)),
         _PAIRS.changed("bar_nested", "the bar, nested pairs with KL and hinge", ()),
@@ -39,5 +44,32 @@ CHALLENGERS = {
             (("full_phase_task", "reconstruction"),),
         ),
         _BAR.changed("bar_difficulty", "the bar, subsets by difficulty", (("sampler", "difficulty"),)),
+        _SHORT_FULL.changed("bar_short_full", "the bar, full phase of 25 %", ()),
+        _BAR.changed(
+            "bar_conditioned_averaged",
+            "the bar, conditioned on absence, average of the weights",
+            (*_CONDITIONED, ("weight_average", 0.98)),
+        ),
+        _BAR.changed(
+            "bar_conditioned_singles",
+            "the bar, conditioned on absence, single sequences twice as often",
+            (*_CONDITIONED, ("single_weight", 2)),
+        ),
+        _SHORT_FULL.changed(
+            "bar_conditioned_short_full",
+            "the bar, conditioned on absence, full phase of 25 %",
+            _CONDITIONED,
+        ),
+        _PAIRS.changed(
+            "bar_conditioned_nested",
+            "the bar, conditioned on absence, nested pairs with KL and hinge",
+            _CONDITIONED,
+        ),
+        _UNET.changed("unet_dropout", "nnU-Net's network, dropout after a full phase", ()),
+        _UNET.changed(
+            "unet_conditioned",
+            "nnU-Net's network, dropout after a full phase, conditioned on absence",
+            _CONDITIONED,
+        ),
     )
 }

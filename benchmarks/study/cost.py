@@ -19,7 +19,7 @@ from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.methods.cost import count_cost
 from nnunetv2_mstkd.settings import SETTINGS_KEY
 
-# The network of these plans, trained on its labels alone: its step is the unit.
+# MSTKDNet as the plans of the study describe it, trained on its labels alone: its step is the unit.
 _STUDENT = "nnUNetTrainerModalityDropout"
 
 
@@ -40,27 +40,29 @@ def forward_flops(model: Path) -> int:
 
 def step_cost(
     trainer_name: str, plans: dict[str, Any], configuration_name: str, dataset: dict[str, Any],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any], unit: dict[str, Any] | None = None,
 ) -> float:  # fmt: skip
-    """A step of a method, in student steps of the network that the plans name; nothing is computed.
+    """A step of a method, in student steps; nothing is computed.
 
     Args:
         trainer_name: of this package.
         plans, configuration_name: whose patch and network.
         dataset: content of dataset.json.
         settings: of the method, in the place of those that the plans hold.
+        unit: plans of the student's network; by default the same as ``plans``.
     """
-    plans = deepcopy(plans)
-    plans["configurations"][configuration_name][SETTINGS_KEY] = dict(settings)
-    manager = PlansManager(plans)
-    channels, heads = _channels_and_heads(manager, dataset)
-    steps = [
-        count_cost(
-            getattr(methods, name), manager.get_configuration(configuration_name),
-            channels=channels, outputs=heads,
-        ).step
-        for name in (trainer_name, _STUDENT)
-    ]  # fmt: skip
+    steps = []
+    for name, described, given in (
+        (trainer_name, plans, dict(settings)),
+        (_STUDENT, plans if unit is None else unit, {}),
+    ):
+        described = deepcopy(described)
+        described["configurations"][configuration_name][SETTINGS_KEY] = given
+        manager = PlansManager(described)
+        channels, heads = _channels_and_heads(manager, dataset)
+        configuration = manager.get_configuration(configuration_name)
+        trainer = getattr(methods, name)
+        steps.append(count_cost(trainer, configuration, channels=channels, outputs=heads).step)
     return steps[0] / steps[1]
 
 

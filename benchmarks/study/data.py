@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from benchmarks.study.runs import Run
 from benchmarks.study.workplace import PLANS_OF, Workplace
+from nnunetv2_mstkd.datasets.cases import Case
 from nnunetv2_mstkd.files import read_json, write_json
 
 
@@ -19,6 +20,7 @@ class StudyData(ABC):
     Attributes:
         dataset_id, dataset: of nnU-Net.
         configuration: that is trained.
+        format: of the release that names and labels follow.
         folds: of the cross-validation; a single one where the patients to evaluate are a set of their own.
         real: whether they are patients, not the phantom.
     """
@@ -26,6 +28,7 @@ class StudyData(ABC):
     dataset_id: int
     dataset: str
     configuration: str
+    format: str
     folds: int
     real: ClassVar[bool]
 
@@ -36,6 +39,10 @@ class StudyData(ABC):
     @abstractmethod
     def held_out(self, work: Workplace, fold: int) -> Path:
         """Return the folder of the patients who are evaluated, whom a training of ``fold`` does not see."""
+
+    @abstractmethod
+    def source(self, work: Workplace) -> Path:
+        """Return the folder of the patients who train, with their segmentations."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -57,14 +64,29 @@ class StudyData(ABC):
         work.run("data", f"nnUNetv2_mstkd plan {which} {flags} {work.training.plan}")
 
     def convert(self, work: Workplace, source: Path, flags: str) -> None:
-        """The raw data set appears whole, and its split after it: a kill in between leaves one of the two."""
-        raw = work.raw / self.dataset
-        if raw.exists() and work.splits.exists():
-            return
-        again = " --overwrite" if raw.exists() or work.splits.exists() else ""
-        name = self.dataset.partition("_")[2]
-        command = f"nnUNetv2_mstkd convert -i {shlex.quote(str(source))} -d {self.dataset_id} --name {name}"
-        work.run("data", f"{command} {flags}{again}")
+        """Convert the patients who train."""
+        convert(work, source, self.dataset, f"--format {self.format} {flags}")
+
+
+def convert(work: Workplace, source: Path, dataset: str, flags: str, log: str = "data") -> None:
+    """The raw data set appears whole, and its split after it: a kill in between leaves one of the two."""
+    raw, splits = work.raw / dataset, work.splits_of(dataset)
+    if raw.exists() and splits.exists():
+        return
+    again = " --overwrite" if raw.exists() or splits.exists() else ""
+    number, _, name = dataset.removeprefix("Dataset").partition("_")
+    command = f"nnUNetv2_mstkd convert -i {shlex.quote(str(source))} -d {number} --name {name}"
+    work.run(log, f"{command} {flags}{again}")
+
+
+def link_case(case: Case, folder: Path, *, segmentation: bool = True) -> Path:
+    """Links to a case's files, in a folder of its name in ``folder``, which is returned."""
+    target = folder / case.name
+    target.mkdir(parents=True)
+    for file in (*case.images.values(), case.segmentation if segmentation else None):
+        if file is not None:
+            (target / file.name).symlink_to(file)
+    return target
 
 
 def limit_validation(splits: Path, count: int, folds: int = 1) -> None:

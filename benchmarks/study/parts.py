@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from benchmarks.study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, compute_of, epochs_of
+from benchmarks.study.arms import ABLATIONS, ARMS, BAR, METHOD, PLAIN, PSEUDO, compute_of, epochs_of
 from benchmarks.study.challengers import CHALLENGERS
 from benchmarks.study.of_methods import NARROW, OF_METHODS, OWN_OPTIMIZER, WIDE
 from benchmarks.study.runs import MAIN, QUARTER, Condition, Run, runs_of
 from benchmarks.study.sizes import Training
+from benchmarks.study.unlabelled import DISTILLED, FEW_BAR, PSEUDO_LABELS, UNLABELLED
 from benchmarks.study.variants import RESTARTS, VARIANTS
 
-ALL_ARMS = ARMS | OF_METHODS | CHALLENGERS | RESTARTS | VARIANTS
+ALL_ARMS = ARMS | OF_METHODS | CHALLENGERS | UNLABELLED | RESTARTS | VARIANTS
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,29 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Part:
-    """A question, the runs that answer it, and their comparisons."""
+    """A question, the runs that answer it, and their comparisons.
+
+    Attributes:
+        key, about: for people.
+        arms: keys.
+        comparisons: between them.
+        condition: that all train under.
+        on_request: keys of arms that run if they are asked for by name.
+    """
 
     key: str
     about: str
     arms: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     condition: Condition = MAIN
+    on_request: tuple[str, ...] = ()
 
-    def runs(self, size_name: str, seeds: int, keys: Collection[str] = ALL_ARMS, folds: int = 1) -> list[Run]:
-        """Return its runs at a size, first seeds first, of the arms in ``keys``."""
-        arms = [ALL_ARMS[key] for key in self.arms if key in keys]
+    def runs(
+        self, size_name: str, seeds: int, keys: Collection[str] | None = None, folds: int = 1
+    ) -> list[Run]:
+        """Return its runs at a size, first seeds first, of the arms in ``keys``; by default of ``arms``."""
+        chosen = self.arms if keys is None else [k for k in (*self.arms, *self.on_request) if k in keys]
+        arms = [ALL_ARMS[key] for key in chosen]
         arms = [arm for arm in arms if not arm.sizes or size_name in arm.sizes]
         return [
             run
@@ -63,7 +76,8 @@ _METHOD_ARMS = (BAR, METHOD, *NARROW)
 
 
 def _sub_study(key: str, about: str, condition: Condition) -> Part:
-    return Part(key, about, _SMALL_ARMS, (Comparison(f"comparison_{key}", _SMALL_ARMS, BAR),), condition)
+    compared = Comparison(f"comparison_{key}", (*_SMALL_ARMS, *CHALLENGERS), BAR)
+    return Part(key, about, _SMALL_ARMS, (compared,), condition, on_request=tuple(CHALLENGERS))
 
 
 PARTS = {
@@ -100,6 +114,15 @@ PARTS = {
             (Comparison("comparison_challengers", (BAR, *CHALLENGERS), BAR),),
         ),
         Part(
+            "unlabelled",
+            "few labelled patients, and the others without a segmentation",
+            (*UNLABELLED, BAR),
+            (
+                Comparison("comparison_unlabelled", (*UNLABELLED, BAR), FEW_BAR),
+                Comparison("comparison_pseudo", (DISTILLED, PSEUDO_LABELS), PSEUDO_LABELS),
+            ),
+        ),
+        Part(
             "diagnosis",
             "variants of MSTKD, gradient shares in the logs",
             _DIAGNOSIS_ARMS,
@@ -113,6 +136,8 @@ PARTS = {
         ),
     )
 }
+# By length: whether the order of the arms has settled.
+LENGTHS = ("short", "half", "main", "double")
 DEFAULT_PARTS = ("main", "few_labels", "short")
 
 
@@ -135,4 +160,7 @@ def describe(run: Run, training: Training) -> str:
     cost = compute_of(run.arm, epochs) * steps
     own = "" if run.arm.network == "mstkdnet" else " of its own network"
     text = f"{phases}, {(full + masked) * steps} steps, compute of {cost:.0f} student steps"
+    if run.arm.cases == PSEUDO:
+        teacher = UNLABELLED[FEW_BAR]
+        text += f", and beside it its teacher's ({teacher.title}): {compute_of(teacher, epochs) * steps:.0f}"
     return f"{run.arm.title}: {text}{own}"

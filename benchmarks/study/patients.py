@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.data import StudyData, limit_validation
+from benchmarks.study.data import StudyData, limit_validation, link_case
 from benchmarks.study.runs import FEW_FOLD, Run
 from benchmarks.study.workplace import Workplace
 from nnunetv2_mstkd.datasets.convert.target import replacing_folder
@@ -46,8 +46,10 @@ class Patients(StudyData):
         """
         runs = list(runs)
         if any(run.fold == FEW_FOLD for run in runs):
-            raise MSTKDError("few_labels is a part of the phantom's study; leave --data away")
-        self.convert(work, self.folder, f"--format {self.format} --folds {self.folds}")
+            raise MSTKDError(
+                "few_labels is a part of the phantom's study; leave --data away, or see --parts unlabelled"
+            )
+        self.convert(work, self.folder, f"--folds {self.folds}")
         self._link_held_out(work)
         self.prepare(work, runs)
         # After the links: the split is the only record of who is held out.
@@ -56,6 +58,10 @@ class Patients(StudyData):
     def held_out(self, work: Workplace, fold: int) -> Path:
         """Return a folder with links to the cases that the fold does not train on."""
         return work.out / "held_out" / f"fold_{fold}"
+
+    def source(self, work: Workplace) -> Path:
+        """Return the folder itself."""
+        return self.folder
 
     def record(self) -> dict[str, Any]:
         """Return who is cross-validated and how; the folder may move."""
@@ -76,9 +82,4 @@ class Patients(StudyData):
         with replacing_folder(place) as new:
             for fold, split in enumerate(read_json(work.splits)):
                 for name in split["val"]:
-                    case = of_name[name]
-                    target = new / f"fold_{fold}" / name
-                    target.mkdir(parents=True)
-                    for file in (*case.images.values(), case.segmentation):
-                        if file is not None:
-                            (target / file.name).symlink_to(file)
+                    link_case(of_name[name], new / f"fold_{fold}")

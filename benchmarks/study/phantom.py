@@ -20,6 +20,7 @@ class Phantom(StudyData):
     """As many phantoms as the size says; the training patients' fold 0 is trained."""
 
     dataset_id, dataset, configuration, folds = 900, "Dataset900_Phantom", PHANTOM_CONFIGURATION, 1
+    format = "brats2023"
     real = False
 
     def make(self, work: Workplace, runs: Iterable[Run]) -> None:
@@ -31,7 +32,7 @@ class Phantom(StudyData):
         runs, phantoms = list(runs), work.size.phantoms
         self._phantom(work, "train", phantoms.train, seed=1)
         self._phantom(work, "test", phantoms.test, seed=2)
-        self.convert(work, work.out / "phantom" / "train", "--format brats2023")
+        self.convert(work, self.source(work), "")
         self.prepare(work, runs)
         limit_validation(work.splits, work.training.validate)
         if any(run.fold == FEW_FOLD for run in runs):
@@ -40,6 +41,10 @@ class Phantom(StudyData):
     def held_out(self, work: Workplace, fold: int) -> Path:
         """Return the test phantoms, the same for every fold."""
         return work.out / "phantom" / "test"
+
+    def source(self, work: Workplace) -> Path:
+        """Return the phantoms that train."""
+        return work.out / "phantom" / "train"
 
     def record(self) -> dict[str, Any]:
         """Return that it is the phantom; its sizes stand beside."""

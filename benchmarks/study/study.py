@@ -9,33 +9,43 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from benchmarks.study.arms import Arm, epochs_of
 from benchmarks.study.cost import step_cost
+from benchmarks.study.few import LABELLED, FewLabelled
 from benchmarks.study.parts import ALL_ARMS, Comparison, Part
 from benchmarks.study.resume import FINISHED, how_to_go_on
 from benchmarks.study.runs import Run
-from benchmarks.study.workplace import PLANS_OF, Workplace
+from benchmarks.study.unlabelled import teacher_of
+from benchmarks.study.workplace import BASE_PLANS, PLANS_OF, Workplace
 from nnunetv2_mstkd.files import locked_folder, read_json, write_json
 
 
 class Study:
-    """Runs and comparisons in one folder."""
+    """Runs and comparisons in one folder.
 
-    def __init__(self, work: Workplace) -> None:
+    Args:
+        work: the folder.
+        labelled: patients of a fold who are labelled, where few are.
+    """
+
+    def __init__(self, work: Workplace, labelled: int = LABELLED) -> None:
         self.work, self.data, self.training = work, work.data, work.training
+        self.few = FewLabelled(work, labelled)
         self._counted: dict[str, float] = {}
 
     # ------------------------------------------------------------ runs
 
     def write_plans(self, run: Run) -> None:
         """The plans of the arm's network with the run's settings: nothing else differs between runs."""
-        plans = deepcopy(read_json(self.work.plans(PLANS_OF[run.arm.network][0])))
+        dataset = self.few.dataset(run)
+        plans = deepcopy(read_json(self.work.plans(PLANS_OF[run.arm.network][0], dataset)))
         plans["plans_name"] = run.plans
         configuration = plans["configurations"][self.data.configuration]
         configuration["mstkd"] = {**configuration.get("mstkd", {}), **self.settings(run)}
-        write_json(plans, self.work.plans(run.plans))
+        write_json(plans, self.work.plans(run.plans, dataset))
 
     def settings(self, run: Run) -> dict[str, Any]:
         """What goes into the ``"mstkd"`` dict of the run's plans."""
@@ -54,20 +64,27 @@ class Study:
         }
 
     def step_cost(self, arm: Arm) -> float | None:
-        """What a step of a method with a network of its own costs, in student steps; other arms say it."""
+        """What a step of another network than MSTKDNet costs, in student steps; other arms say it."""
         if arm.step_cost is not None:
             return None
         if arm.key not in self._counted:
             plans = read_json(self.work.plans(PLANS_OF[arm.network][0]))
             dataset = read_json(self.work.raw / self.data.dataset / "dataset.json")
             configuration, settings = self.data.configuration, dict(arm.settings)
-            self._counted[arm.key] = step_cost(arm.trainer, plans, configuration, dataset, settings)
+            self._counted[arm.key] = step_cost(
+                arm.trainer,
+                plans,
+                configuration,
+                dataset,
+                settings,
+                unit=read_json(self.work.plans(BASE_PLANS)),
+            )
         return self._counted[arm.key]
 
     def model(self, run: Run) -> Path:
         """Where nnU-Net puts the run's model."""
         name = f"{run.arm.trainer}__{run.plans}__{self.data.configuration}"
-        return self.work.results / self.data.dataset / name
+        return self.work.results / self.few.dataset(run) / name
 
     def evaluation(self, run: Run) -> Path:
         """Where the run's evaluation goes."""
@@ -85,7 +102,7 @@ class Study:
         flag = how_to_go_on(self.model(run) / f"fold_{fold}")
         if flag is not FINISHED:
             self.write_plans(run)
-            which = f"{self.data.dataset_id} {self.data.configuration} {fold}"
+            which = f"{self.few.dataset(run)} {self.data.configuration} {fold}"
             command = f"nnUNetv2_mstkd train {which} -tr {run.arm.trainer}"
             shares = f" --gradient_shares {run.arm.log_shares}" if run.arm.log_shares else ""
             processes = self.training.loader_processes
@@ -99,10 +116,22 @@ class Study:
 
     def train_all(self, runs: Iterable[Run]) -> None:
         """Every run that is not finished, so many at a time as there are jobs."""
+        runs = list(runs)
+        teachers = [teacher for run in runs if (teacher := teacher_of(run)) is not None]
+        one_at_a_time = {run.plans: Lock() for run in (*runs, *teachers)}
+
+        def finish(run: Run) -> None:
+            with one_at_a_time[run.plans]:
+                if self.is_finished(run):
+                    return
+                teacher = teacher_of(run)
+                if teacher is not None:
+                    finish(teacher)  # or wait for whoever trains it
+                    self.few.make_pseudo(run, self.model(teacher))
+                self.train_and_evaluate(run)
 
         def one(run: Run) -> None:
-            if not self.is_finished(run):
-                self.train_and_evaluate(run)
+            finish(run)
             print(f"done: {run.plans} ({run.arm.title})", flush=True)
 
         with ThreadPoolExecutor(self.work.jobs) as pool:
@@ -116,7 +145,7 @@ class Study:
         A round through the patients of which a fold is missing is left out, and that is said.
         """
         rounds: dict[tuple[str, int], list[Run]] = {}
-        for run in part.runs(self.work.size_name, seeds, folds=self.data.folds):
+        for run in part.runs(self.work.size_name, seeds, ALL_ARMS, self.data.folds):
             rounds.setdefault((run.arm.key, run.repeat), []).append(run)
         evaluations: dict[str, list[list[Path]]] = {}
         for (key, repeat), runs in rounds.items():
@@ -169,6 +198,7 @@ def run_parts(study: Study, parts: Sequence[Part], runs: Sequence[Run], seeds: i
     """Data, the runs that are missing, and the comparisons of the parts; one command at a time per folder."""
     with locked_folder(study.work.out):
         study.data.make(study.work, runs)
+        study.few.make(runs)
         study.train_all(runs)
         for part in parts:
             study.compare(part, seeds)

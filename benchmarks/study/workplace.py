@@ -73,11 +73,31 @@ class Workplace:
     @property
     def splits(self) -> Path:
         """nnU-Net's split of the training patients."""
-        return self.preprocessed / self.data.dataset / "splits_final.json"
+        return self.splits_of(self.data.dataset)
 
-    def plans(self, name: str) -> Path:
-        """A plans file, by its name."""
-        return self.preprocessed / self.data.dataset / f"{name}.json"
+    def splits_of(self, dataset: str) -> Path:
+        """The split of one of the study's data sets."""
+        return self.preprocessed / dataset / "splits_final.json"
+
+    def plans(self, name: str, dataset: str | None = None) -> Path:
+        """A plans file, by its name; of the study's main data set, or of another."""
+        return self.preprocessed / (dataset or self.data.dataset) / f"{name}.json"
+
+    def claim_labelled(self, number: int) -> None:
+        """Write down how many patients are labelled where few are, or refuse another number.
+
+        Raises:
+            MSTKDError: the folder holds trainings with another number.
+        """
+        path = self.out / RECORD
+        record = read_json(path)
+        known = record.setdefault("labelled", number)
+        if known != number:
+            raise MSTKDError(
+                f"{self.out} holds a study with {known} labelled patients, not {number}; choose another -o,"
+                f" or --labelled {known}"
+            )
+        write_json(record, path)
 
 
 def claim(out: Path, data: StudyData, size_name: str) -> None:
