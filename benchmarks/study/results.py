@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -16,30 +16,17 @@ from typing import Any
 from benchmarks.errors import one_line_errors
 from benchmarks.study.arms import FORWARD, LEARNING_PASS, Arm
 from benchmarks.study.cost import forward_flops, step_cost
+from benchmarks.study.curve import curve_tables
+from benchmarks.study.markdown import NONE, difference, percent, table
 from benchmarks.study.parts import ALL_ARMS, PARTS
 from benchmarks.study.scores import INCOMPLETE, ComparisonFolder, Difference
 from benchmarks.study.timing import FULL, MASKED, epoch_times
+from benchmarks.study.unlabelled import FEW_BAR, PSEUDO_LABELS, UNLABELLED
+from benchmarks.study.workplace import RECORD
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 
 _ARM_OF = {arm.title: arm for arm in ALL_ARMS.values()}
-_NONE = "-"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if value == value else _NONE
-
-
-def _difference(value: Difference | None) -> str:
-    if value is None:
-        return _NONE
-    low, high = 100 * value.low, 100 * value.high
-    return f"{100 * value.mean:+.1f} [{low:+.1f}, {high:+.1f}], p = {value.p_holm:.2g}"
 
 
 def score_table(comparison: ComparisonFolder) -> list[str]:
@@ -48,10 +35,10 @@ def score_table(comparison: ComparisonFolder) -> list[str]:
     heads = [f"inc{incomplete}", "full", *(f"{n} of {comparison.count}" for n in comparison.groups[2:])]
     rows = []
     for name in comparison.names:
-        values = [_percent(comparison.means.loc[name, group]) for group in comparison.groups]
+        values = [percent(comparison.means.loc[name, group]) for group in comparison.groups]
         seeds = len(comparison.by_patient[name])  # rounds through all patients, of one model or a fold each
-        rows.append([_named(name, comparison), str(seeds), *values, _percent(comparison.seed_std(name))])
-    return _table(["way", "seeds", *heads, "seeds' SD of inc"], rows)
+        rows.append([_named(name, comparison), str(seeds), *values, percent(comparison.seed_std(name))])
+    return table(["way", "seeds", *heads, "seeds' SD of inc"], rows)
 
 
 def _named(name: str, comparison: ComparisonFolder) -> str:
@@ -63,25 +50,25 @@ def difference_table(comparison: ComparisonFolder) -> list[str]:
     groups = (INCOMPLETE, 1, comparison.count)
     columns = [comparison.differences(group) for group in groups]
     rows = [
-        [name, *(_difference(column[name]) for column in columns)]
+        [name, *(difference(column[name]) for column in columns)]
         for name in comparison.names
         if name != comparison.reference
     ]
-    return _table([f"minus {comparison.reference}", "inc", "one modality", "full"], rows)
+    return table([f"minus {comparison.reference}", "inc", "one modality", "full"], rows)
 
 
 def region_table(comparison: ComparisonFolder) -> list[str]:
     """The same over the incomplete subsets per region, as compare computed it."""
-    table, rows = comparison.region_differences(), []
-    regions = list(dict.fromkeys(table["region"]))
-    for name in dict.fromkeys(table["run"]):
-        of_run = table[table["run"] == name].set_index("region")
+    found, rows = comparison.region_differences(), []
+    regions = list(dict.fromkeys(found["region"]))
+    for name in dict.fromkeys(found["run"]):
+        of_run = found[found["run"] == name].set_index("region")
         cells = [
             Difference(row["difference"], row["low"], row["high"], row["p_holm"])
             for row in (of_run.loc[region] for region in regions)
         ]
-        rows.append([str(name), *map(_difference, cells)])
-    return _table(["inc, per region", *regions], rows)
+        rows.append([str(name), *map(difference, cells)])
+    return table(["inc, per region", *regions], rows)
 
 
 def _folder(out: Path, model: dict[str, Any]) -> Path:
@@ -91,7 +78,7 @@ def _folder(out: Path, model: dict[str, Any]) -> Path:
 
 def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
     """Steps, student-step equivalents (multiply-adds of the reference's network), and measured times."""
-    unit = forward_flops(_folder(out, comparison.models(comparison.reference)[0]))
+    unit = _folder(out, comparison.models(comparison.reference)[0])
     rows = [[name, *_costs(out, comparison.models(name), _ARM_OF[name], unit)]
             for name in comparison.names]  # fmt: skip
     head = [
@@ -101,28 +88,35 @@ def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
         "student steps",
         "training, s per run",
     ]
-    return _table([*head, "s per step, all modalities", "s per step, masked"], rows)
+    return table([*head, "s per step, all modalities", "s per step, masked"], rows)
 
 
-def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> list[str]:
+def _student_steps(folder: Path, model: dict[str, Any], arm: Arm, unit: Path) -> float:
+    """Compute of a training, in steps of the network of the model folder ``unit``."""
+    settings = model["settings"]
+    steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
+    if arm.step_cost is None:
+        plans, of_unit = (read_json(path / "plans.json") for path in (folder, unit))
+        dataset, own = read_json(folder / "dataset.json"), dict(arm.settings)
+        cost = step_cost(arm.trainer, plans, model["configuration"], dataset, own, of_unit)
+        return float(steps * epochs * cost)
+    full = round(settings.get("full_phase", 0.0) * epochs)
+    ratio = forward_flops(folder) / forward_flops(unit)
+    return ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
+
+
+def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: Path) -> list[str]:
     settings, folders = models[0]["settings"], [_folder(out, model) for model in models]
     steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
     full = round(settings.get("full_phase", 0.0) * epochs)
-    ratio = forward_flops(folders[0]) / unit
-    if arm.step_cost is None:
-        plans, dataset = (read_json(folders[0] / f"{name}.json") for name in ("plans", "dataset"))
-        settings = dict(arm.settings)
-        student = (
-            steps * epochs * step_cost(arm.trainer, plans, models[0]["configuration"], dataset, settings)
-        )
-    else:
-        student = ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
+    ratio = forward_flops(folders[0]) / forward_flops(unit)
+    student = _student_steps(folders[0], models[0], arm, unit)
     runs = [epoch_times(next(folder.glob("fold_*"))) for folder in folders]
     per_step = {
         phase: [time.seconds / steps for run in runs for time in run if time.phase == phase]
         for phase in (FULL, MASKED)
     }
-    seconds = [f"{median(values):.3f}" if values else _NONE for values in per_step.values()]
+    seconds = [f"{median(values):.3f}" if values else NONE for values in per_step.values()]
     if not arm.masks:
         full, seconds = epochs, seconds[::-1]
     total = mean(sum(time.seconds for time in run) for run in runs)
@@ -135,6 +129,22 @@ def _costs(out: Path, models: Sequence[dict[str, Any]], arm: Arm, unit: int) -> 
     ]
 
 
+def teacher_lines(out: Path, comparison: ComparisonFolder) -> list[str]:
+    """How many patients were labelled, and what pseudo-labels cost beside the training on them."""
+    labelled = read_json(out / RECORD)["labelled"]
+    text = f"Labelled: {labelled} patients of each fold, drawn by the training's seed."
+    pseudo, teacher = ALL_ARMS[PSEUDO_LABELS].title, ALL_ARMS[FEW_BAR]
+    if pseudo in comparison.names:
+        model = comparison.models(pseudo)[0]
+        folder = _folder(out, model)
+        cost = _student_steps(folder, model, teacher, folder)  # of the same length and network
+        text += (
+            f' The pseudo-labels are those of "{teacher.title}" of the same fold and seed: its {cost:.0f}'
+            f' student steps come on top of those of "{pseudo}".'
+        )
+    return [text, ""]
+
+
 def report(out: Path) -> list[str]:
     """The tables of every comparison in the folder.
 
@@ -142,27 +152,30 @@ def report(out: Path) -> list[str]:
         MSTKDError: there is none.
     """
     out, lines = out.resolve(), []
-    for part in PARTS.values():
-        for wanted in part.comparisons:
-            folder = out / wanted.folder
-            if not (folder / "comparison.json").is_file():
-                continue
-            comparison = ComparisonFolder(folder)
-            patients, policy = comparison.record["patients"], comparison.record["policy"]
-            lines += [f"### {part.about} (`{folder.name}`)", ""]
-            lines += [f"{patients} patients, empty masks by `{policy}`. Dice in %, mean of the regions.", ""]
-            lines += score_table(comparison)
-            lines += ["95 % bootstrap interval over patients, Wilcoxon's p with Holm's correction:", ""]
-            lines += difference_table(comparison) + region_table(comparison)
-            lines += [
-                "Wall time of the logs' epochs, online validation included (per step: median). A student step"
-                f" is a forward ({FORWARD:.2f}) and a backward pass of the reference's network:",
-                "",
-            ]
-            lines += cost_table(out, comparison)
+    found = [
+        (part, wanted, ComparisonFolder(out / wanted.folder))
+        for part in PARTS.values()
+        for wanted in part.comparisons
+        if (out / wanted.folder / "comparison.json").is_file()
+    ]
+    for part, _, comparison in found:
+        patients, policy = comparison.record["patients"], comparison.record["policy"]
+        lines += [f"### {part.about} (`{comparison.folder.name}`)", ""]
+        lines += [f"{patients} patients, empty masks by `{policy}`. Dice in %, mean of the regions.", ""]
+        if set(UNLABELLED) & set(part.arms):
+            lines += teacher_lines(out, comparison)
+        lines += score_table(comparison)
+        lines += ["95 % bootstrap interval over patients, Wilcoxon's p with Holm's correction:", ""]
+        lines += difference_table(comparison) + region_table(comparison)
+        lines += [
+            "Wall time of the logs' epochs, online validation included (per step: median). A student step"
+            f" is a forward ({FORWARD:.2f}) and a backward pass of the reference's network:",
+            "",
+        ]
+        lines += cost_table(out, comparison)
     if not lines:
         raise MSTKDError(f"{out} holds no comparison yet; run python -m benchmarks.study -o {out}")
-    return lines
+    return lines + curve_tables(found)
 
 
 @one_line_errors

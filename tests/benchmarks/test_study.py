@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from places import ROOT
 
-from benchmarks.plans import dataset_json, mstkd_architecture
+from benchmarks.plans import dataset_json, mstkd_architecture, stock_architecture
 from benchmarks.plans import plans as made_plans
 from benchmarks.study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
+from benchmarks.study.challengers import CHALLENGERS
 from benchmarks.study.cost import step_cost
 from benchmarks.study.data import limit_validation
 from benchmarks.study.of_methods import NARROW, OF_METHODS
@@ -102,6 +103,21 @@ def test_arms_of_methods_train_as_long_as_their_step_allows(study):
         parse_settings(settings, getattr(methods, arm.trainer).settings_read(), reader=arm.trainer)
 
 
+@pytest.mark.parametrize("key", ["unet_dropout", "unet_conditioned"])
+def test_nnunets_own_network_trains_as_long_as_its_steps_allow(study, key):
+    patch = (32, 40, 32)
+    stock = made_plans(stock_architecture(patch, 8), patch, 2) | {"plans_name": PLANS_OF["plans"][0]}
+    write_json(stock, study.work.plans(PLANS_OF["plans"][0]))
+    plans, settings = _written(study, Run(CHALLENGERS[key], 0))
+    assert "PlainConvUNet" in plans["configurations"][CONFIGURATION]["architecture"]["network_class_name"]
+    cost = study.step_cost(CHALLENGERS[key])
+    assert abs(cost - 1) > 0.05, "counted against itself"
+    steps = settings["num_epochs"] * settings["num_iterations_per_epoch"]
+    assert steps * cost == pytest.approx(800, rel=0.03)
+    assert settings["full_phase"] == pytest.approx(0.5, abs=0.02)
+    assert settings["optimizer"] == "adamw"
+
+
 def test_every_method_with_a_network_of_its_own_is_an_arm():
     own = {m.trainer for m in methods.METHODS if getattr(m.load(), "network_class", None) is not None}
     assert {arm.trainer for arm in NARROW.values()} == own
@@ -120,6 +136,14 @@ def test_lengths_of_the_arms():
     assert epochs_of(ARMS[METHOD], 40) == epochs_of(ARMS["plain_student"], 40) == (20, 15)
     assert epochs_of(ARMS["joint"], 40) == epochs_of(ARMS["dropout_joint_steps"], 40) == (0, 20)
     assert epochs_of(ARMS["stock"], 40) == (0, 40)
+    assert epochs_of(CHALLENGERS["bar_short_full"], 40) == (10, 30)
+    assert epochs_of(CHALLENGERS["unet_dropout"], 40, counted=0.5) == (40, 40)
+
+
+def test_other_lengths_take_challengers_by_name_only():
+    assert {run.arm.key for run in PARTS["half"].runs("small", 1)} == {BAR, METHOD, "plain_student"}
+    (run,) = PARTS["half"].runs("small", 1, ["bar_conditioned"])
+    assert run.plans == "Study_half_bar_conditioned_seed0"
 
 
 def test_arms_are_trainers_of_this_package():
