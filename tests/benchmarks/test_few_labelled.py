@@ -8,15 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from small_cases import read_array
 
 from benchmarks.study import __main__ as command
 from benchmarks.study.arms import BAR, FEW, PSEUDO
 from benchmarks.study.parts import PARTS
 from benchmarks.study.patients import Patients
 from benchmarks.study.runs import Run
-from benchmarks.study.study import Study
+from benchmarks.study.study import Study, run_parts
 from benchmarks.study.unlabelled import FEW_BAR, PSEUDO_LABELS, UNLABELLED, teacher_of
 from benchmarks.study.workplace import BASE_PLANS, Workplace
+from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
 
@@ -210,3 +212,32 @@ def test_the_teacher_is_trained_before_its_student_and_once(study, monkeypatch, 
     assert done == [teacher, study.model(teacher).name, student]
     study.train_all([student])
     assert len(done) == 3
+
+
+# ---------------------------------------------------------------- the real thing
+
+
+@pytest.mark.slow
+def test_the_bar_trains_again_on_its_own_pseudo_labels(tmp_path):
+    folder, out = tmp_path / "patients", tmp_path / "study"
+    assert main(["phantom", "-o", str(folder), "--cases", "4", "--shape", "24", "24", "24"]) == 0
+    study = Study(Workplace(out, Patients(folder, "brats2023", "2d", 2), "tiny", "cpu", 1), labelled=1)
+    student = Run(PSEUDO_ARM, 0)
+    run_parts(study, [], [student], 1)
+
+    teacher = teacher_of(student)
+    assert study.is_finished(teacher)
+    assert study.is_finished(student)
+    log = "".join(path.read_text() for path in study.model(teacher).glob("fold_0/training_log*"))
+    assert "Cases without a segmentation: 0 train the distillation; 1 are left out" in log
+    draw = study.few.drawn(student)
+    assert not {path.name for path in study.data.held_out(study.work, 0).iterdir()} & {
+        *draw.labelled,
+        *draw.others,
+    }
+    for name in (*draw.labelled, *draw.others):
+        learnt = read_array(study.work.raw / study.few.dataset(student) / "labelsTr" / f"{name}.nii.gz")
+        true = read_array(folder / name / f"{name}-seg.nii.gz")
+        assert (learnt == true).all() == (name in draw.labelled)
+        if name in draw.others:
+            assert (learnt == read_array(out / "few" / "seed_0_predicted" / f"{name}.nii.gz")).all()
