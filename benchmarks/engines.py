@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
@@ -59,7 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_peak_memory(building[name], engine, x))
         return 0
     names = [name for name in building if name in (REFERENCE, *(args.networks or building))]
+    # Before anything is large here: a new process begins with its parent's peak.
+    memory = {
+        (name, engine): _memory_in_a_process_of_its_own(name, engine, args)
+        for name in names
+        for engine in _chosen(args)
+    }
     rows = [row for name in names for row in measure(name, building[name], x, args)]
+    for row in rows:
+        row["memory_bytes"] = memory[row["network"], row["engine"]]
     reference = next(row["median"] for row in rows if (row["network"], row["engine"]) == (REFERENCE, PYTORCH))
     for row in rows:
         row["ratio"] = row["median"] and row["median"] / reference
@@ -73,9 +82,7 @@ def measure(name: str, build: Callable[[], nn.Module], x: Tensor, args: Any) -> 
     """One network by every engine, timed in turns: a row each."""
     passes: dict[str, Pass] = {}
     rows = {}
-    for engine in (e for e in ENGINES if e == PYTORCH or e in args.engines):
-        if not all(find_spec(package) for package in ENGINES[engine].packages):
-            continue
+    for engine in _chosen(args):
         rows[engine] = {"network": name, "engine": engine, "median": None, "failure": None}
         start = time.perf_counter()
         try:
@@ -96,9 +103,14 @@ def measure(name: str, build: Callable[[], nn.Module], x: Tensor, args: Any) -> 
             "median": timing.median,
             "to_torch": timing.median / timings[PYTORCH].median,
             "error": float((timing.result.double() - reference).abs().max() / reference.std()),
-            "memory_bytes": _memory_in_a_process_of_its_own(name, engine, args),
         }
     return [*rows.values()]
+
+
+def _chosen(args: Any) -> list[str]:
+    """The engines that are wanted and installed."""
+    wanted = [engine for engine in ENGINES if engine == PYTORCH or engine in args.engines]
+    return [engine for engine in wanted if all(find_spec(package) for package in ENGINES[engine].packages)]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -112,7 +124,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['ratio']:.3f}",
         f"{row['to_torch']:.2f}",
         f"{row['error']:.1e}",
-        f"{row['memory_bytes'] / 2**30:.2f}",
+        "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**30:.2f}",
     )
 
 
@@ -127,10 +139,13 @@ def _peak_memory(build: Callable[[], nn.Module], engine: str, x: Tensor) -> int:
     return peak_of(work, "cpu")
 
 
-def _memory_in_a_process_of_its_own(name: str, engine: str, args: Any) -> int:
+def _memory_in_a_process_of_its_own(name: str, engine: str, args: Any) -> int | None:
     arguments = ["--only-memory", name, engine, "--size", *map(str, args.size)]
     arguments += [f"--{flag}" for flag in ("residual", "methods") if getattr(args, flag)]
-    return printed_by("engines", arguments)
+    try:
+        return printed_by("engines", arguments)
+    except CalledProcessError:  # what it cannot do is said where it is timed
+        return None
 
 
 # ---------------------------------------------------------------- engines
