@@ -8,7 +8,7 @@ norm is computed here, from sums over short rows that are added up in double pre
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ def normalised(norm: nn.Module, x: Tensor, *, overwrite: bool = False) -> Tensor
         overwrite: ``x`` may be overwritten: taking memory for a large map costs more than the norm.
     """
     if no_gradients() and _has_channels_last(x) and x.dtype == torch.float32:
-        groups = _groups(norm)
+        groups = groups_of(norm)
         if groups is not None:
             return _normalise(norm, x, groups, out=x if overwrite else None)
     return norm(x)
@@ -55,7 +55,7 @@ def _has_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 
 
-def _groups(norm: nn.Module) -> int | None:
+def groups_of(norm: nn.Module) -> int | None:
     """Groups of channels that share their statistics; ``None`` for a norm of another kind."""
     # Exactly these classes: a subclass may compute something else.
     kind = norm.unconditioned if isinstance(norm, ConditionedNorm) else type(norm)
@@ -68,18 +68,30 @@ def _groups(norm: nn.Module) -> int | None:
 
 
 def _normalise(norm: nn.Module, x: Tensor, groups: int, out: Tensor | None) -> Tensor:
-    mean, square = (moment.unflatten(1, (groups, -1)).mean(2) for moment in _moments(x))
+    scale, shift = scale_and_shift(norm, groups, *_moments(x))
+    shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+    return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape), out=out)
+
+
+def scale_and_shift(norm: Any, groups: int, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """What a norm multiplies each channel by, and adds to it: (B, C) each.
+
+    Args:
+        norm: of a kind that :func:`groups_of` knows.
+        groups: its number.
+        mean, square: mean and mean square (B, C) of every channel.
+    """
+    each = mean.shape[1] // groups
+    mean, square = (moment.unflatten(1, (groups, -1)).mean(2) for moment in (mean, square))
     deviation = (square - mean.square()).clamp_min(0).add(norm.eps).sqrt()
-    each = x.shape[1] // groups
     scale, mean = (1 / deviation).repeat_interleave(each, 1), mean.repeat_interleave(each, 1)
     shift = -mean * scale
     if isinstance(norm, ConditionedNorm):
         weight, bias = norm.weight_and_bias()
-        scale, shift = scale * weight, shift * weight + bias
-    elif norm.weight is not None:
-        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    shape = (*x.shape[:2], *[1] * (x.ndim - 2))
-    return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape), out=out)
+        return scale * weight, shift * weight + bias
+    if norm.weight is None:
+        return scale, shift
+    return scale * norm.weight, shift * norm.weight + norm.bias
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

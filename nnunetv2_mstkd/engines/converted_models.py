@@ -43,7 +43,8 @@ def digest_of(
     """Digest everything that a converted network depends on; SHA-256.
 
     Args:
-        network: its layers as PyTorch prints them, and the source files of their classes, count.
+        network: its layers as PyTorch prints them, and the source files of their classes, count; so do those of
+            this folder.
         weights: what it is to be loaded with.
         described: whatever else decides what it computes: plans and data set.
         shape: of its input.
@@ -55,8 +56,9 @@ def digest_of(
         digest.update(weight.detach().cpu().contiguous().numpy().data)
     versions = {name: metadata.version(name) for name in packages}
     digest.update(json.dumps([str(network), described, list(shape), versions], sort_keys=True).encode())
-    for path in sorted({inspect.getfile(type(module)) for module in network.modules()}):
-        digest.update(Path(path).read_bytes())
+    of_layers = {Path(inspect.getfile(type(module))) for module in network.modules()}
+    for path in sorted(of_layers | {*Path(__file__).parent.glob("*.py")}):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

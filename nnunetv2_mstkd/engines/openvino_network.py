@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.engines.converted_models import ConvertedModels, digest_of, opened_cache
+from nnunetv2_mstkd.engines.staged_norms import with_staged_norms
 from nnunetv2_mstkd.errors import MSTKDError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class OpenVINONetwork(nn.Module):
             # A copy: OpenVINO takes the memory of the weights, and those of the next fold come into it.
             network = deepcopy(self.network)
             network.load_state_dict(self._weights)
-            exported = torch.export.export(network, (torch.zeros(shape),), strict=False)
+            exported = torch.export.export(with_staged_norms(network), (torch.zeros(shape),), strict=False)
             model = openvino.convert_model(exported)
         model.reshape(list(shape))
         logger.debug("converted in %.1f s", time.perf_counter() - start)
