@@ -43,8 +43,8 @@ def digest_of(
     """Digest everything that a converted network depends on; SHA-256.
 
     Args:
-        network: its layers as PyTorch prints them, and the source files of their classes, count; so do those of
-            this folder.
+        network: its layers as PyTorch prints them, and the source files of their classes, count; so do
+            those of this folder.
         weights: what it is to be loaded with.
         described: whatever else decides what it computes: plans and data set.
         shape: of its input.
