@@ -219,6 +219,7 @@ def test_compiles_without_graph_breaks():
     torch.testing.assert_close(compiled(other), made(other))
 
 
+@pytest.mark.slow
 def test_in_openvino_together_with_conditioning(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_mstkd_cache", str(tmp_path))
     made = condition_on_absence(borrowing("PlainConvUNet 2D", changed=True), 4).eval()

@@ -103,7 +103,7 @@ def test_the_layout_changes_only_where_it_may(any_size):
         assert in_fastest_layout(x.to("meta")).is_contiguous()
 
 
-@pytest.mark.parametrize("preset", ["nnunet", "official"])
+@pytest.mark.parametrize("preset", [pytest.param("nnunet", marks=pytest.mark.slow), "official"])
 def test_a_network_shows_the_same_without_gradients(any_size, preset):
     size = 32
     net, x = network(preset, size), torch.randn(2, 4, size, size, size)

@@ -42,6 +42,7 @@ def test_passes_are_those_of_the_network(cache):
     assert len(list(cache.iterdir())) == 2, "a folder for each shape"
 
 
+@pytest.mark.slow
 def test_folds_keep_their_weights_and_are_converted_once(cache, monkeypatch):
     folds = [small(seed).state_dict() for seed in (1, 2)]
     network, x = small(), torch.randn(1, 4, 16, 16)
@@ -62,6 +63,7 @@ def test_folds_keep_their_weights_and_are_converted_once(cache, monkeypatch):
     passes()
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_made_anew(cache):
     network, x = small(), torch.randn(1, 4, 16, 16)
     expected = run(OpenVINONetwork(network, "plans", "a model"), x)

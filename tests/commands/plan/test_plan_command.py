@@ -224,7 +224,11 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
             "--token-patch 8 leaves one token of the bottleneck of 4 x 4 x 4 voxels (patch 32 x 32 x 32);"
             " possible: 1, 2",
         ),
-        (["-c", "3d_fullres", "--batch-size", "100000"], "with --batch-size 100000; lower that"),
+        pytest.param(
+            ["-c", "3d_fullres", "--batch-size", "100000"],
+            "with --batch-size 100000; lower that",
+            marks=pytest.mark.slow,
+        ),
         (
             ["-c", "3d_fullres", "--preset", "official", "--patch-size", "16", "16", "16"],
             "--patch-size 16 16 16 leaves one token of the bottleneck of 4 x 4 x 4 voxels"

@@ -70,6 +70,7 @@ def test_the_network_of_a_teacher_of_nnunets_kind_is_the_students(brats, tmp_pat
         assert planned(brats)["3d_fullres"][key] == theirs[key], key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [

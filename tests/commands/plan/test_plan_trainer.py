@@ -22,6 +22,7 @@ def configuration(folder, name: str) -> dict:
     return json.loads((folder / f"{name}.json").read_text())["configurations"]["3d_fullres"]
 
 
+@pytest.mark.slow
 def test_plans_for_a_method_are_named_after_it_and_hold_its_settings(brats, capsys):
     sizes = ("--patch-size", "64", "64", "64", "--base-features", "8", "--max-stages", "4")
     assert plan("--trainer", "nnUNetTrainerRFNet", *sizes, "--set", "fusion_start=0") == 0

@@ -24,6 +24,7 @@ def different(files, one, other, names=NAMES) -> float:
     return float(np.mean([np.mean(a != b) for a, b in zip(*arrays, strict=True)]))
 
 
+@pytest.mark.slow
 def test_of_every_fold_and_subset(predict, models, brats, files, tmp_path, cache):
     flags = ("-f", "0", "1", "--save_probabilities")
     predict(brats, tmp_path / "torch", *flags, model=models.regions)

@@ -193,6 +193,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_as_typed(folders, out):
     done = run(*folders, "-o", out, "--resamples", 200)
     assert done.returncode == 0, done.stderr

@@ -129,6 +129,7 @@ def test_every_golden_array_is_compared():
     assert arrays == set(SUBSAMPLING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBSAMPLING)
 def test_output_equals_the_released_code(golden_outputs, name):
     ours = golden_outputs[name]

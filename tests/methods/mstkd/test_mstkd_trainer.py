@@ -67,6 +67,7 @@ def test_teacher_is_a_frozen_copy_of_the_full_phase(make_trainer):
     assert optimized == {id(p) for p in trainer.network.parameters() if p.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer_class", [nnUNetTrainerMSTKD, nnUNetTrainerMSTKDJoint], ids=["warm_start", "joint"]
 )

@@ -29,6 +29,7 @@ def steps_of(trainer) -> list[int]:
     return epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer_class", "change", "regions"),
     [(nnUNetTrainerMSTKD, None, True), (nnUNetTrainerMSTKDUNet, batch_norms, False)],
