@@ -101,6 +101,7 @@ def test_one_bad_data_set_among_several_does_not_stop_the_others(brats, prostate
     assert "data set 404: error: no data set '404'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_installed_command(brats):
     command = Path(sysconfig.get_path("scripts")) / "nnUNetv2_mstkd"
     done = subprocess.run(

@@ -204,6 +204,7 @@ def test_the_command_as_typed(folders, out):
     assert any(name.endswith(".svg") for name in listing(out / "figures"))
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_line_and_writes_nothing(evaluation, out):
     done = run(evaluation("a"), evaluation("b", policy="nnunet"), "-o", out)
     assert done.returncode == 2

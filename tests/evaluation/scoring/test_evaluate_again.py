@@ -154,7 +154,9 @@ def test_a_call_that_failed_takes_no_credit(again, tmp_path, monkeypatch):
     ("flags", "says"),
     [
         (("-device", "cuda"), "device 'cuda' is not available here"),
-        (("--executor", "dask://127.0.0.1:9"), "no Dask scheduler answers"),
+        pytest.param(
+            ("--executor", "dask://127.0.0.1:9"), "no Dask scheduler answers", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_cannot_work_leaves_no_folder(again, tmp_path, flags, says):

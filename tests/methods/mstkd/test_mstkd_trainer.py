@@ -38,7 +38,14 @@ TERMS = (
 )
 
 
-@pytest.mark.parametrize(("regions", "patch"), [(True, CUBE), (False, CUBE), (True, SQUARE)])
+@pytest.mark.parametrize(
+    ("regions", "patch"),
+    [
+        (True, CUBE),
+        pytest.param(False, CUBE, marks=pytest.mark.slow),
+        pytest.param(True, SQUARE, marks=pytest.mark.slow),
+    ],
+)
 def test_trains_on_stock_plans(make_trainer, regions, patch):
     trainer = train(make_trainer(nnUNetTrainerMSTKD, regions=regions, patch=patch, settings=EVERY_STEP))
     assert isinstance(trainer.network, MSTKDNet)
