@@ -193,13 +193,9 @@ def _inductor(network: nn.Module, x: Tensor) -> Pass:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         compiled = torch.compile(network, options={"freezing": True})
-        run = _without_gradients(compiled, x)
+        run = torch.no_grad()(partial(compiled, x))
         run()
     return run
-
-
-def _without_gradients(network: Callable[[Tensor], Tensor], x: Tensor) -> Pass:
-    return torch.no_grad()(partial(network, x))
 
 
 ENGINES = {

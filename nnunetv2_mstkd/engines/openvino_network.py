@@ -9,6 +9,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,7 @@ class OpenVINONetwork(nn.Module):
         self._weights: Mapping[str, Any] = network.state_dict()
         self._compiled: OrderedDict[tuple[int, tuple[int, ...]], openvino.CompiledModel] = OrderedDict()
         self._batch = 0  # the largest so far
-        self._cache: ConvertedModels | None = None
-        self._cache_is_open = False
+        self._digests: dict[tuple[int, tuple[int, ...]], str] = {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Take the weights of a fold. They must live on: one that is known is told by its identity."""
@@ -98,11 +98,9 @@ class OpenVINONetwork(nn.Module):
         return self._compiled[key]
 
     def _read_or_convert(self, shape: tuple[int, ...]) -> openvino.CompiledModel:
-        if not self._cache_is_open:
-            self._cache, self._cache_is_open = opened_cache(), True
         if self._cache is None:
             return _compile(self._convert(shape))
-        key = digest_of(self.network, self._weights, self.described, shape, _PACKAGES)
+        key = self._digest(shape)
         found = self._cache.find(key)
         if found is not None:
             try:
@@ -117,6 +115,17 @@ class OpenVINONetwork(nn.Module):
             logger.warning("the converted network is not kept: %s", error)
             return _compile(model)
         return _compile(kept / _MODEL_FILE)
+
+    @cached_property
+    def _cache(self) -> ConvertedModels | None:
+        return opened_cache()
+
+    def _digest(self, shape: tuple[int, ...]) -> str:
+        """Digest with the present weights; read once, because large folds are compiled case by case."""
+        of_fold = id(self._weights), shape
+        if of_fold not in self._digests:
+            self._digests[of_fold] = digest_of(self.network, self._weights, self.described, shape, _PACKAGES)
+        return self._digests[of_fold]
 
     def _convert(self, shape: tuple[int, ...]) -> openvino.Model:
         import openvino

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from small_cases import read_array
+from study_recorder import Recorder
 
 from benchmarks.study import __main__ as command
 from benchmarks.study.arms import BAR, FEW, PSEUDO
@@ -30,18 +31,8 @@ HELD_OUT = {0: CASES[0], 1: CASES[1]}
 FEW_ARM, PSEUDO_ARM = UNLABELLED[FEW_BAR], UNLABELLED[PSEUDO_LABELS]
 
 
-class Recorder(Workplace):
-    """Does by hand what the commands would do, as far as the next step looks."""
-
-    def __init__(self, out, data):
-        super().__init__(out, data, "tiny", "cpu", 1)
-        self.commands = []
-
-    def run(self, log, line, **environment):
-        words = line.split()
-        self.commands.append(words[1] if words[0] == "nnUNetv2_mstkd" else words[0])
-        if "--overwrite" in words:
-            self.commands[-1] += " --overwrite"
+class FewRecorder(Recorder):
+    def leave(self, words):
         after = dict(pairwise(words))
         if words[1] == "convert":
             dataset = f"Dataset{int(after['-d']):03d}_{after['--name']}"
@@ -73,7 +64,7 @@ def study(tmp_path):
         for ending in (*SEQUENCES, "seg"):
             (folder / name / f"{name}-{ending}.nii.gz").write_text("true")
     data = Patients(folder, "brats2023", "2d", 2)
-    study = Study(Recorder(tmp_path / "out", data), labelled=2)
+    study = Study(FewRecorder(tmp_path / "out", data), labelled=2)
     write_dataset(study.work, data.dataset)
     folds = [{"train": [c for c in CASES if c != val], "val": [val]} for val in HELD_OUT.values()]
     write_json(folds, study.work.splits)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from study_recorder import Recorder
 
 from benchmarks.study import __main__ as command
 from benchmarks.study.arms import ARMS, BAR
@@ -83,18 +84,11 @@ def test_a_folder_from_before_sizes_were_written_down_gets_the_right_one(tmp_pat
 # ---------------------------------------------------------------- data
 
 
-class Recorder(Workplace):
-    """Does by hand what the commands would do, as far as the next step looks."""
-
+class FolderRecorder(Recorder):
     def __init__(self, out, data=None):
-        super().__init__(out, data or Phantom(), "tiny", "cpu", 1)
-        self.commands = []
+        super().__init__(out, data or Phantom())
 
-    def run(self, log, command, **environment):
-        words = command.split()
-        self.commands.append(words[1] if words[0] == "nnUNetv2_mstkd" else words[0])
-        if "--overwrite" in words:
-            self.commands[-1] += " --overwrite"
+    def leave(self, words):
         if words[1] == "phantom":
             for number in range(int(words[words.index("--cases") + 1])):
                 (Path(words[words.index("-o") + 1]) / f"BraTS-GLI-{number}-000").mkdir()
@@ -111,7 +105,7 @@ MADE = ["phantom", "phantom", "convert", "nnUNetv2_plan_and_preprocess", "plan"]
 
 
 def test_data_are_made_once(tmp_path):
-    work = Recorder(tmp_path)
+    work = FolderRecorder(tmp_path)
     work.data.make(work, [])
     assert work.commands == MADE
     work.data.make(work, [])
@@ -122,14 +116,14 @@ def test_data_are_made_once(tmp_path):
 
 def test_a_phantom_with_too_few_patients_is_made_anew(tmp_path):
     (tmp_path / "phantom" / "train" / "BraTS-GLI-0-000").mkdir(parents=True)
-    work = Recorder(tmp_path)
+    work = FolderRecorder(tmp_path)
     work.data.make(work, [])
     assert work.commands == MADE
     assert len(list((tmp_path / "phantom" / "train").iterdir())) == SIZES["tiny"].phantoms.train
 
 
 def test_patients_that_vanished_after_conversion_are_refused(tmp_path):
-    work = Recorder(tmp_path)
+    work = FolderRecorder(tmp_path)
     work.data.make(work, [])
     (tmp_path / "phantom" / "test" / "BraTS-GLI-0-000").rmdir()
     with pytest.raises(MSTKDError, match="has 1 patients, this size has 2"):
@@ -137,7 +131,7 @@ def test_patients_that_vanished_after_conversion_are_refused(tmp_path):
 
 
 def test_a_conversion_killed_before_its_split_is_done_again(tmp_path):
-    work = Recorder(tmp_path)
+    work = FolderRecorder(tmp_path)
     work.data.make(work, [])
     work.splits.unlink()
     work.data.make(work, [])
@@ -145,7 +139,7 @@ def test_a_conversion_killed_before_its_split_is_done_again(tmp_path):
 
 
 def test_few_labels_are_one_more_fold(tmp_path):
-    work = Recorder(tmp_path)
+    work = FolderRecorder(tmp_path)
     work.data.make(work, PARTS["main"].runs("tiny", 1, ["dropout"]))
     assert len(read_json(work.splits)) == FEW_FOLD
     for _ in range(2):
