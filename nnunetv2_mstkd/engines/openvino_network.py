@@ -7,7 +7,8 @@ import os
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -139,10 +140,23 @@ class OpenVINONetwork(nn.Module):
             network = deepcopy(self.network)
             network.load_state_dict(self._weights)
             exported = torch.export.export(with_staged_norms(network), (torch.zeros(shape),), strict=False)
-            model = openvino.convert_model(exported)
+            with _root_logger_as_it_was():
+                model = openvino.convert_model(exported)
         model.reshape(list(shape))
         logger.debug("converted in %.1f s", time.perf_counter() - start)
         return model
+
+
+@contextmanager
+def _root_logger_as_it_was() -> Iterator[None]:
+    """OpenVINO's converter turns the root logger to errors only, and leaves it so where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 def _compile(model: openvino.Model | Path) -> openvino.CompiledModel:

@@ -117,13 +117,21 @@ def test_a_whole_case_by_both_commands(tmp_path, case):
 
 
 @pytest.mark.slow
-def test_all_subsets_together_and_one_by_one(tmp_path, case, monkeypatch):
-    few = all_subsets.all_subsets(all_subsets.MODALITIES)[-2:]
-    monkeypatch.setattr(all_subsets, "all_subsets", lambda modalities: few)
-    content = results(tmp_path, all_subsets.main, "--case", str(case), "--patch", *SMALL)
+def test_all_subsets_together_and_one_by_one(tmp_path, case):
+    options = ("--case", str(case), "--patch", *SMALL, "--subsets", "2", "--engine", "openvino")
+    content = results(tmp_path, all_subsets.main, *options)
+    assert len(content["subsets"]) == 2
+    assert content["subsets"][-1] == "+".join(all_subsets.MODALITIES)
     seconds = content["seconds"]
     single = seconds[all_subsets.PREDICT] + seconds[all_subsets.SCORE]
-    assert content["ratio"] == pytest.approx(seconds[all_subsets.TOGETHER] / single)
+    for way in (all_subsets.TOGETHER, f"{all_subsets.TOGETHER}, openvino"):
+        assert content["ratios"][way] == pytest.approx(seconds[way] / single)
+
+
+@pytest.mark.parametrize("number", ["1", "16"])
+def test_a_number_of_subsets_that_there_is_not_is_one_line(number, capsys):
+    assert all_subsets.main(["--subsets", number]) == 2
+    assert f"--subsets {number}: give 2 to 15" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("main", [whole_case.main, all_subsets.main])

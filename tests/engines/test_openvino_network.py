@@ -1,5 +1,7 @@
 """Networks in OpenVINO compute what they compute in PyTorch."""
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,23 @@ def small(seed: int = 0) -> nn.Module:
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :3] if x.sum() > 0 else x[:, 1:]
+
+
+@torch.library.custom_op("mstkd_tests::add_one", mutates_args=())
+def add_one(x: Tensor) -> Tensor:
+    return x + 1
+
+
+@add_one.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Unknown(nn.Module):
+    """PyTorch exports it, and OpenVINO has no counterpart of its operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return add_one(x)
 
 
 def test_passes_are_those_of_the_network(cache):
@@ -84,6 +103,17 @@ def test_what_cannot_be_converted_runs_in_pytorch(cache, caplog):
     assert said.startswith("a model cannot be converted for OpenVINO (")
     assert said.endswith("; it runs in PyTorch")
     assert not list(cache.iterdir())
+
+
+def test_a_failed_conversion_leaves_the_logging_alone(cache, caplog):
+    """OpenVINO's converter turns the root logger to errors only; our own warning was then lost as well."""
+    engine, x = OpenVINONetwork(Unknown(), "plans", "a model"), torch.ones(1, 4, 8, 8)
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
+    assert torch.equal(run(engine, x), x + 1)
+    assert not engine.converts
+    assert (root.level, root.filters, root.handlers) == before
+    assert "it runs in PyTorch" in caplog.text
 
 
 def test_without_a_cache_it_still_runs(tmp_path, monkeypatch):
