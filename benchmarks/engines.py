@@ -1,8 +1,9 @@
 """What runs a network on the CPU: PyTorch as the package uses it, OpenVINO, ONNX Runtime, Inductor.
 
-Time of a pass as a ratio to PlainConvUNet in PyTorch, time until the first result, peak memory of a process
-of its own, and how far the logits are from PyTorch's or those in double precision. An engine that is not
-installed is left out: ``pip install onnxruntime onnxscript`` for ONNX Runtime; Inductor needs a C++ compiler.
+Time of a pass as a ratio to PlainConvUNet in PyTorch, time until the first result, the same less a pass in a
+process that finds the network in the cache, peak memory of a process of its own, and how far the logits are
+from PyTorch's or those in double precision. An engine that is not installed is left out: ``pip install
+onnxruntime onnxscript`` for ONNX Runtime; Inductor needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add(
         "--only-memory", nargs=2, metavar=("NETWORK", "ENGINE"), help="print its peak memory in bytes and end"
     )
+    add("--only-start", nargs=2, metavar=("NETWORK", "ENGINE"), help="print the seconds of its start and end")
     add("--exact", action="store_true", help="errors against double precision (32 GB at 128³), not torch")
     args = options.parse_args(arguments)
     patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
@@ -59,21 +62,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, engine = args.only_memory
         print(_peak_memory(building[name], engine, x))
         return 0
+    if args.only_start:
+        name, engine = args.only_start
+        print(_start(building[name], engine, x))
+        return 0
     names = [name for name in building if name in (REFERENCE, *(args.networks or building))]
+    pairs = [(name, engine) for name in names for engine in _chosen(args)]
     # Before anything is large here: a new process begins with its parent's peak.
-    memory = {
-        (name, engine): _memory_in_a_process_of_its_own(name, engine, args)
-        for name in names
-        for engine in _chosen(args)
-    }
-    rows = [row for name in names for row in measure(name, building[name], x, args)]
+    with _new_cache():
+        memory = {pair: _in_a_process_of_its_own("memory", *pair, args) for pair in pairs}
+    with _new_cache():
+        rows = [row for name in names for row in measure(name, building[name], x, args)]
+        start = {pair: _in_a_process_of_its_own("start", *pair, args) for pair in pairs if pair[1] in CACHED}
     for row in rows:
-        row["memory_bytes"] = memory[row["network"], row["engine"]]
+        pair = row["network"], row["engine"]
+        row |= {"memory_bytes": memory[pair], "start": start.get(pair)}
     reference = next(row["median"] for row in rows if (row["network"], row["engine"]) == (REFERENCE, PYTORCH))
     for row in rows:
         row["ratio"] = row["median"] and row["median"] / reference
     content = report("engines", "cpu", {"patch": list(patch), "rows": rows})
-    header = ("network", "engine", "ready (s)", "median (s)", "ratio", "to torch", "error", "peak (GiB)")
+    header = (
+        "network",
+        "engine",
+        "ready (s)",
+        "cached (s)",
+        "median (s)",
+        "ratio",
+        "to torch",
+        "error",
+        "peak (GiB)",
+    )
     publish(content, table(header, [_cells(row) for row in rows]), args.json)
     return 0
 
@@ -115,11 +133,12 @@ def _chosen(args: Any) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     if row["failure"] is not None:
-        return row["network"], row["engine"], row["failure"][:30], *["-"] * 5
+        return row["network"], row["engine"], row["failure"][:30], *["-"] * 6
     return (
         row["network"],
         row["engine"],
         f"{row['ready']:.1f}",
+        "-" if row["start"] is None else f"{row['start']:.1f}",
         f"{row['median']:.3f}",
         f"{row['ratio']:.3f}",
         f"{row['to_torch']:.2f}",
@@ -139,13 +158,31 @@ def _peak_memory(build: Callable[[], nn.Module], engine: str, x: Tensor) -> int:
     return peak_of(work, "cpu")
 
 
-def _memory_in_a_process_of_its_own(name: str, engine: str, args: Any) -> int | None:
-    arguments = ["--only-memory", name, engine, "--size", *map(str, args.size)]
+def _start(build: Callable[[], nn.Module], engine: str, x: Tensor) -> float:
+    """Seconds from the network in memory to its first result, less those of a second pass."""
+    network, times = build(), [time.perf_counter()]
+    run = ENGINES[engine].prepare(network, x)
+    for _ in range(2):
+        run()
+        times.append(time.perf_counter())
+    return (times[1] - times[0]) - (times[2] - times[1])
+
+
+def _in_a_process_of_its_own(what: str, name: str, engine: str, args: Any) -> float | None:
+    arguments = [f"--only-{what}", name, engine, "--size", *map(str, args.size)]
     arguments += [f"--{flag}" for flag in ("residual", "methods") if getattr(args, flag)]
     try:
         return printed_by("engines", arguments)
     except CalledProcessError:  # what it cannot do is said where it is timed
         return None
+
+
+@contextmanager
+def _new_cache() -> Iterator[None]:
+    """A folder for converted networks, of this process and of those that it starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        yield
 
 
 # ---------------------------------------------------------------- engines
@@ -164,15 +201,16 @@ def _torch(network: nn.Module, x: Tensor) -> Pass:
 
 
 def _openvino(network: nn.Module, x: Tensor) -> Pass:
-    """As the package has it, with a cache that is new."""
+    """As the package has it."""
     engine = OpenVINONetwork(network, "", "network")
-    run = _torch(engine, x)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[FOLDER_VARIABLE] = folder
-        run()
-    if not engine.converts:
-        raise RuntimeError("not converted")
-    return run
+
+    def run() -> Tensor:
+        logits: Tensor = engine(x)
+        if not engine.converts:
+            raise RuntimeError("not converted")
+        return logits
+
+    return torch.inference_mode()(run)
 
 
 def _onnxruntime(network: nn.Module, x: Tensor) -> Pass:
@@ -204,6 +242,8 @@ ENGINES = {
     "onnxruntime": Engine(_onnxruntime, ("onnxruntime", "onnxscript")),
     "inductor": Engine(_inductor),
 }
+# Those that the package has, with networks kept for the next process; PyTorch has nothing to keep.
+CACHED = (PYTORCH, "openvino")
 
 if __name__ == "__main__":
     sys.exit(main())

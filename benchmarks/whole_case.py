@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--stock-patch", type=int, nargs=3, default=STOCK_PATCH, metavar="N")
     add("--patch", type=int, nargs=3, default=OURS_PATCH, metavar="N", help="of the MSTKD plans")
     add("--disable_tta", action="store_true", help="without mirrored copies")
-    add("--engine", choices=ENGINES[1:], help="by nnUNetv2_mstkd with this engine as well, both models")
+    add("--engine", choices=ENGINES[1:], help="by nnUNetv2_mstkd with this engine as well")
+    add("--own-commands", action="store_true", help="each model by the command of its package only")
     add("--out", type=Path, metavar="FOLDER", help="keep models, logs and segmentations here")
     options.set_defaults(repeats=1)
     args = options.parse_args(arguments)
@@ -80,13 +81,16 @@ def run(work: Path, args: Any) -> dict[str, Any]:
     commands: dict[str, tuple[str, Path, Path]] = {
         STOCK: (by_stock, flat, stock),
         OURS: (by_ours, case, ours),
-        OURS_BY_STOCK: (by_stock, flat, ours),
     }
-    same = {"the same model by both commands": (OURS, OURS_BY_STOCK)}
+    same = {}
+    if not args.own_commands:
+        commands[OURS_BY_STOCK] = by_stock, flat, ours
+        same["the same model by both commands"] = OURS, OURS_BY_STOCK
     if args.engine:
-        by_engine = f"{by_ours} --engine {args.engine}"
-        commands[STOCK_BY_OURS] = by_ours, case, stock
-        for name, model in ((OURS, ours), (STOCK_BY_OURS, stock)):
+        by_engine, with_models = f"{by_ours} --engine {args.engine}", {OURS: ours}
+        if not args.own_commands:
+            commands[STOCK_BY_OURS], with_models[STOCK_BY_OURS] = (by_ours, case, stock), stock
+        for name, model in with_models.items():
             with_engine = f"{name}, {args.engine}"
             commands[with_engine + _CONVERTING] = commands[with_engine] = by_engine, case, model
             same[f"{name} with and without {args.engine}"] = name, with_engine

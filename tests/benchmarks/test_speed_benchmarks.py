@@ -1,10 +1,13 @@
 """The benchmarks of speed run and report what they should. How fast anything is, is not asked here."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from benchmarks import all_subsets, engines, networks, training_step, whole_case
+from benchmarks.measured_command import Measured
 from benchmarks.plans import STOCK_PATCH, mstkd_architecture, stock_architecture
 from nnunetv2_mstkd.datasets.phantom.phantom import write_phantom
 
@@ -101,6 +104,7 @@ def test_engines(tmp_path):
     assert [row["engine"] for row in rows] == ["torch", "openvino"]
     assert rows[0]["ratio"] == rows[0]["to_torch"] == 1
     assert all(0 < row["error"] < 1e-3 and row["median"] > 0 for row in rows)
+    assert all(isinstance(row["start"], float) for row in rows)
 
 
 @pytest.mark.slow
@@ -114,6 +118,23 @@ def test_a_whole_case_by_both_commands(tmp_path, case):
     assert all(row["peak_bytes"] > 2**20 for row in rows.values())
     assert len(content["different_voxels"]) == 3
     assert max(content["different_voxels"].values()) < 1e-3
+
+
+def test_own_commands_leave_the_others_out(tmp_path, case, monkeypatch):
+    programs = []
+
+    def recorded(command, environment, log):
+        programs.append(Path(command[0]).name)
+        out = Path(command[command.index("-o") + 1])
+        out.mkdir()
+        shutil.copyfile(next(case.glob("*-seg.nii.gz")), out / "case.nii.gz")
+        return Measured(1.0, 1)
+
+    monkeypatch.setattr(whole_case, "measure_command", recorded)
+    options = ["--case", str(case), "--patch", *SMALL, "--stock-patch", *SMALL, "--own-commands"]
+    content = results(tmp_path, whole_case.main, *options, "--engine", "openvino")
+    assert programs == ["nnUNetv2_predict_from_modelfolder", *["nnUNetv2_mstkd"] * 3]
+    assert [*content["different_voxels"].values()] == [0]
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def network_of_released_size() -> MMFormer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("mask", ["1111", "0100"])  # all of them at the small patch above
 def test_every_released_array(network_of_released_size, mask):
     found = everything(network_of_released_size, normal("input", (1, 4, 128, 128, 128)), mask)
     check_arrays(found, "network_A", (f"m{mask}.", "any."))
