@@ -23,6 +23,8 @@ WHOLE_ROOMS = ("end_to_end/features", "end_to_end/other_datasets")
 
 def pytest_configure() -> None:
     """Side by side, workers would wait for each other's threads in every convolution; torch comes later."""
+    # Hundreds of commands start: each would compile this package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
