@@ -24,9 +24,9 @@ from pathlib import Path
 DATASET = "Dataset900_Phantom"
 CONFIGURATION = "3d_fullres"
 SHAPE = "48 48 40"
-TRAIN_CASES, TEST_CASES = 20, 4
+TRAIN_CASES, TEST_CASES = 16, 3
 SIZE = "--patch-size 32 32 32 --batch-size 2 --base-features 8 --max-stages 4"
-EPOCHS, ITERATIONS = 10, 20
+EPOCHS, ITERATIONS = 8, 20
 STEPS = EPOCHS * ITERATIONS
 LENGTH = f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2"
 PHASES = "full_phase=0.5 seed=0"

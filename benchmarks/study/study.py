@@ -34,7 +34,7 @@ class Study:
     def __init__(self, work: Workplace, labelled: int = LABELLED) -> None:
         self.work, self.data, self.training = work, work.data, work.training
         self.few = FewLabelled(work, labelled)
-        self._counted: dict[str, float] = {}
+        self._counted: dict[tuple[str, str, str], float] = {}
 
     # ------------------------------------------------------------ runs
 
@@ -67,11 +67,13 @@ class Study:
         """What a step of another network than MSTKDNet costs, in student steps; other arms say it."""
         if arm.step_cost is not None:
             return None
-        if arm.key not in self._counted:
+        # Arms that differ in nothing else, as in the optimizer, cost the same.
+        counted = arm.trainer, arm.network, repr(arm.settings)
+        if counted not in self._counted:
             plans = read_json(self.work.plans(PLANS_OF[arm.network][0]))
             dataset = read_json(self.work.raw / self.data.dataset / "dataset.json")
             configuration, settings = self.data.configuration, dict(arm.settings)
-            self._counted[arm.key] = step_cost(
+            self._counted[counted] = step_cost(
                 arm.trainer,
                 plans,
                 configuration,
@@ -79,7 +81,7 @@ class Study:
                 settings,
                 unit=read_json(self.work.plans(BASE_PLANS)),
             )
-        return self._counted[arm.key]
+        return self._counted[counted]
 
     def model(self, run: Run) -> Path:
         """Where nnU-Net puts the run's model."""
