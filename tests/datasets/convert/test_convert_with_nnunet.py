@@ -9,14 +9,12 @@ from nnunetv2_mstkd.datasets.phantom.phantom import write_phantom
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
-def test_nnunet_plans_and_preprocesses_what_convert_writes(tmp_path, nnunet, ending):
-    """With nnU-Net's own integrity check, on incomplete cases, for both endings."""
+def test_nnunet_plans_and_preprocesses_what_convert_writes(tmp_path, nnunet):
+    """With nnU-Net's own integrity check, on incomplete cases in .nii (.nii.gz: end_to_end/integration)."""
     write_phantom(tmp_path / "src", cases=3, shape=(32, 32, 32), seed=4, missing=0.3)
-    if ending == ".nii":
-        for path in tmp_path.glob("src/*/*.nii.gz"):
-            sitk.WriteImage(sitk.ReadImage(str(path)), str(path).removesuffix(".gz"))
-            path.unlink()
+    for path in tmp_path.glob("src/*/*.nii.gz"):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).removesuffix(".gz"))
+        path.unlink()
     conversion = convert(tmp_path / "src", 3, "P", source_format="brats2023")
     assert conversion.availability.incomplete
     entry = "from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints as entry"
