@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.10+ and make:
-#   make demo    create .venv, install, run the main job end to end on the built-in phantom (CPU, about 15 minutes)
+#   make demo    create .venv, install, run the main job end to end on the built-in phantom (CPU, about 10 minutes)
 #   make test    create .venv, install, run every test
 PYTHON ?= python3
 VENV ?= .venv
