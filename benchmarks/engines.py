@@ -28,10 +28,11 @@ from benchmarks.harness import compare, parser, publish, report, table
 from benchmarks.networks import REFERENCE, builders
 from benchmarks.peak_memory import peak_of, printed_by
 from benchmarks.plans import MODALITIES
+from nnunetv2_mstkd.engines import ENGINES as OF_THE_PACKAGE
+from nnunetv2_mstkd.engines import TORCH as PYTORCH
 from nnunetv2_mstkd.engines.converted_models import FOLDER_VARIABLE
 from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
 
-PYTORCH = "torch"
 Pass = Callable[[], Tensor]
 
 
@@ -58,22 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
     x = torch.randn(1, len(MODALITIES), *patch, generator=torch.Generator().manual_seed(0))
     building = builders(patch, residual=args.residual, methods=args.methods)
-    if args.only_memory:
-        name, engine = args.only_memory
-        print(_peak_memory(building[name], engine, x))
-        return 0
-    if args.only_start:
-        name, engine = args.only_start
-        print(_start(building[name], engine, x))
-        return 0
+    for wanted, number_of in ((args.only_memory, _peak_memory), (args.only_start, _start)):
+        if wanted:
+            name, engine = wanted
+            print(number_of(building[name], engine, x))
+            return 0
     names = [name for name in building if name in (REFERENCE, *(args.networks or building))]
     pairs = [(name, engine) for name in names for engine in _chosen(args)]
     # Before anything is large here: a new process begins with its parent's peak.
     with _new_cache():
-        memory = {pair: _in_a_process_of_its_own("memory", *pair, args) for pair in pairs}
+        memory = {pair: _in_a_process_of_its_own("memory", int, *pair, args) for pair in pairs}
     with _new_cache():
         rows = [row for name in names for row in measure(name, building[name], x, args)]
-        start = {pair: _in_a_process_of_its_own("start", *pair, args) for pair in pairs if pair[1] in CACHED}
+        kept = [pair for pair in pairs if pair[1] in OF_THE_PACKAGE]
+        start = {pair: _in_a_process_of_its_own("start", float, *pair, args) for pair in kept}
     for row in rows:
         pair = row["network"], row["engine"]
         row |= {"memory_bytes": memory[pair], "start": start.get(pair)}
@@ -168,11 +167,13 @@ def _start(build: Callable[[], nn.Module], engine: str, x: Tensor) -> float:
     return (times[1] - times[0]) - (times[2] - times[1])
 
 
-def _in_a_process_of_its_own(what: str, name: str, engine: str, args: Any) -> float | None:
+def _in_a_process_of_its_own(
+    what: str, number: type[int] | type[float], name: str, engine: str, args: Any
+) -> float | None:
     arguments = [f"--only-{what}", name, engine, "--size", *map(str, args.size)]
     arguments += [f"--{flag}" for flag in ("residual", "methods") if getattr(args, flag)]
     try:
-        return printed_by("engines", arguments)
+        return number(printed_by("engines", arguments))
     except CalledProcessError:  # what it cannot do is said where it is timed
         return None
 
@@ -242,8 +243,6 @@ ENGINES = {
     "onnxruntime": Engine(_onnxruntime, ("onnxruntime", "onnxscript")),
     "inductor": Engine(_inductor),
 }
-# Those that the package has, with networks kept for the next process; PyTorch has nothing to keep.
-CACHED = (PYTORCH, "openvino")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -103,7 +103,7 @@ def _peak_memory(
 def _memory_in_a_process_of_its_own(name: str, args: Any) -> int:
     arguments = ["--only-memory", name, "--device", args.device, "--size", *map(str, args.size)]
     arguments += [f"--{flag}" for flag in ("amp", "residual") if getattr(args, flag)]
-    return printed_by("networks", arguments)
+    return int(printed_by("networks", arguments))
 
 
 def _other_methods() -> list[str]:

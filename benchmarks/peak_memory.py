@@ -27,8 +27,8 @@ def peak(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
 
 
-def printed_by(module: str, arguments: Sequence[str]) -> float:
-    """What ``python -m benchmarks.MODULE`` prints last, a number."""
+def printed_by(module: str, arguments: Sequence[str]) -> str:
+    """The word that ``python -m benchmarks.MODULE`` prints last."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-    return float(done.stdout.split()[-1])
+    return done.stdout.split()[-1]

@@ -169,7 +169,7 @@ def _peak_memory(variant: Variant, args: Any) -> int:
 def _memory_in_a_process_of_its_own(name: str, args: Any) -> int:
     arguments = ["--only-memory", name, "--device", args.device, "--batch", str(args.batch)]
     arguments += ["--patch", *map(str, args.patch), *(["--compile"] if args.compile else [])]
-    return printed_by("training_step", arguments)
+    return int(printed_by("training_step", arguments))
 
 
 def _row(name: str, reference: str, timings: dict[str, Timing], memory: dict[str, int]) -> dict[str, Any]:
