@@ -77,9 +77,9 @@ def run(work: Path, args: Any) -> dict[str, Any]:
     together = list(seconds)
     seconds |= {PREDICT: 0.0, SCORE: 0.0}
     for name, subset in names.items():
-        wanted, out = [m for m in MODALITIES if m in subset], str(work / "single" / name)
-        predict = ["predict", "-i", str(cases), "-o", out, *with_model, "--modalities", *wanted]
-        score = ["evaluate", "--predictions", out, "--labels", str(labels)]
+        wanted, single = [m for m in MODALITIES if m in subset], str(work / "single" / name)
+        predict = ["predict", "-i", str(cases), "-o", single, *with_model, "--modalities", *wanted]
+        score = ["evaluate", "--predictions", single, "--labels", str(labels)]
         score += ["-o", str(work / "scores" / name), "--subsets", name]
         seconds[PREDICT] += _run(work, f"predict_{name}", predict).seconds
         seconds[SCORE] += _run(work, f"score_{name}", score).seconds

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(name: str, build: Callable[[], nn.Module], x: Tensor, args: Any) -> list[dict[str, Any]]:
     """One network by every engine, timed in turns: a row each."""
     passes: dict[str, Pass] = {}
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for engine in _chosen(args):
         rows[engine] = {"network": name, "engine": engine, "median": None, "failure": None}
         start = time.perf_counter()

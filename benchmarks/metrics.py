@@ -96,14 +96,14 @@ def _measure(
     rows = []
     for region, (predicted, wanted) in masks.items():
         pair = predicted, wanted
-        measures = {
+        measures: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
             "HD95": (partial(hd95, *pair, spacing), partial(medpy_hd95, *pair, voxelspacing=spacing)),
             "Dice": (partial(_our_dice, *pair), partial(dc, *pair)),
         }
         for measure, (ours, theirs) in measures.items():
             rows.append(_row(f"{name}, {measure} {region}", ours, theirs, repeats))
 
-    def score(**options: Any) -> list[float]:
+    def score(**options: Any) -> list[float | None]:
         scores = score_arrays(prediction, reference, spacing, REGIONS, **options).values()
         return [v for s in scores for v in (dice(s.tp, s.fp, s.fn), s.hd95)]
 
@@ -125,7 +125,7 @@ def _row(
     measure: str, ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int
 ) -> dict[str, Any]:
     timings = compare({"ours": ours} if theirs is None else {"ours": ours, "medpy": theirs}, repeats=repeats)
-    row = {"measure": measure, "seconds": {n: list(t.seconds) for n, t in timings.items()}}
+    row: dict[str, Any] = {"measure": measure, "seconds": {n: list(t.seconds) for n, t in timings.items()}}
     row["median"] = {n: t.median for n, t in timings.items()}
     if theirs is not None:
         row["ratio"] = timings["ours"].median / timings["medpy"].median

@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [_row(name, timings, networks, x.shape, memory) for name in timings]
     results = {"patch": list(patch), "amp": args.amp, "rows": rows}
     content = report("networks", args.device, results, packages=("dynamic-network-architectures",))
-    header = ("network", "parameters (M)", "multiply-adds (G)", "median (s)", "ratio", "goal", "difference")
-    header = (*header, "peak memory (GiB)")
+    header = ["network", "parameters (M)", "multiply-adds (G)", "median (s)", "ratio", "goal", "difference"]
+    header.append("peak memory (GiB)")
     publish(content, table(header, [_cells(row) for row in rows]), args.json)
     return 0
 
@@ -73,7 +73,9 @@ def builders(
     }
     if residual:
         architectures[ResidualEncoderUNet.__name__] = _residual(stock)
-    building = {name: partial(_network, architecture) for name, architecture in architectures.items()}
+    building: dict[str, Callable[[], nn.Module]] = {
+        name: partial(_network, architecture) for name, architecture in architectures.items()
+    }
     for folder in _other_methods() if methods else ():
         building[f"{folder} as released"] = partial(_released, folder, patch)
     return building

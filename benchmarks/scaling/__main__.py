@@ -107,12 +107,12 @@ def _steps_table(rows: Sequence[dict[str, Any]]) -> str:
 def _step_cells(row: dict[str, Any]) -> tuple[str, ...]:
     parts, total = row["multiply_adds"], sum(row["multiply_adds"].values())
     voxels = row["patch"][0] ** len(row["patch"]) / 1e6
-    measured = ("-", "-", "-")
+    measured = ["-", "-", "-"]
     if "median" in row:
         numbers = row["median"], row["median"] / voxels, row["peak_bytes"] / 2**30
-        measured = tuple(f"{number:.3f}" for number in numbers)
+        measured = [f"{number:.3f}" for number in numbers]
     elif "error" in row:
-        measured = ("failed", "-", "-")
+        measured = ["failed", "-", "-"]
     shares = (f"{parts[part] / total:.2%}" for part in ("linear", "attention"))
     return f"{row['group']}: {_name(row)}", *measured, f"{total / 1e9:.1f}", *shares
 
