@@ -69,12 +69,14 @@ class Start:
         values: for the network's tensors, by the first name of each.
         lines: for the log: what was taken and what was left, in numbers.
         left: names of the tensors that keep their own values.
+        unused: names in the source that the network has no place for.
         as_it_is: nnU-Net's own ``-pretrained_weights`` does the same with the file.
     """
 
     values: Mapping[str, Tensor]
     lines: tuple[str, ...]
     left: tuple[str, ...]
+    unused: tuple[str, ...]
     as_it_is: bool
 
 
@@ -339,6 +341,7 @@ def start_network(
         fitted.values,
         tuple(_lines(network, source, fitted, words, None if same_labels else reason)),
         tuple(fitted.left),
+        tuple(sorted(set(source.tensors) - fitted.used)),
         unchanged and not _missing(network, source.tensors),
     )
 

@@ -304,6 +304,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         if self.borrowing != STEM or self.expression_weight == 0:
             return None
         borrowing: Any = unwrap(self.network).borrowing
+        if not any(parameter.requires_grad for parameter in borrowing.parameters()):
+            return None  # an adapter keeps what its model learnt
         with self.autocast():
             return learn_to_lend(
                 borrowing, batch.data, lambda loss: self.backward(self.expression_weight * loss)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
+from nnunetv2_mstkd.architectures.borrowing import BORROWING_WEIGHTS
 from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.models.fit import Described, check_teacher, described
 from nnunetv2_mstkd.models.folder import open_model_folder
-from nnunetv2_mstkd.models.starting_weights import model_folder_of
+from nnunetv2_mstkd.models.starting_weights import Start, model_folder_of
 from nnunetv2_mstkd.settings import Setting, one_of
 from nnunetv2_mstkd.trainers.base import unwrap
-from nnunetv2_mstkd.trainers.own_network import ABSENCE, STEM, nnUNetTrainerOwnNetwork
+from nnunetv2_mstkd.trainers.own_network import ABSENCE, nnUNetTrainerOwnNetwork
 from nnunetv2_mstkd.trainers.phases import Phases
 
 EVERYTHING, CONDITIONING = PARTS = ("everything", "conditioning")
@@ -48,8 +49,6 @@ class nnUNetTrainerPartlyFrozen(nnUNetTrainerOwnNetwork):
         says = "the setting train_only 'conditioning'"
         if self.conditioning != ABSENCE:
             raise MSTKDError(f"{says} needs the setting conditioning 'absence', or there is nothing to train")
-        if self.borrowing == STEM:
-            raise MSTKDError(f"{says} would freeze what the setting borrowing 'stem' adds; leave that out")
         if self.init is None:
             raise MSTKDError(
                 f"{says} keeps all other weights as they are: name the model that they are of, with"
@@ -73,25 +72,37 @@ class nnUNetTrainerPartlyFrozen(nnUNetTrainerOwnNetwork):
         super().build_beside()
 
     def _freeze(self, network: nn.Module) -> None:
-        """Freeze all but the conditioning.
-
-        Raises:
-            MSTKDError: something that would be frozen is not of the finished model.
-        """
+        """Freeze all but the conditioning."""
         if self.start is not None:
-            random = [name for name in self.start.left if name != CONDITIONING_WEIGHT]
-            if random:
-                raise MSTKDError(
-                    f"the setting train_only 'conditioning' would freeze {len(random)} tensors that"
-                    f" {self.init} does not have for this data set (the first is {random[0]}); give a model"
-                    " with the same labels"
-                )
+            self._check_start(self.start)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name == CONDITIONING_WEIGHT)
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         self.print_to_log_file(
             f"Only the conditioning is trained: {trained} of"
             f" {sum(p.numel() for p in network.parameters())} values."
+        )
+
+    def _check_start(self, start: Start) -> None:
+        """See that what is frozen is the finished model, and all of it.
+
+        Raises:
+            MSTKDError: it is not.
+        """
+        if any(name.startswith(BORROWING_WEIGHTS) for name in start.unused):
+            raise MSTKDError(
+                f"the setting train_only 'conditioning' would leave out the features that {self.init} borrows"
+                " for absent modalities; set borrowing to 'stem', which keeps them as they are"
+            )
+        random = [name for name in start.left if name != CONDITIONING_WEIGHT]
+        if not random:
+            return
+        says = f"the setting train_only 'conditioning' would freeze {len(random)} tensors that {self.init}"
+        if all(name.startswith(BORROWING_WEIGHTS) for name in random):
+            raise MSTKDError(f"{says} does not have: it borrows no features; leave borrowing 'stem' out")
+        raise MSTKDError(
+            f"{says} does not have for this data set (the first is {random[0]}); give a model with the same"
+            " labels"
         )
 
     def on_train_epoch_start(self) -> None:

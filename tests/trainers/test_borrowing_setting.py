@@ -9,6 +9,7 @@ from stock_prediction import predicted_by_nnunet
 
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.architectures.borrowing import borrow_features
+from nnunetv2_mstkd.architectures.conditioning import CONDITIONING_WEIGHT
 from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.trainers.base import unwrap
@@ -126,3 +127,21 @@ def test_lenders_that_cannot_be(make_trainer, settings, message):
     trainer = make_trainer(methods.nnUNetTrainerModalityDropout, settings=settings)
     with pytest.raises(MSTKDError, match=message):
         trainer.initialize()
+
+
+def test_an_adapter_keeps_what_its_model_lends(make_trainer):
+    borrowing = {**SHORT, "borrowing": "stem", "seed": 1}
+    model = train(make_trainer(methods.nnUNetTrainerModalityDropout, settings=borrowing, results="model"))
+    theirs = unwrap(model.network).state_dict()
+    adapter = {
+        **SHORT, "init": model.output_folder_base, "conditioning": "absence", "train_only": "conditioning"
+    }  # fmt: skip
+    without = make_trainer(methods.nnUNetTrainerModalityDropout, settings=adapter, results="without")
+    with pytest.raises(MSTKDError, match="would leave out the features that .* set borrowing to 'stem'"):
+        without.initialize()
+    adapter["borrowing"] = "stem"
+    adapted = train(make_trainer(methods.nnUNetTrainerModalityDropout, settings=adapter, results="adapted"))
+    ours = unwrap(adapted.network).state_dict()
+    assert theirs["borrowing.mixing"].any()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert ours[CONDITIONING_WEIGHT].any()
