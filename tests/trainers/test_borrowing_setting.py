@@ -137,7 +137,7 @@ def test_an_adapter_keeps_what_its_model_lends(make_trainer):
         **SHORT, "init": model.output_folder_base, "conditioning": "absence", "train_only": "conditioning"
     }  # fmt: skip
     without = make_trainer(methods.nnUNetTrainerModalityDropout, settings=adapter, results="without")
-    with pytest.raises(MSTKDError, match="would leave out the features that .* set borrowing to 'stem'"):
+    with pytest.raises(MSTKDError, match=r"would leave out the features that .* set borrowing to 'stem'"):
         without.initialize()
     adapter["borrowing"] = "stem"
     adapted = train(make_trainer(methods.nnUNetTrainerModalityDropout, settings=adapter, results="adapted"))

@@ -42,7 +42,7 @@ REFUSED = {
     (
         "adapter",
         "borrowing",
-    ): r"would freeze \d+ tensors that .* it borrows no features; leave borrowing 'stem' out",
+    ): r"would freeze \d+ tensors that .* it borrows no features; leave borrowing",
     ("adapter", "reconstruction"): "learns nothing while nothing is absent, but .* full phase of 1 epochs",
     ("adapter", "warm_start"): "learns nothing while nothing is absent, but .* full phase of 1 epochs",
     ("adapter", "nested"): "learns nothing while nothing is absent, but .* full phase of 1 epochs",
