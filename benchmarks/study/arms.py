@@ -38,6 +38,7 @@ class Arm:
         full_share: share of the compute that is spent on all modalities before masking starts.
         step_cost: student steps that one step under masking costs, for its own network; ``None`` where it
             is counted, in student steps of MSTKDNet.
+        full_cost: of a step on all modalities, in steps under masking, where these are counted.
         seeds: how many seeds the study runs.
         steps_like: key of the arm whose number of steps is taken instead of equal compute.
         settings: for the plans' ``"mstkd"`` dict, beyond length, seed and optimizer.
@@ -63,6 +64,7 @@ class Arm:
     log_shares: int = 0
     masks: bool = True
     cases: str = ALL
+    full_cost: float = 1.0
 
     def changed(self, key: str, title: str, settings: Settings) -> Arm:
         """This arm with settings more, under another name."""
@@ -161,7 +163,7 @@ def epochs_of(arm: Arm, budget: int, counted: float | None = None) -> tuple[int,
         counted: what any step costs, where the arm does not say: it has no teacher.
     """
     cost = ARMS[arm.steps_like].step_cost if arm.steps_like else arm.step_cost
-    full_cost = _cost_of_full(cost, counted)
+    full_cost = _cost_of_full(arm, counted)
     full = round(arm.full_share * budget / full_cost)
     return full, max(1, round((budget - full * full_cost) / _known(cost, counted)))
 
@@ -169,12 +171,12 @@ def epochs_of(arm: Arm, budget: int, counted: float | None = None) -> tuple[int,
 def compute_of(arm: Arm, budget: int, counted: float | None = None) -> float:
     """What the arm's epochs cost, in epochs of student steps; of its own network, if it states its cost."""
     full, masked = epochs_of(arm, budget, counted)
-    return full * _cost_of_full(arm.step_cost, counted) + masked * _known(arm.step_cost, counted)
+    return full * _cost_of_full(arm, counted) + masked * _known(arm.step_cost, counted)
 
 
-def _cost_of_full(stated: float | None, counted: float | None) -> float:
+def _cost_of_full(arm: Arm, counted: float | None) -> float:
     """A step on all modalities: a pass of our network without a teacher, or of the one that was counted."""
-    return _known(stated, counted) if stated is None else LEARNING_PASS
+    return arm.full_cost * _known(None, counted) if arm.step_cost is None else LEARNING_PASS
 
 
 def _known(stated: float | None, counted: float | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.study.arms import ARMS, BAR
+from benchmarks.study.arms import ARMS, BAR, WITH_FROZEN
 
 _BAR = ARMS[BAR]
 # One patch twice in the batch: the steps cost what the bar's cost, and see half as many patches. The bound on
@@ -70,6 +70,9 @@ CHALLENGERS = {
             "unet_conditioned",
             "nnU-Net's network, dropout after a full phase, conditioned on absence",
             _CONDITIONED,
+        ),
+        replace(_UNET, trainer="nnUNetTrainerMSTKDUNet", full_cost=1 / WITH_FROZEN).changed(
+            "unet_mstkd", "nnU-Net's network, MSTKD (warm start)", ()
         ),
     )
 }

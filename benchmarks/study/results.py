@@ -95,12 +95,12 @@ def _student_steps(folder: Path, model: dict[str, Any], arm: Arm, unit: Path) ->
     """Compute of a training, in steps of the network of the model folder ``unit``."""
     settings = model["settings"]
     steps, epochs = settings["num_iterations_per_epoch"], settings["num_epochs"]
+    full = round(settings.get("full_phase", 0.0) * epochs)
     if arm.step_cost is None:
         plans, of_unit = (read_json(path / "plans.json") for path in (folder, unit))
         dataset, own = read_json(folder / "dataset.json"), dict(arm.settings)
         cost = step_cost(arm.trainer, plans, model["configuration"], dataset, own, of_unit)
-        return float(steps * epochs * cost)
-    full = round(settings.get("full_phase", 0.0) * epochs)
+        return float(steps * cost * (full * arm.full_cost + (epochs - full)))
     ratio = forward_flops(folder) / forward_flops(unit)
     return ratio * steps * (full * LEARNING_PASS + (epochs - full) * arm.step_cost)
 

@@ -15,7 +15,7 @@ from places import ROOT
 
 from benchmarks.plans import dataset_json, mstkd_architecture, stock_architecture
 from benchmarks.plans import plans as made_plans
-from benchmarks.study.arms import ARMS, BAR, METHOD, compute_of, epochs_of
+from benchmarks.study.arms import ARMS, BAR, METHOD, WITH_FROZEN, compute_of, epochs_of
 from benchmarks.study.challengers import CHALLENGERS
 from benchmarks.study.cost import step_cost
 from benchmarks.study.data import limit_validation
@@ -103,7 +103,7 @@ def test_arms_of_methods_train_as_long_as_their_step_allows(study):
         parse_settings(settings, getattr(methods, arm.trainer).settings_read(), reader=arm.trainer)
 
 
-@pytest.mark.parametrize("key", ["unet_dropout", "unet_conditioned"])
+@pytest.mark.parametrize("key", ["unet_dropout", "unet_conditioned", "unet_mstkd"])
 def test_nnunets_own_network_trains_as_long_as_its_steps_allow(study, key):
     patch = (32, 40, 32)
     stock = made_plans(stock_architecture(patch, 8), patch, 2) | {"plans_name": PLANS_OF["plans"][0]}
@@ -112,9 +112,14 @@ def test_nnunets_own_network_trains_as_long_as_its_steps_allow(study, key):
     assert "PlainConvUNet" in plans["configurations"][CONFIGURATION]["architecture"]["network_class_name"]
     cost = study.step_cost(CHALLENGERS[key])
     assert abs(cost - 1) > 0.05, "counted against itself"
-    steps = settings["num_epochs"] * settings["num_iterations_per_epoch"]
-    assert steps * cost == pytest.approx(800, rel=0.03)
-    assert settings["full_phase"] == pytest.approx(0.5, abs=0.02)
+    full = round(settings["full_phase"] * settings["num_epochs"])
+    masked = settings["num_epochs"] - full
+    plain = study.step_cost(CHALLENGERS["unet_dropout"])
+    assert settings["num_iterations_per_epoch"] * (full * plain + masked * cost) == pytest.approx(
+        800, rel=0.03
+    )
+    assert full * plain == pytest.approx(masked * cost, rel=0.05), "half of the compute"
+    assert cost / plain == pytest.approx(WITH_FROZEN if "mstkd" in key else 1, rel=0.01)
     assert settings["optimizer"] == "adamw"
 
 
