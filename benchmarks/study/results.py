@@ -1,7 +1,8 @@
-"""``python -m benchmarks.study.results OUT``: the study's tables as Markdown, for docs/benchmarks.md.
+"""``python -m benchmarks.study.results WHAT``: the study's tables as Markdown, for docs/benchmarks.md.
 
-Every number is read or computed from OUT: the comparisons, the evaluations they name, the training logs and
-the plans. Dice in %, mean of the regions; ``inc`` is the mean over the incomplete subsets.
+Every number is read or computed from the study's folder: the comparisons, the evaluations they name, the
+training logs and the plans. Dice in %, mean of the regions; ``inc`` is the mean over the incomplete subsets.
+``--keep`` writes the scores of each comparison to a file, which gives the same tables without the folder.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from benchmarks.errors import one_line_errors
 from benchmarks.study.arms import FORWARD, LEARNING_PASS, Arm
 from benchmarks.study.cost import forward_flops, step_cost
 from benchmarks.study.curve import curve_tables
+from benchmarks.study.kept import keep, read_kept
 from benchmarks.study.markdown import NONE, difference, percent, table
-from benchmarks.study.parts import ALL_ARMS, PARTS
-from benchmarks.study.scores import INCOMPLETE, ComparisonFolder, Difference
+from benchmarks.study.parts import ALL_ARMS, PARTS, Comparison, Part
+from benchmarks.study.scores import INCOMPLETE, ComparisonFolder, Scores
 from benchmarks.study.timing import FULL, MASKED, epoch_times
 from benchmarks.study.unlabelled import FEW_BAR, PSEUDO_LABELS, UNLABELLED
 from benchmarks.study.workplace import RECORD
@@ -29,10 +31,13 @@ from nnunetv2_mstkd.files import read_json
 _ARM_OF = {arm.title: arm for arm in ALL_ARMS.values()}
 
 
-def score_table(comparison: ComparisonFolder) -> list[str]:
+def score_table(comparison: Scores) -> list[str]:
     """Means per arm, by number of modalities."""
-    incomplete = len([s for s in comparison.record["subsets"] if s.count("+") + 1 < comparison.count])
-    heads = [f"inc{incomplete}", "full", *(f"{n} of {comparison.count}" for n in comparison.groups[2:])]
+    heads = [
+        f"inc{comparison.incomplete}",
+        "full",
+        *(f"{n} of {comparison.count}" for n in comparison.groups[2:]),
+    ]
     rows = []
     for name in comparison.names:
         values = [percent(comparison.means.loc[name, group]) for group in comparison.groups]
@@ -41,11 +46,11 @@ def score_table(comparison: ComparisonFolder) -> list[str]:
     return table(["way", "seeds", *heads, "seeds' SD of inc"], rows)
 
 
-def _named(name: str, comparison: ComparisonFolder) -> str:
+def _named(name: str, comparison: Scores) -> str:
     return f"**{name}**" if name == comparison.reference else name
 
 
-def difference_table(comparison: ComparisonFolder) -> list[str]:
+def difference_table(comparison: Scores) -> list[str]:
     """Differences to the reference: over all incomplete subsets, with one modality, with all."""
     groups = (INCOMPLETE, 1, comparison.count)
     columns = [comparison.differences(group) for group in groups]
@@ -57,18 +62,23 @@ def difference_table(comparison: ComparisonFolder) -> list[str]:
     return table([f"minus {comparison.reference}", "inc", "one modality", "full"], rows)
 
 
-def region_table(comparison: ComparisonFolder) -> list[str]:
-    """The same over the incomplete subsets per region, as compare computed it."""
-    found, rows = comparison.region_differences(), []
-    regions = list(dict.fromkeys(found["region"]))
-    for name in dict.fromkeys(found["run"]):
-        of_run = found[found["run"] == name].set_index("region")
-        cells = [
-            Difference(row["difference"], row["low"], row["high"], row["p_holm"])
-            for row in (of_run.loc[region] for region in regions)
-        ]
-        rows.append([str(name), *map(difference, cells)])
-    return table(["inc, per region", *regions], rows)
+def region_table(comparison: Scores) -> list[str]:
+    """The same over the incomplete subsets per region."""
+    found = comparison.region_differences()
+    others = [name for name in comparison.names if name != comparison.reference]
+    rows = [[name, *(difference(of[name]) for of in found.values())] for name in others]
+    return table(["inc, per region", *found], rows)
+
+
+def tables(comparison: Scores) -> list[str]:
+    """All that scores alone say."""
+    return [
+        *score_table(comparison),
+        "95 % bootstrap interval over patients, Wilcoxon's p with Holm's correction:",
+        "",
+        *difference_table(comparison),
+        *region_table(comparison),
+    ]
 
 
 def _folder(out: Path, model: dict[str, Any]) -> Path:
@@ -145,6 +155,23 @@ def teacher_lines(out: Path, comparison: ComparisonFolder) -> list[str]:
     return [text, ""]
 
 
+def comparisons_in(out: Path) -> list[tuple[Part, Comparison, ComparisonFolder]]:
+    """The comparisons of a study's folder.
+
+    Raises:
+        MSTKDError: there is none.
+    """
+    found = [
+        (part, wanted, ComparisonFolder(out / wanted.folder))
+        for part in PARTS.values()
+        for wanted in part.comparisons
+        if (out / wanted.folder / "comparison.json").is_file()
+    ]
+    if not found:
+        raise MSTKDError(f"{out} holds no comparison yet; run python -m benchmarks.study -o {out}")
+    return found
+
+
 def report(out: Path) -> list[str]:
     """The tables of every comparison in the folder.
 
@@ -152,29 +179,20 @@ def report(out: Path) -> list[str]:
         MSTKDError: there is none.
     """
     out, lines = out.resolve(), []
-    found = [
-        (part, wanted, ComparisonFolder(out / wanted.folder))
-        for part in PARTS.values()
-        for wanted in part.comparisons
-        if (out / wanted.folder / "comparison.json").is_file()
-    ]
+    found = comparisons_in(out)
     for part, _, comparison in found:
         patients, policy = comparison.record["patients"], comparison.record["policy"]
         lines += [f"### {part.about} (`{comparison.folder.name}`)", ""]
         lines += [f"{patients} patients, empty masks by `{policy}`. Dice in %, mean of the regions.", ""]
         if set(UNLABELLED) & set(part.arms):
             lines += teacher_lines(out, comparison)
-        lines += score_table(comparison)
-        lines += ["95 % bootstrap interval over patients, Wilcoxon's p with Holm's correction:", ""]
-        lines += difference_table(comparison) + region_table(comparison)
+        lines += tables(comparison)
         lines += [
             "Wall time of the logs' epochs, online validation included (per step: median). A student step"
             f" is a forward ({FORWARD:.2f}) and a backward pass of the reference's network:",
             "",
         ]
         lines += cost_table(out, comparison)
-    if not lines:
-        raise MSTKDError(f"{out} holds no comparison yet; run python -m benchmarks.study -o {out}")
     return lines + curve_tables(found)
 
 
@@ -182,8 +200,18 @@ def report(out: Path) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study.results", description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
-    print("\n".join(report(parser.parse_args(argv).out)))
+    parser.add_argument("what", type=Path, metavar="WHAT", help="folder of the study, or a file of --keep")
+    keep_help = "write the scores of each comparison to a file in this folder, instead of tables"
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help=keep_help)
+    arguments = parser.parse_args(argv)
+    if arguments.what.is_file():
+        print("\n".join(tables(read_kept(arguments.what))))
+    elif arguments.keep is None:
+        print("\n".join(report(arguments.what)))
+    else:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+        for _, wanted, comparison in comparisons_in(arguments.what):
+            keep(comparison, arguments.keep / f"{wanted.folder}.csv")
     return 0
 
 
