@@ -71,6 +71,14 @@ CHALLENGERS = {
             "nnU-Net's network, dropout after a full phase, conditioned on absence",
             _CONDITIONED,
         ),
+        # On large patches a step costs four times as much as MSTKDNet's, on the study's small ones less: there
+        # equal compute buys more steps, which may be all that counts.
+        replace(_BAR, network="plans", steps_like=BAR).changed(
+            "unet_dropout_steps", "nnU-Net's network, dropout after a full phase (steps of the bar)", ()
+        ),
+        replace(_UNET, own_optimizer=True).changed(
+            "unet_dropout_sgd", "nnU-Net's network and optimizer, dropout after a full phase", ()
+        ),
         replace(_UNET, trainer="nnUNetTrainerMSTKDUNet", full_cost=1 / WITH_FROZEN).changed(
             "unet_mstkd", "nnU-Net's network, MSTKD (warm start)", ()
         ),

@@ -103,7 +103,7 @@ def test_arms_of_methods_train_as_long_as_their_step_allows(study):
         parse_settings(settings, getattr(methods, arm.trainer).settings_read(), reader=arm.trainer)
 
 
-@pytest.mark.parametrize("key", ["unet_dropout", "unet_conditioned", "unet_mstkd"])
+@pytest.mark.parametrize("key", ["unet_dropout", "unet_conditioned", "unet_mstkd", "unet_dropout_sgd"])
 def test_nnunets_own_network_trains_as_long_as_its_steps_allow(study, key):
     patch = (32, 40, 32)
     stock = made_plans(stock_architecture(patch, 8), patch, 2) | {"plans_name": PLANS_OF["plans"][0]}
@@ -120,7 +120,7 @@ def test_nnunets_own_network_trains_as_long_as_its_steps_allow(study, key):
     )
     assert full * plain == pytest.approx(masked * cost, rel=0.05), "half of the compute"
     assert cost / plain == pytest.approx(WITH_FROZEN if "mstkd" in key else 1, rel=0.01)
-    assert settings["optimizer"] == "adamw"
+    assert ("optimizer" in settings) == (not CHALLENGERS[key].own_optimizer)
 
 
 def test_every_method_with_a_network_of_its_own_is_an_arm():
@@ -143,6 +143,7 @@ def test_lengths_of_the_arms():
     assert epochs_of(ARMS["stock"], 40) == (0, 40)
     assert epochs_of(CHALLENGERS["bar_short_full"], 40) == (10, 30)
     assert epochs_of(CHALLENGERS["unet_dropout"], 40, counted=0.5) == (40, 40)
+    assert epochs_of(CHALLENGERS["unet_dropout_steps"], 40) == epochs_of(ARMS[BAR], 40)
 
 
 def test_other_lengths_take_challengers_by_name_only():
