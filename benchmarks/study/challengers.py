@@ -71,8 +71,8 @@ CHALLENGERS = {
             "nnU-Net's network, dropout after a full phase, conditioned on absence",
             _CONDITIONED,
         ),
-        # On large patches a step costs four times as much as MSTKDNet's, on the study's small ones less: there
-        # equal compute buys more steps, which may be all that counts.
+        # A step costs four times as much as MSTKDNet's on large patches, and less on the study's small ones:
+        # there equal compute buys more steps, which may be all that counts.
         replace(_BAR, network="plans", steps_like=BAR).changed(
             "unet_dropout_steps", "nnU-Net's network, dropout after a full phase (steps of the bar)", ()
         ),
