@@ -131,7 +131,7 @@ def test_every_method_with_a_network_of_its_own_is_an_arm():
 @pytest.mark.parametrize("budget", [40, 8])
 def test_arms_for_equal_steps_take_as_many_as_the_arm_they_name(budget):
     named = [arm for arm in ALL_ARMS.values() if arm.steps_like]
-    assert {arm.steps_like for arm in named} == {METHOD, "joint", "zero_filled"}
+    assert {arm.steps_like for arm in named} == {BAR, METHOD, "joint", "zero_filled"}
     for arm in named:
         assert epochs_of(arm, budget) == epochs_of(ARMS[arm.steps_like], budget)
 
