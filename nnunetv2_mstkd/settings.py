@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
@@ -30,11 +31,42 @@ class Setting:
         what: the values that it takes, in words, for errors.
         accepts: whether a value, as JSON gives it, is one of them.
         attribute: of the trainer, where nnU-Net's trainer uses the setting's own name for something else.
+        partner: another setting without which this one has no effect.
     """
 
     what: str
     accepts: Callable[[Any], bool]
     attribute: str | None = None
+    partner: Partner | None = None
+
+    def only_with(self, name: str, *values: str) -> Setting:
+        """This setting, where it has an effect only if another is one of some values."""
+        words = f"'{values[0]}'" if len(values) == 1 else f"one of {', '.join(values)}"
+        return replace(self, partner=Partner(name, words, lambda value: value in values))
+
+    def only_with_a_model(self, name: str) -> Setting:
+        """This setting, where it has an effect only if another names a model."""
+        names_one = partial(_names_a_model, name)
+        return replace(self, partner=Partner(name, "a model", names_one))
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A setting that gives another one its effect.
+
+    Attributes:
+        name: of it.
+        what: the values with which it does, in words.
+        fits: whether a value is one of them.
+    """
+
+    name: str
+    what: str
+    fits: Callable[[Any], bool]
+
+
+def _names_a_model(name: str, value: Any) -> bool:
+    return bool(value) and (name != "teacher" or value not in TEACHERS)
 
 
 def is_number(value: Any) -> bool:
@@ -136,6 +168,32 @@ def parse_settings(
                 f"setting '{key}' in '{SETTINGS_KEY}' of the plans is {value!r}; it must be {known[key].what}"
             )
     return {key: value for key, value in mapping.items() if value is not None}
+
+
+def check_partners(
+    given: Iterable[str], known: Mapping[str, Setting], values_of: Callable[[str], Iterable[Any]]
+) -> None:
+    """See that every setting has an effect.
+
+    Args:
+        given: names of settings.
+        known: settings by name.
+        values_of: values that a setting of some name may have in the training.
+
+    Raises:
+        MSTKDError: a setting has none, because another one has the wrong value.
+    """
+    for key in given:
+        partner = known[key].partner
+        if partner is None:
+            continue
+        values = list(values_of(partner.name))
+        if not any(map(partner.fits, values)):
+            there = f"is {values[0]!r}" if values and values[0] else "is not set"
+            raise MSTKDError(
+                f"setting '{key}' in '{SETTINGS_KEY}' of the plans has no effect while '{partner.name}'"
+                f" {there}; set '{partner.name}' to {partner.what}, or leave '{key}' out"
+            )
 
 
 def _unknown(key: str, known: Mapping[str, Setting], reader: str | None) -> str:

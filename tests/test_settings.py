@@ -5,6 +5,7 @@ import pytest
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import METHODS, known_settings
 from nnunetv2_mstkd.methods.baselines import nnUNetTrainerModalityDropout
+from nnunetv2_mstkd.plans.options import PlanOptions
 from nnunetv2_mstkd.settings import parse_settings
 
 
@@ -57,6 +58,47 @@ def test_what_a_trainer_does_not_read_is_refused_with_what_it_reads():
     read = nnUNetTrainerModalityDropout.settings_read()
     with pytest.raises(MSTKDError, match=r"TrainerX does not read the setting 'teacher'.* reads: num_epochs"):
         parse_settings({"teacher": "joint"}, read, reader="TrainerX")
+
+
+WITHOUT_EFFECT = [
+    ({"keep_probability": 0.7}, "'sampler' is 'uniform'; set 'sampler' to 'bernoulli', or leave"),
+    ({"sampler": "bernoulli", "subset_weights": {"t1c": 2}}, "'sampler' is 'bernoulli'; set .* to 'weights'"),
+    ({"sampler": "weights", "single_weight": 2}, "set 'sampler' to one of uniform, difficulty, or"),
+    ({"reference_dice": {"t1c": 0.8}}, "set 'sampler' to 'difficulty'"),
+    ({"hidden_share": 0.3}, "while 'full_phase_task' is 'all_modalities'; set .* to 'reconstruction'"),
+    ({"reconstruction_weight": 2}, "set 'full_phase_task' to 'reconstruction'"),
+    ({"expression_weight": 1}, "while 'borrowing' is 'none'; set 'borrowing' to 'stem'"),
+    ({"init_fold": 1}, "while 'init' is not set; set 'init' to a model"),
+    ({"init_checkpoint": "checkpoint_best.pth"}, "set 'init' to a model"),
+    ({"teacher": "joint", "teacher_fold": 1}, "while 'teacher' is 'joint'; set 'teacher' to a model"),
+    ({"teacher_checkpoint": "checkpoint_best.pth"}, "while 'teacher' is 'warm_start'"),
+    ({"init_from_teacher": False}, "set 'teacher' to a model, or leave 'init_from_teacher' out"),
+]
+
+
+@pytest.mark.parametrize("trainer", [None, "nnUNetTrainerMSTKD"])
+@pytest.mark.parametrize(("settings", "message"), WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_refused(settings, message, trainer):
+    with pytest.raises(
+        MSTKDError, match=f"has no effect while .*{message}".replace("while .*while", "while")
+    ):
+        PlanOptions(settings=settings, trainer=trainer)
+
+
+@pytest.mark.parametrize("trainer", [None, "nnUNetTrainerMSTKD"])
+def test_settings_with_what_gives_them_an_effect(trainer):
+    settings = {
+        "sampler": "difficulty",
+        "single_weight": 2,
+        "reference_dice": {"t1c": 0.8},
+        "borrowing": "stem",
+        "expression_weight": 0,
+        "init": "model",
+        "init_fold": 0,
+        "teacher": "models/one",
+        "teacher_fold": "all",
+    }
+    assert PlanOptions(settings=settings, trainer=trainer).settings == settings
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.trainer)

@@ -20,6 +20,7 @@ from benchmarks.study.resume import FINISHED, how_to_go_on
 from benchmarks.study.runs import Run
 from benchmarks.study.unlabelled import teacher_of
 from benchmarks.study.workplace import BASE_PLANS, PLANS_OF, Workplace
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.files import locked_folder, read_json, write_json
 
 
@@ -54,7 +55,7 @@ class Study:
         optimizer = {"optimizer": "adamw", "initial_lr": self.training.learning_rate}
         return {
             "num_epochs": full + masked,
-            **({"full_phase": full / (full + masked)} if full else {}),
+            **({"full_phase": full / (full + masked)} if self._has_phases(run.arm) else {}),
             "num_iterations_per_epoch": steps,
             "num_val_iterations_per_epoch": 2,
             "save_every": 10,
@@ -62,6 +63,10 @@ class Study:
             "seed": run.seed,
             **dict(run.arm.settings),
         }
+
+    @staticmethod
+    def _has_phases(arm: Arm) -> bool:
+        return "full_phase" in getattr(methods, arm.trainer).settings_read()
 
     def step_cost(self, arm: Arm) -> float | None:
         """What a step of another network than MSTKDNet costs, in student steps; other arms say it."""

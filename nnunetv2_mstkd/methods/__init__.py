@@ -76,6 +76,13 @@ def known_settings() -> dict[str, Setting]:
     return {name: setting for trainer in trainers for name, setting in trainer.settings_read().items()}
 
 
+def defaults_of(name: str) -> list[Any]:
+    """The values that a setting has by default, of all trainers that read it."""
+    trainers = [method.load() for method in METHODS]
+    reading = [(trainer, trainer.settings_read()) for trainer in trainers]
+    return [getattr(t, known[name].attribute or name) for t, known in reading if name in known]
+
+
 def known_terms() -> tuple[str, ...]:
     """Names that the setting ``weights`` may hold, of all trainers."""
     weights = [getattr(method.load(), "default_weights", {}) for method in METHODS]

@@ -16,8 +16,12 @@ class nnUNetTrainerFullModality(nnUNetTrainerFromPlans):
 
 
 class nnUNetTrainerModalityDropout(nnUNetTrainerMissingModality):
-    """nnU-Net with modality dropout: from scratch, or after a full-modality phase (``full_phase``).
+    """nnU-Net with modality dropout after a phase with all modalities: the trainer to start with.
 
     Network, loss, optimizer and augmentation are nnU-Net's; a random subset of the modalities of each
-    training patch is kept. Any distillation has to beat this at equal compute (docs/methods.md).
+    training patch is kept. The phase (``full_phase``) keeps what complete input gives, and costs incomplete
+    input nothing (docs/benchmarks.md); ``full_phase`` 0 is plain modality dropout. Any distillation has to
+    beat this at equal compute.
     """
+
+    full_phase = 0.5

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunetv2_mstkd.environment import quiet
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.methods import known_settings
+from nnunetv2_mstkd.methods import defaults_of, known_settings
 from nnunetv2_mstkd.methods.mstkd.transformer import TOKEN_PATCH_SIZES
 from nnunetv2_mstkd.models.building import trainer_class
 from nnunetv2_mstkd.settings import (
@@ -20,6 +20,7 @@ from nnunetv2_mstkd.settings import (
     PRESETS,
     TEACHERS,
     Setting,
+    check_partners,
     parse_settings,
     teacher_of,
 )
@@ -114,10 +115,14 @@ class PlanOptions:
 
     def _check_settings(self) -> None:
         if self.trainer is None:
-            parse_settings(self.settings, known_settings())
+            known: Mapping[str, Setting] = known_settings()
+            given = parse_settings(self.settings, known)
+            check_partners(given, known, lambda n: [given[n]] if n in given else defaults_of(n))
             return
-        known: Mapping[str, Setting] = getattr(self.trainer_class, "settings_read", dict)()
-        parse_settings(self.settings, known, reader=self.trainer)
+        known = getattr(self.trainer_class, "settings_read", dict)()
+        given = parse_settings(self.settings, known, reader=self.trainer)
+        own = self.trainer_class
+        check_partners(given, known, lambda n: [given.get(n, getattr(own, known[n].attribute or n))])
         _require(
             self.method is None or self.network == "plans",
             f"--trainer {self.trainer} has a network of its own; leave out --network mstkdnet",

@@ -38,7 +38,6 @@ _FINGERPRINT_KEYS = (
 # Far beyond any card and any image: with numbers of the size of 1e300 nnU-Net's arithmetic overflows.
 _MOST_GB = 1e6
 _SPACINGS = (1e-3, 1e3)
-_SAMPLER_OF = {"keep_probability": "bernoulli", "subset_weights": "weights"}
 
 
 @dataclass(frozen=True)
@@ -129,15 +128,8 @@ def _check_names(settings: Mapping[str, Any], modalities: Sequence[str]) -> None
     for name in settings.get("weights", {}):
         if name not in known_terms():
             raise MSTKDError(f"unknown objective term '{name}'; known: {', '.join(known_terms())}")
-    given = {key: settings[key] for key in _SAMPLER_OF if key in settings}
-    sampler = settings.get("sampler")
-    for key in given:
-        if sampler not in (None, _SAMPLER_OF[key]):
-            remedy = f"leave it out, or set sampler={_SAMPLER_OF[key]}"
-            raise MSTKDError(f"sampler={sampler} ignores the setting '{key}'; {remedy}")
-    # Without a sampler the trainer's own decides what counts, but a wrong name is wrong for every one.
-    for name in (sampler or "uniform", *(_SAMPLER_OF[key] for key in given)):
-        build_sampler(name, modalities, **given)
+    given = {key: settings[key] for key in ("keep_probability", "subset_weights") if key in settings}
+    build_sampler(settings.get("sampler", "uniform"), modalities, **given)
 
 
 def _check_dataset(raw: Path, preprocessed: Path) -> dict[str, Any]:

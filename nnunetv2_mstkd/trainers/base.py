@@ -30,6 +30,7 @@ from nnunetv2_mstkd.models.starting_weights import (
 from nnunetv2_mstkd.settings import (
     SETTINGS_KEY,
     Setting,
+    check_partners,
     checkpoint_name,
     fold_of_a_model,
     is_number,
@@ -96,8 +97,8 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         "init": Setting(
             "a model folder or a checkpoint (.pth)", lambda v: isinstance(v, str) and bool(v.strip())
         ),
-        "init_fold": fold_of_a_model(),
-        "init_checkpoint": checkpoint_name(),
+        "init_fold": fold_of_a_model().only_with_a_model("init"),
+        "init_checkpoint": checkpoint_name().only_with_a_model("init"),
     }
     enable_deep_supervision: bool
     seed: int | None = None
@@ -127,6 +128,7 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         self.settings = parse_settings(given, known, reader=type(self).__name__)
         for name, value in self.settings.items():
             setattr(self, known[name].attribute or name, value)
+        check_partners(self.settings, known, lambda name: [getattr(self, known[name].attribute or name)])
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:

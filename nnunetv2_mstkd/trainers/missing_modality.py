@@ -27,6 +27,7 @@ from nnunetv2_mstkd.trainers.generators import build_generators
 from nnunetv2_mstkd.trainers.history import epoch_means
 from nnunetv2_mstkd.trainers.lending import learn_to_lend
 from nnunetv2_mstkd.trainers.own_network import STEM
+from nnunetv2_mstkd.trainers.partly_frozen import CONDITIONING
 from nnunetv2_mstkd.trainers.phases import PhasedPolyLRScheduler, Phases
 from nnunetv2_mstkd.trainers.reconstruction import nnUNetTrainerReconstruction
 from nnunetv2_mstkd.trainers.step import EXPRESSION, SEGMENTATION, MaskedBatch, StepLosses, StepState
@@ -77,10 +78,12 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         "sampler": one_of(SAMPLERS),
         "keep_probability": Setting(
             "a number above 0 and up to 1, or a dict of modality names to such numbers", _are_probabilities
+        ).only_with("sampler", "bernoulli"),
+        "subset_weights": weights_by_name().only_with("sampler", "weights"),
+        "single_weight": positive().only_with("sampler", "uniform", "difficulty"),
+        "reference_dice": Setting("a dict of subsets to numbers from 0 to 1", _are_dice).only_with(
+            "sampler", "difficulty"
         ),
-        "subset_weights": weights_by_name(),
-        "single_weight": positive(),
-        "reference_dice": Setting("a dict of subsets to numbers from 0 to 1", _are_dice),
     }
     handles_missing_modalities = True
     default_weights: ClassVar[Mapping[str, float]] = {SEGMENTATION: 1.0}
@@ -110,7 +113,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         self.subsets = self.subset_sampler()  # refuses unknown modalities before any data are read
         self.difficulty = followed(self.subsets, self.modalities, self.reference_dice)
         self.weights = self.weights_in_force()
-        self.phases = Phases.from_fraction(self.num_epochs, self.full_phase_in_force())
+        self.full_phase = self.full_phase_in_force()  # debug.json then says what was in force
+        self.phases = Phases.from_fraction(self.num_epochs, self.full_phase)
         self.check_full_phase_task()
         self.rotation = SubsetRotation(self.modalities, self.num_val_iterations_per_epoch)
         self.step_state = StepState()
@@ -143,6 +147,8 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
 
     def full_phase_in_force(self) -> float:
         """Share of the epochs with all modalities, once the settings are known."""
+        if self.train_only == CONDITIONING:  # learns nothing from complete input: only for whoever asks
+            return self.settings.get("full_phase", 0.0)
         return self.full_phase
 
     def weights_in_force(self) -> dict[str, float]:

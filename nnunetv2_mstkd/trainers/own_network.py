@@ -70,7 +70,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         else:
             read["conditioning"] = one_of(CONDITIONINGS)
             read["borrowing"] = one_of(BORROWINGS)
-            read["expression_weight"] = non_negative()
+            read["expression_weight"] = non_negative().only_with("borrowing", STEM)
         # Those of the network's that training writes: they are known from the data set, not from the plans.
         if cls._network_takes("regions"):
             read["regions"] = true_or_false()

@@ -126,8 +126,8 @@ class nnUNetTrainerReconstruction(nnUNetTrainerSubsetValidation):
             read["full_phase_task"] = one_of(FULL_PHASE_TASKS)
             read["hidden_share"] = Setting(
                 "a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1
-            )
-            read["reconstruction_weight"] = non_negative()
+            ).only_with("full_phase_task", RECONSTRUCTION)
+            read["reconstruction_weight"] = non_negative().only_with("full_phase_task", RECONSTRUCTION)
         return read
 
     def check_full_phase_task(self) -> None:

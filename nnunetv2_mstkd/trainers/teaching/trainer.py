@@ -84,9 +84,9 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
 
     own_settings: ClassVar[Mapping[str, Setting]] = {
         "teacher": Setting(f"one of {', '.join(TEACHERS)}, or a model folder", _is_teacher),
-        "teacher_fold": fold_of_a_model(),
-        "teacher_checkpoint": checkpoint_name(),
-        "init_from_teacher": true_or_false(),
+        "teacher_fold": fold_of_a_model().only_with_a_model("teacher"),
+        "teacher_checkpoint": checkpoint_name().only_with_a_model("teacher"),
+        "init_from_teacher": true_or_false().only_with_a_model("teacher"),
         "teacher_on_incomplete": one_of(("use", "skip")),
         "unlabelled_share": Setting("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
         "terms_off": Setting("a dict of terms to reasons", lambda v: isinstance(v, Mapping)),

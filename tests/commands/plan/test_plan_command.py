@@ -241,15 +241,18 @@ def test_plans_of_another_planner_are_not_replaced(brats, refused):
             "subset_weights names a subset twice",
         ),
         (
-            ["--set", 'subset_weights={"t1c+t2f": 1, "flair+t1ce": 5}'],
-            "subset_weights names a subset twice",
+            ["--set", 'subset_weights={"t1c+t2f": 1}'],
+            "'subset_weights' in 'mstkd' of the plans has no effect while 'sampler' is 'uniform'; set",
         ),
-        (["--set", 'keep_probability={"zz": 0.3}'], "unknown modality 'zz'"),
-        (["--set", 'keep_probability={"t1c": 0.5, "T1CE": 0.3}'], "names a modality twice: t1c, T1CE"),
+        (["--set", "sampler=bernoulli", 'keep_probability={"zz": 0.3}'], "unknown modality 'zz'"),
+        (
+            ["--set", "sampler=bernoulli", 'keep_probability={"t1c": 0.5, "T1CE": 0.3}'],
+            "names a modality twice: t1c, T1CE",
+        ),
         (["--set", "sampler=weights"], "sampler 'weights' needs subset_weights"),
         (
             ["--set", "sampler=by_count", "keep_probability=0.3"],
-            "sampler=by_count ignores the setting 'keep_probability'; leave it out, or set sampler=bernoulli",
+            "no effect while 'sampler' is 'by_count'; set 'sampler' to 'bernoulli', or leave",
         ),
         (["--teacher", ""], "--teacher '' is no folder"),
         (["--teacher-fold", ""], "give --teacher FOLDER"),
