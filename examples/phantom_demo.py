@@ -29,13 +29,13 @@ SIZE = "--patch-size 32 32 32 --batch-size 2 --base-features 8 --max-stages 4"
 EPOCHS, ITERATIONS = 8, 20
 STEPS = EPOCHS * ITERATIONS
 LENGTH = f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2"
-PHASES = "full_phase=0.5 seed=0"
+SEED = "seed=0"
 OPTIMIZER = "optimizer=adamw initial_lr=0.003 weight_decay=0.01"
 ALL_SEQUENCES = """sampler=weights 'subset_weights={"t1n+t1c+t2w+t2f": 1}'"""
 # Two plans files that differ only in the subsets that training draws; the network of both is MSTKDNet.
 PLANS = {
-    "nnUNetMSTKDPlans": f"{LENGTH} {PHASES} {OPTIMIZER}",
-    "nnUNetUnmaskedPlans": f"{LENGTH} {PHASES} {OPTIMIZER} {ALL_SEQUENCES}",
+    "nnUNetMSTKDPlans": f"{LENGTH} {SEED} {OPTIMIZER}",
+    "nnUNetUnmaskedPlans": f"{LENGTH} {SEED} {OPTIMIZER} {ALL_SEQUENCES}",
 }
 # name in the tables -> (trainer, plans); the last one is the trainer that docs/benchmarks.md recommends
 MODELS = {
