@@ -65,22 +65,20 @@ CHALLENGERS = {
             "the bar, conditioned on absence, nested pairs with KL and hinge",
             _CONDITIONED,
         ),
-        _UNET.changed("unet_dropout", "nnU-Net's network, dropout after a full phase", ()),
+        _UNET.changed("unet_dropout", "nnU-Net's network", ()),
         _UNET.changed(
             "unet_conditioned",
-            "nnU-Net's network, dropout after a full phase, conditioned on absence",
+            "nnU-Net's network, conditioned on absence",
             _CONDITIONED,
         ),
         # A step costs four times as much as MSTKDNet's on large patches, and less on the study's small ones:
         # there equal compute buys more steps, which may be all that counts.
         replace(_BAR, network="plans", steps_like=BAR).changed(
-            "unet_dropout_steps", "nnU-Net's network, dropout after a full phase (steps of the bar)", ()
+            "unet_dropout_steps", "nnU-Net's network, the bar's steps", ()
         ),
-        replace(_UNET, own_optimizer=True).changed(
-            "unet_dropout_sgd", "nnU-Net's network and optimizer, dropout after a full phase", ()
-        ),
+        replace(_UNET, own_optimizer=True).changed("unet_dropout_sgd", "nnU-Net's network, SGD", ()),
         replace(_UNET, trainer="nnUNetTrainerMSTKDUNet", full_cost=1 / WITH_FROZEN).changed(
-            "unet_mstkd", "nnU-Net's network, MSTKD (warm start)", ()
+            "unet_mstkd", "nnU-Net's network, MSTKD", ()
         ),
     )
 }
