@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -181,8 +182,7 @@ def _in_a_process_of_its_own(
 @contextmanager
 def _new_cache() -> Iterator[None]:
     """A folder for converted networks, of this process and of those that it starts."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[FOLDER_VARIABLE] = folder
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {FOLDER_VARIABLE: folder}):
         yield
 
 
@@ -229,8 +229,8 @@ def _onnxruntime(network: nn.Module, x: Tensor) -> Pass:
 
 def _inductor(network: nn.Module, x: Tensor) -> Pass:
     """``torch.compile`` with constants folded in, in a cache that is new."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    cache = "TORCHINDUCTOR_CACHE_DIR"
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {cache: folder}):
         compiled = torch.compile(network, options={"freezing": True})
         run = torch.no_grad()(partial(compiled, x))
         run()

@@ -15,10 +15,12 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.errors import one_line_errors
 from benchmarks.harness import Timing, compare, parser, publish, report, table
 from benchmarks.peak_memory import peak_of, printed_by
 from benchmarks.plans import MODALITIES, mstkd_architecture, stock_architecture
 from nnunetv2_mstkd.architectures.shapes import run_on_meta
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import METHODS
 
 REFERENCE = "PlainConvUNet"
@@ -28,6 +30,7 @@ _HEADS = 4
 _RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6)  # nnU-Net's ResEnc presets
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("networks", "Forward passes as ratios to nnU-Net's PlainConvUNet.")
     options.add_argument(
@@ -45,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shape = (1, len(MODALITIES), *patch)
     autocast = partial(torch.autocast, args.device) if args.amp else nullcontext
     if args.only_memory:
+        if args.only_memory not in building:
+            known = ", ".join(building)
+            raise MSTKDError(f"--only-memory {args.only_memory}: no such network; choose from {known}")
         print(_peak_memory(building[args.only_memory], shape, args.device, autocast))
         return 0
     memory = {name: _memory_in_a_process_of_its_own(name, args) for name in building}

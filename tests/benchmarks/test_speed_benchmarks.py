@@ -49,6 +49,11 @@ def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path, monkeypa
         assert rows[name]["multiply_adds"] < rows[networks.REFERENCE]["multiply_adds"]
 
 
+def test_memory_of_a_network_that_does_not_exist(capsys):
+    assert networks.main(["--only-memory", "LargeNet", "--size", "48"]) == 2
+    assert "--only-memory LargeNet: no such network; choose from PlainConvUNet" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "variants", "reference"),
