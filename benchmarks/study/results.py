@@ -81,6 +81,15 @@ def tables(comparison: Scores) -> list[str]:
     ]
 
 
+def _arm_of(title: str) -> Arm:
+    if title not in _ARM_OF:
+        raise MSTKDError(
+            f"the study has no way of training '{title}' any more; run python -m benchmarks.study again with"
+            " the same parts, which compares anew"
+        )
+    return _ARM_OF[title]
+
+
 def _folder(out: Path, model: dict[str, Any]) -> Path:
     name = "__".join(str(model[key]) for key in ("trainer", "plans", "configuration"))
     return next((out / "nnUNet_results").glob(f"*/{name}"))
@@ -89,7 +98,7 @@ def _folder(out: Path, model: dict[str, Any]) -> Path:
 def cost_table(out: Path, comparison: ComparisonFolder) -> list[str]:
     """Steps, student-step equivalents (multiply-adds of the reference's network), and measured times."""
     unit = _folder(out, comparison.models(comparison.reference)[0])
-    rows = [[name, *_costs(out, comparison.models(name), _ARM_OF[name], unit)]
+    rows = [[name, *_costs(out, comparison.models(name), _arm_of(name), unit)]
             for name in comparison.names]  # fmt: skip
     head = [
         "way",
