@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -75,3 +76,15 @@ def test_one_round_has_no_spread():
     found = scores()
     only = Scores(found.table[found.table["round"] == 0], "the bar", 3)
     assert all(row.endswith("| - |") for row in score_table(only)[2:-1])
+
+
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
+
+
+@pytest.mark.parametrize("name", ["2026-12-challengers", "2026-12-unlabelled"])
+def test_the_tables_of_the_evidence_are_those_of_the_kept_scores(name):
+    """Whoever doubts a number of the docs can compute it again."""
+    page = (EVIDENCE / "2026-12-patients.md").read_text().replace("\N{MINUS SIGN}", "-")
+    lines = [line for line in tables(read_kept(EVIDENCE / "scores" / f"{name}.csv")) if line.startswith("|")]
+    assert len(lines) > 12
+    assert set(lines) <= set(page.splitlines())

@@ -114,10 +114,10 @@ def test_a_continued_training_repeats_an_uninterrupted_one(make_trainer, teacher
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reference_dice": {"t1c": 0.8}}, r"for the sampler 'difficulty', not for UniformSampler\(\)"),
+        ({"reference_dice": {"t1c": 0.8}}, "no effect while 'sampler' is 'uniform'; set .* 'difficulty'"),
         (DIFFICULTY | {"reference_dice": {"pet": 0.8}}, "unknown modality 'pet'"),
         (DIFFICULTY | {"reference_dice": {"t1c": 0.8, "T1ce": 0.8}}, "names a subset twice"),
-        ({"sampler": "by_count", "single_weight": 2}, "single_weight 2 is for the samplers"),
+        ({"sampler": "by_count", "single_weight": 2}, "no effect while 'sampler' is 'by_count'"),
     ],
 )
 def test_refusals_before_any_data_are_read(make_trainer, settings, message):

@@ -100,10 +100,8 @@ def test_learns_as_without_it_and_exports_the_average(make_trainer, name):
 
 
 def test_validates_the_average(make_trainer, monkeypatch):
-    trainer, seen = (
-        make_trainer(methods.nnUNetTrainerModalityDropout, settings=SHORT | {"weight_average": 0.9}),
-        [],
-    )
+    settings = SHORT | {"weight_average": 0.9, "full_phase": 0}  # no checkpoint_best in a full phase
+    trainer, seen = make_trainer(methods.nnUNetTrainerModalityDropout, settings=settings), []
     validate = type(trainer).validation_step
 
     def look(self, batch):
@@ -122,7 +120,7 @@ def test_validates_the_average(make_trainer, monkeypatch):
 
 @pytest.mark.parametrize("checkpoint", ["checkpoint_latest.pth", "checkpoint_best.pth"])
 def test_a_continued_training_repeats_an_uninterrupted_one(make_trainer, checkpoint):
-    settings = SHORT | {"weight_average": 0.9}
+    settings = SHORT | {"weight_average": 0.9, "full_phase": 0}
     make = partial(make_trainer, methods.nnUNetTrainerModalityDropout, settings=settings)
     whole = train(make(results="whole"))
     train(make(results="stopped"), epochs=1)
