@@ -118,6 +118,7 @@ class nnUNetTrainerReconstruction(nnUNetTrainerSubsetValidation):
     hidden_share: float = 0.5
     reconstruction_weight: float = 1.0
     reconstruction: MaskedReconstruction | None = None
+    full_phase: float
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:
@@ -144,8 +145,8 @@ class nnUNetTrainerReconstruction(nnUNetTrainerSubsetValidation):
 
     def how_to_get_a_full_phase(self) -> str:
         """What to change in plans that give this training none."""
-        share = self.settings.get("full_phase", 0)
-        return f"set full_phase (now {share:g}) and num_epochs (now {self.num_epochs}) so that there is one"
+        now = f"set full_phase (now {self.full_phase:g}) and num_epochs (now {self.num_epochs})"
+        return f"{now} so that there is one"
 
     def build_beside(self) -> None:
         super().build_beside()

@@ -5,6 +5,7 @@ import torch
 from loop import losses, train
 
 from benchmarks.plans import unet
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality, nnUNetTrainerModalityDropout
 from nnunetv2_mstkd.modalities import format_subset
@@ -78,6 +79,23 @@ def test_validation_masks_by_rotation_and_logs_mean_and_full(make_trainer, monke
     values = trainer.history.epochs[0]
     assert values["pseudo Dice/mean over subsets"] == trainer.logger.get_value("mean_fg_dice", -1)
     assert 0 <= values["pseudo Dice/all modalities"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "epochs"),
+    [
+        ("ModalityDropout", {}, 4),
+        ("ModalityDropout", {"full_phase": 0}, 0),
+        ("ModalityDropout", {"train_only": "conditioning"}, 0),
+        ("MSTKDUNet", {"teacher": "shared"}, 0),
+        ("RFNet", {}, 0),
+    ],
+)
+def test_the_full_phase_that_is_written_is_the_one_in_force(make_trainer, name, settings, epochs):
+    """``debug.json`` holds the trainer's attributes: reports read there how it trained."""
+    trainer = make_trainer(getattr(methods, f"nnUNetTrainer{name}"), settings={"num_epochs": 8, **settings})
+    assert trainer.phases.full_epochs == epochs
+    assert trainer.full_phase * 8 == epochs
 
 
 def test_settings_reach_the_trainer_and_unknown_ones_are_refused(make_trainer):
