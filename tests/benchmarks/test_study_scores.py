@@ -86,5 +86,5 @@ def test_the_tables_of_the_evidence_are_those_of_the_kept_scores(name):
     """Whoever doubts a number of the docs can compute it again."""
     page = (EVIDENCE / "2026-12-patients.md").read_text().replace("\N{MINUS SIGN}", "-")
     lines = [line for line in tables(read_kept(EVIDENCE / "scores" / f"{name}.csv")) if line.startswith("|")]
-    assert len(lines) > 12
+    assert len(lines) >= 10
     assert set(lines) <= set(page.splitlines())
