@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [_row(name, timings, networks, x.shape, memory) for name in timings]
     results = {"patch": list(patch), "amp": args.amp, "rows": rows}
     content = report("networks", args.device, results, packages=("dynamic-network-architectures",))
-    header = ["network", "parameters (M)", "multiply-adds (G)", "median (s)", "ratio", "goal", "difference"]
-    header.append("peak memory (GiB)")
+    sizes, times = ("parameters (M)", "multiply-adds (G)"), ("median (s)", "ratio", "goal")
+    header = ("network", *sizes, *times, "difference", "peak memory (GiB)")
     publish(content, table(header, [_cells(row) for row in rows]), args.json)
     return 0
 

@@ -160,7 +160,7 @@ def epochs_of(arm: Arm, budget: int, counted: float | None = None) -> tuple[int,
     Args:
         arm: whose.
         budget: epochs of student steps.
-        counted: what any step costs, where the arm does not say: it has no teacher.
+        counted: what a step under masking costs, where the arm does not say.
     """
     cost = ARMS[arm.steps_like].step_cost if arm.steps_like else arm.step_cost
     full_cost = _cost_of_full(arm, counted)

@@ -307,11 +307,10 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
 
     def _learn_to_lend(self, batch: MaskedBatch) -> Tensor | None:
         """Gradients of the expression loss, taken before those of the rest, whose maps need the memory."""
-        if self.borrowing != STEM or self.expression_weight == 0:
+        adapter = self.train_only == CONDITIONING  # keeps what its model learnt
+        if self.borrowing != STEM or self.expression_weight == 0 or adapter:
             return None
         borrowing: Any = unwrap(self.network).borrowing
-        if not any(parameter.requires_grad for parameter in borrowing.parameters()):
-            return None  # an adapter keeps what its model learnt
         with self.autocast():
             return learn_to_lend(
                 borrowing, batch.data, lambda loss: self.backward(self.expression_weight * loss)

@@ -135,13 +135,9 @@ def followed(
         reference: the setting ``reference_dice``, subset text to Dice.
 
     Raises:
-        MSTKDError: a reference for a sampler that takes none, an unknown modality, or a subset named twice.
+        MSTKDError: an unknown modality, or a subset named twice.
     """
     if not isinstance(sampler, DifficultySampler):
-        if reference is not None:
-            raise MSTKDError(
-                f"reference_dice is for the sampler 'difficulty', not for {sampler!r}; leave it out"
-            )
         return None
     known = {parse_subset(text, modalities): float(dice) for text, dice in (reference or {}).items()}
     if len(known) < len(reference or {}):

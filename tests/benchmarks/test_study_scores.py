@@ -17,7 +17,7 @@ SUBSETS = ["+".join(names) for n in range(1, 4) for names in combinations(("a", 
 
 
 def scores() -> Scores:
-    """Two rounds of the reference, three of another; the second case of a patient has another Dice."""
+    """Two rounds of the reference, three of another way."""
     draw = np.random.default_rng(0)
     rows = [
         (way, rnd, patient, region, subset, round(float(draw.random()), 4))
