@@ -22,10 +22,12 @@ def train(configuration: str, fold: int | str, *flags: str, tr="nnUNetTrainerMST
     return shlex.join(["nnUNetv2_mstkd", "train", str(d), configuration, str(fold), *chosen, *flags])
 
 
-def predict(source: Path | str, output: str, configuration: str, *flags: str, d=901, **named: str) -> str:
-    """The command that segments with this plugin; ``named`` are ``tr`` and ``p`` if not the usual ones."""
+def predict(
+    source: Path | str, output: str, configuration: str, *flags: str, tr="nnUNetTrainerMSTKD", p=PLANS, d=901
+) -> str:
+    """The command that segments with this plugin; flags are added as they are."""
     folders = ["-i", str(source), "-o", output]
-    model = ["-d", str(d), "-c", configuration, *(text for n in named for text in (f"-{n}", named[n]))]
+    model = ["-d", str(d), "-c", configuration, "-tr", tr, "-p", p]
     return shlex.join(
         ["nnUNetv2_mstkd", "predict", *folders, *model, "-device", "cpu", "--disable_tta", *flags]
     )

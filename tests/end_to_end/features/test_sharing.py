@@ -37,7 +37,7 @@ def logit(values: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def prepared(models) -> str:
     """The incomplete cases as a complete folder for nnU-Net's own commands."""
-    models.run("nnUNetv2_mstkd prepare -i cases -o prepared -d 901 -c 3d_fullres")
+    models.run(f"nnUNetv2_mstkd prepare -i cases -o prepared -d 901 -c 3d_fullres -tr {MSTKD}")
     return "prepared"
 
 

@@ -33,7 +33,8 @@ def trained(new_workplace, real_case):
     return work
 
 
-MODEL = "-d 226 -c 3d_fullres -f all -tr nnUNetTrainerMSTKD -p nnUNetMSTKDPlans -device cpu --disable_tta"
+NAMED = "-d 226 -c 3d_fullres -tr nnUNetTrainerMSTKD -p nnUNetMSTKDPlans"
+MODEL = f"{NAMED} -f all -device cpu --disable_tta"
 
 
 @pytest.mark.slow
@@ -55,7 +56,7 @@ def test_the_student_segments_the_case_without_t1c_and_t2w(trained, real_case):
 def test_prepare_and_plain_nnunet_give_the_same_segmentation(trained):
     if not (trained.root / "out" / f"{CASE}.nii.gz").exists():
         trained.run(f"nnUNetv2_mstkd predict -i incomplete -o out {MODEL}")
-    trained.run("nnUNetv2_mstkd prepare -i incomplete -o flat -d 226 -p nnUNetMSTKDPlans -c 3d_fullres")
+    trained.run(f"nnUNetv2_mstkd prepare -i incomplete -o flat {NAMED}")
     trained.run(f"nnUNetv2_predict -i flat -o plain {MODEL}")
     ours, plain = (
         sitk.GetArrayFromImage(sitk.ReadImage(str(trained.root / folder / f"{CASE}.nii.gz")))
