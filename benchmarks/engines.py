@@ -25,8 +25,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from benchmarks.errors import one_line_errors
 from benchmarks.harness import compare, parser, publish, report, table
-from benchmarks.networks import REFERENCE, builders
+from benchmarks.networks import REFERENCE, Build, add_network_flags, builders, chosen, patch_of
 from benchmarks.peak_memory import peak_of, printed_by
 from benchmarks.plans import MODALITIES
 from nnunetv2_mstkd.engines import ENGINES as OF_THE_PACKAGE
@@ -37,12 +38,11 @@ from nnunetv2_mstkd.engines.openvino_network import OpenVINONetwork
 Pass = Callable[[], Tensor]
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("engines", "Networks on the CPU by several engines.", devices=("cpu",), repeats=3)
     add = options.add_argument
-    add("--size", type=int, nargs="+", default=(128,), metavar="N", help="patch (default 128³)")
-    add("--residual", action="store_true", help="ResidualEncoderUNet as well (slow)")
-    add("--methods", action="store_true", help="the other methods' released networks as well (very slow)")
+    add_network_flags(options)
     add("--networks", nargs="+", metavar="NAME", help="only these, beside PlainConvUNet")
     add(
         "--engines",
@@ -57,21 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--only-start", nargs=2, metavar=("NETWORK", "ENGINE"), help="print the seconds of its start and end")
     add("--exact", action="store_true", help="errors against double precision (32 GB at 128³), not torch")
     args = options.parse_args(arguments)
-    patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
+    patch = patch_of(args)
     x = torch.randn(1, len(MODALITIES), *patch, generator=torch.Generator().manual_seed(0))
     building = builders(patch, residual=args.residual, methods=args.methods)
     for wanted, number_of in ((args.only_memory, _peak_memory), (args.only_start, _start)):
         if wanted:
             name, engine = wanted
-            print(number_of(building[name], engine, x))
+            (build,) = chosen([name], building).values()
+            print(number_of(build, engine, x))
             return 0
-    names = [name for name in building if name in (REFERENCE, *(args.networks or building))]
-    pairs = [(name, engine) for name in names for engine in _chosen(args)]
+    building = chosen([REFERENCE, *(args.networks or building)], building)
+    pairs = [(name, engine) for name in building for engine in _engines_wanted(args)]
     # Before anything is large here: a new process begins with its parent's peak.
     with _new_cache():
         memory = {pair: _in_a_process_of_its_own("memory", int, *pair, args) for pair in pairs}
     with _new_cache():
-        rows = [row for name in names for row in measure(name, building[name], x, args)]
+        rows = [row for name, build in building.items() for row in measure(name, build, x, args)]
         kept = [pair for pair in pairs if pair[1] in OF_THE_PACKAGE]
         start = {pair: _in_a_process_of_its_own("start", float, *pair, args) for pair in kept}
     for row in rows:
@@ -96,11 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(name: str, build: Callable[[], nn.Module], x: Tensor, args: Any) -> list[dict[str, Any]]:
+def measure(name: str, build: Build, x: Tensor, args: Any) -> list[dict[str, Any]]:
     """One network by every engine, timed in turns: a row each."""
     passes: dict[str, Pass] = {}
     rows: dict[str, dict[str, Any]] = {}
-    for engine in _chosen(args):
+    for engine in _engines_wanted(args):
         rows[engine] = {"network": name, "engine": engine, "median": None, "failure": None}
         start = time.perf_counter()
         try:
@@ -125,7 +126,7 @@ def measure(name: str, build: Callable[[], nn.Module], x: Tensor, args: Any) -> 
     return [*rows.values()]
 
 
-def _chosen(args: Any) -> list[str]:
+def _engines_wanted(args: Any) -> list[str]:
     """The engines that are wanted and installed."""
     wanted = [engine for engine in ENGINES if engine == PYTORCH or engine in args.engines]
     return [engine for engine in wanted if all(find_spec(package) for package in ENGINES[engine].packages)]
@@ -147,7 +148,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _peak_memory(build: Callable[[], nn.Module], engine: str, x: Tensor) -> int:
+def _peak_memory(build: Build, engine: str, x: Tensor) -> int:
     """Bytes of the network, of whatever makes it ready, and of two passes."""
 
     def work() -> None:
@@ -158,7 +159,7 @@ def _peak_memory(build: Callable[[], nn.Module], engine: str, x: Tensor) -> int:
     return peak_of(work, "cpu")
 
 
-def _start(build: Callable[[], nn.Module], engine: str, x: Tensor) -> float:
+def _start(build: Build, engine: str, x: Tensor) -> float:
     """Seconds from the network in memory to its first result, less those of a second pass."""
     network, times = build(), [time.perf_counter()]
     run = ENGINES[engine].prepare(network, x)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
@@ -23,6 +24,8 @@ from nnunetv2_mstkd.architectures.shapes import run_on_meta
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.methods import METHODS
 
+Build = Callable[[], nn.Module]
+
 REFERENCE = "PlainConvUNet"
 LIMITS = {"MSTKDNet official": 0.34, "MSTKDNet nnunet": 0.30}
 _PLAINLY = ", as trained"
@@ -33,25 +36,17 @@ _RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6)  # nnU-Net's ResEnc presets
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("networks", "Forward passes as ratios to nnU-Net's PlainConvUNet.")
-    options.add_argument(
-        "--size", type=int, nargs="+", default=(128,), metavar="N", help="patch (default 128³)"
-    )
-    options.add_argument("--residual", action="store_true", help="ResidualEncoderUNet as well (slow)")
-    options.add_argument(
-        "--methods", action="store_true", help="the other methods' released networks as well (very slow)"
-    )
+    add_network_flags(options)
     options.add_argument("--amp", action="store_true", help="under autocast to 16 bits (CUDA)")
     options.add_argument("--only-memory", metavar="NETWORK", help="print its peak memory in bytes and end")
     args = options.parse_args(arguments)
-    patch = tuple(args.size) * (3 if len(args.size) == 1 else 1)
+    patch = patch_of(args)
     building = builders(patch, residual=args.residual, methods=args.methods or bool(args.only_memory))
     shape = (1, len(MODALITIES), *patch)
     autocast = partial(torch.autocast, args.device) if args.amp else nullcontext
     if args.only_memory:
-        if args.only_memory not in building:
-            known = ", ".join(building)
-            raise MSTKDError(f"--only-memory {args.only_memory}: no such network; choose from {known}")
-        print(_peak_memory(building[args.only_memory], shape, args.device, autocast))
+        (build,) = chosen([args.only_memory], building).values()
+        print(_peak_memory(build, shape, args.device, autocast))
         return 0
     memory = {name: _memory_in_a_process_of_its_own(name, args) for name in building}
     networks = {name: build().to(args.device) for name, build in building.items()}
@@ -67,9 +62,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def builders(
-    patch: Sequence[int], *, residual: bool = False, methods: bool = False
-) -> dict[str, Callable[[], nn.Module]]:
+def add_network_flags(options: ArgumentParser) -> None:
+    """The patch, and which networks."""
+    add = options.add_argument
+    add("--size", type=int, nargs="+", default=(128,), metavar="N", help="patch (default 128³)")
+    add("--residual", action="store_true", help="ResidualEncoderUNet as well (slow)")
+    add("--methods", action="store_true", help="the other methods' released networks as well (very slow)")
+
+
+def patch_of(args: Namespace) -> tuple[int, ...]:
+    """The patch of ``--size``: voxels of each axis, or of all three."""
+    return tuple(args.size) * (3 if len(args.size) == 1 else 1)
+
+
+def chosen(names: Iterable[str], building: Mapping[str, Build]) -> dict[str, Build]:
+    """What builds the networks of some names, in the order of ``building``.
+
+    Raises:
+        MSTKDError: there is none of a name.
+    """
+    wanted = set(names)
+    for name in wanted - set(building):
+        raise MSTKDError(f"no network {name!r} here; choose from {', '.join(building)}")
+    return {name: build for name, build in building.items() if name in wanted}
+
+
+def builders(patch: Sequence[int], *, residual: bool = False, methods: bool = False) -> dict[str, Build]:
     """What builds each network, by name, in eval mode; of methods at the released widths and heads."""
     stock = stock_architecture(patch)
     architectures = {
@@ -79,7 +97,7 @@ def builders(
     }
     if residual:
         architectures[ResidualEncoderUNet.__name__] = _residual(stock)
-    building: dict[str, Callable[[], nn.Module]] = {
+    building: dict[str, Build] = {
         name: partial(_network, architecture) for name, architecture in architectures.items()
     }
     for folder in _other_methods() if methods else ():
@@ -94,9 +112,7 @@ def _released(folder: str, patch: Sequence[int]) -> nn.Module:
     return network.requires_grad_(False)
 
 
-def _peak_memory(
-    build: Callable[[], nn.Module], shape: Sequence[int], device: str, autocast: Callable[[], Any]
-) -> int:
+def _peak_memory(build: Build, shape: Sequence[int], device: str, autocast: Callable[[], Any]) -> int:
     """Bytes of the network, its input and two passes."""
 
     def work() -> None:

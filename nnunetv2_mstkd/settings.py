@@ -39,6 +39,10 @@ class Setting:
     attribute: str | None = None
     partner: Partner | None = None
 
+    def attribute_for(self, name: str) -> str:
+        """Attribute of the trainer that holds this setting, which the plans call ``name``."""
+        return self.attribute or name
+
     def only_with(self, name: str, *values: str) -> Setting:
         """This setting, where it has an effect only if another is one of some values."""
         words = f"'{values[0]}'" if len(values) == 1 else f"one of {', '.join(values)}"

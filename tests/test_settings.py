@@ -108,7 +108,9 @@ def test_a_setting_replaces_an_attribute_that_the_trainer_has(method):
     from_nnunet |= {"initial_lr", "weight_decay", "enable_deep_supervision"}
     written = {"terms_off", "regions", "modalities"}
     for name, setting in trainer.settings_read().items():
-        known = name in from_nnunet | written | set(of_network) or hasattr(trainer, setting.attribute or name)
+        known = name in from_nnunet | written | set(of_network) or hasattr(
+            trainer, setting.attribute_for(name)
+        )
         assert known, name
 
 

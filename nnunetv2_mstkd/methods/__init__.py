@@ -80,7 +80,7 @@ def defaults_of(name: str) -> list[Any]:
     """The values that a setting has by default, of all trainers that read it."""
     trainers = [method.load() for method in METHODS]
     reading = [(trainer, trainer.settings_read()) for trainer in trainers]
-    return [getattr(t, known[name].attribute or name) for t, known in reading if name in known]
+    return [getattr(t, known[name].attribute_for(name)) for t, known in reading if name in known]
 
 
 def known_terms() -> tuple[str, ...]:

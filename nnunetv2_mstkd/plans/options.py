@@ -122,7 +122,7 @@ class PlanOptions:
         known = getattr(self.trainer_class, "settings_read", dict)()
         given = parse_settings(self.settings, known, reader=self.trainer)
         own = self.trainer_class
-        check_partners(given, known, lambda n: [given.get(n, getattr(own, known[n].attribute or n))])
+        check_partners(given, known, lambda n: [given.get(n, getattr(own, known[n].attribute_for(n)))])
         _require(
             self.method is None or self.network == "plans",
             f"--trainer {self.trainer} has a network of its own; leave out --network mstkdnet",

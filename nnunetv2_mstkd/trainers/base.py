@@ -127,8 +127,8 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
         given = self.configuration_manager.configuration.get(SETTINGS_KEY)
         self.settings = parse_settings(given, known, reader=type(self).__name__)
         for name, value in self.settings.items():
-            setattr(self, known[name].attribute or name, value)
-        check_partners(self.settings, known, lambda name: [getattr(self, known[name].attribute or name)])
+            setattr(self, known[name].attribute_for(name), value)
+        check_partners(self.settings, known, lambda name: [getattr(self, known[name].attribute_for(name))])
 
     @classmethod
     def settings_read(cls) -> dict[str, Setting]:

@@ -49,9 +49,19 @@ def test_networks_compute_the_same_with_and_without_shortcuts(tmp_path, monkeypa
         assert rows[name]["multiply_adds"] < rows[networks.REFERENCE]["multiply_adds"]
 
 
-def test_memory_of_a_network_that_does_not_exist(capsys):
-    assert networks.main(["--only-memory", "LargeNet", "--size", "48"]) == 2
-    assert "--only-memory LargeNet: no such network; choose from PlainConvUNet" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("benchmark", "flags"),
+    [
+        (networks, ["--only-memory", "LargeNet"]),
+        (engines, ["--only-memory", "LargeNet", "torch"]),
+        (engines, ["--networks", "LargeNet"]),
+    ],
+)
+def test_a_network_that_does_not_exist_is_refused(benchmark, flags, capsys):
+    assert benchmark.main([*flags, "--size", "48"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no network 'LargeNet' here; choose from PlainConvUNet, ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -100,7 +100,9 @@ def settings_in_force(fold: Path, trainer: str | None) -> dict[str, Any]:
         written = read_json(fold / "debug.json")
     except MSTKDError:
         return {}
-    known = {name: written.get(setting.attribute or name) for name, setting in _settings_of(trainer).items()}
+    known = {
+        name: written.get(setting.attribute_for(name)) for name, setting in _settings_of(trainer).items()
+    }
     return {name: _value(text) for name, text in known.items() if text not in (None, "None")}
 
 
