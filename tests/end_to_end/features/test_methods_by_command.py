@@ -42,8 +42,9 @@ def test_trains_by_nnunets_command_and_predicts_with_both(planned, tmp_path, tra
     model = model_folder(planned, "3d_fullres", **named)
     assert (model / "fold_0" / "validation" / "summary.json").is_file()
     stock = f"nnUNetv2_predict -i prepared_for_methods -o {tmp_path}/stock -d 901 -c 3d_fullres -f 0"
+    few_windows = "-step_size", "1"
     planned.run_together(
-        predict("cases", f"{tmp_path}/ours", "3d_fullres", "-f", "0", **named),
-        f"{stock} -tr {trainer} -p {plans} -device cpu --disable_tta",
+        predict("cases", f"{tmp_path}/ours", "3d_fullres", "-f", "0", *few_windows, **named),
+        f"{stock} -tr {trainer} -p {plans} -device cpu --disable_tta {' '.join(few_windows)}",
     )
     assert_equal_voxels(tmp_path / "stock", tmp_path / "ours")
