@@ -19,8 +19,10 @@ SETTINGS_KEY = "mstkd"
 WARM_START, JOINT, SHARED, NESTED = TEACHERS = ("warm_start", "joint", "shared", "nested")
 PRESETS = ("nnunet", "official")
 NETWORKS = ("mstkdnet", "plans")
-# Of the plans file that ``plan`` writes unless told otherwise.
+# The plans file that ``plan`` writes and the trainer of the model that other commands take, unless told
+# otherwise: docs/benchmarks.md recommends both.
 MSTKD_PLANS = "nnUNetMSTKDPlans"
+DEFAULT_TRAINER = "nnUNetTrainerModalityDropout"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,7 @@ from nnunetv2_mstkd.models.folder import (
     find_model_folder,
     open_model_folder,
 )
-from nnunetv2_mstkd.settings import MSTKD_PLANS
-
-# The one that docs/benchmarks.md recommends.
-DEFAULT_TRAINER = "nnUNetTrainerModalityDropout"
+from nnunetv2_mstkd.settings import DEFAULT_TRAINER, MSTKD_PLANS
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, any_configuration: bool = False) -> None:

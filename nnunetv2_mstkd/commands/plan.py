@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--network",
         choices=NETWORKS,
-        help="plans: the network of nnU-Net's own planner, for baselines with equal plans",
+        help="mstkdnet (default), or plans: the network of nnU-Net's own planner",
     )
     add(
         "--trainer",
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="trainer settings to store in the plans",
+        help="trainer settings to store in the plans (docs/methods.md)",
     )
     _add_teacher(parser.add_argument_group("a finished model as teacher").add_argument)
     _add_start(parser.add_argument_group("weights to start from").add_argument)

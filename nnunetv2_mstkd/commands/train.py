@@ -15,7 +15,8 @@ from nnunetv2_mstkd.errors import MSTKDError
 if TYPE_CHECKING:
     from nnunetv2_mstkd.commands.pretrained import Pretrained
 
-_HELP = """nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in reach. Flags of its own:
+_HELP = """nnUNetv2_mstkd train: nnUNetv2_train with this plugin's trainers in reach. Name trainer and plans
+(-tr, -p): without them stock nnUNetTrainer is trained on nnUNetPlans. Flags of its own:
   --gradient_shares N   every N iterations, log each objective term's gradient as a share of the
                         segmentation gradient and its cosine with it (costs a backward pass per term)
   --trust_checkpoint    read checkpoints that hold more than nnU-Net stores; code in them will run

@@ -126,8 +126,8 @@ def _trainer(name: str) -> type:
             return trainer_class(name)
     except (RuntimeError, AssertionError):
         raise MSTKDError(
-            f"no trainer '{name}' in nnU-Net, in this plugin or where nnUNet_extTrainer points; the README"
-            " lists this plugin's"
+            f"no trainer '{name}' in nnU-Net, in this plugin or where nnUNet_extTrainer points;"
+            " nnUNetv2_mstkd methods lists this plugin's"
         ) from None
 
 

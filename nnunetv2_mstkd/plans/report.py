@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.datasets.availability import describe as describe_availability
 from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import planned_network
@@ -14,14 +15,14 @@ from nnunetv2_mstkd.plans.memory import GIGABYTE
 from nnunetv2_mstkd.plans.plan_dataset import Planned
 from nnunetv2_mstkd.plans.starting_weights import check_start
 from nnunetv2_mstkd.plans.teacher import describe_transfer
-from nnunetv2_mstkd.settings import SETTINGS_KEY, TEACHERS, teacher_of
+from nnunetv2_mstkd.settings import DEFAULT_TRAINER, SETTINGS_KEY, TEACHERS, teacher_of
 
 _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters", "memory", "data")
-# Trainer by preset of MSTKDNet; None is a network of nnU-Net, which the baseline trains as it is.
+# Trainers by preset of MSTKDNet (None is a network of nnU-Net): the first that reads the plans' settings.
 _TRAINERS = {
-    "nnunet": "nnUNetTrainerMSTKD",
-    "official": "nnUNetTrainerMSTKDOfficial",
-    None: "nnUNetTrainerModalityDropout",
+    "nnunet": (DEFAULT_TRAINER, "nnUNetTrainerMSTKD"),
+    "official": ("nnUNetTrainerMSTKDOfficial",),
+    None: (DEFAULT_TRAINER, "nnUNetTrainerMSTKDUNet"),
 }
 _OF_MSTKDNET_UNDER_A_MODEL = "nnUNetTrainerMSTKDFrozenTeacher"
 _WITH_A_MODEL_AS_TEACHER = {
@@ -109,10 +110,16 @@ def _train(planned: Planned) -> str:
     name = next((name for name in (*taught, "3d_fullres") if name in names), names[0])
     architecture = entries[entries[name].get("inherits_from", name)]["architecture"]
     preset = architecture["arch_kwargs"].get("preset")
-    trainer = planned.options.trainer or _TRAINERS[preset]
+    trainer = planned.options.trainer or _reader(_TRAINERS[preset], entries[name].get(SETTINGS_KEY, {}))
     if taught and planned.options.trainer is None:
         trainer = _WITH_A_MODEL_AS_TEACHER.get(preset, trainer)
     return f"next: nnUNetv2_mstkd train {_number(planned)} {name} 0 -p {plans['plans_name']} -tr {trainer}"
+
+
+def _reader(trainers: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """The first trainer that reads all settings, or the last of all."""
+    reads = (t for t in trainers if settings.keys() <= getattr(methods, t).settings_read().keys())
+    return next(reads, trainers[-1])
 
 
 def _teacher(configuration: Mapping[str, Any]) -> str:

@@ -74,8 +74,8 @@ def test_every_block_in_its_order(work):
     (student,) = work.results.glob("*/nnUNetTrainerMSTKDUNet__nnUNetStudentPlans__3d_fullres")
     assert (student / "fold_0" / "checkpoint_final.pth").is_file()
     for model in ("dropout", "mstkd"):
-        folds = sorted(path.name for path in (work.root / "eval" / model).iterdir())
+        folds = sorted(path.name for path in (work.root / "cv" / model).iterdir())
         assert folds == [f"fold_{fold}" for fold in FOLDS]
-    table = (work.root / "comparison" / "comparison.md").read_text()
+    table = (work.root / "cv" / "comparison" / "comparison.md").read_text()
     assert f"| {len(FOLDS)} |" in table, "each patient is validated by one fold"
     assert (work.root / "eval" / "test" / "dropout" / "table.md").is_file()

@@ -45,8 +45,24 @@ def test_the_table_and_the_next_command(brats, capsys):
     assert row[:5] == ["3d_fullres", "64x64x64", "2", "16,32,64,128", "4x4x4"]
     assert "nnUNetMSTKDPlans_3d_fullres (0 of 20 cases)" in output[2]
     assert "  nnUNetv2_preprocess -d 226 -plans_name nnUNetMSTKDPlans -c 3d_fullres" in output
-    train = "nnUNetv2_mstkd train 226 3d_fullres 0 -p nnUNetMSTKDPlans -tr nnUNetTrainerMSTKD"
+    train = "nnUNetv2_mstkd train 226 3d_fullres 0 -p nnUNetMSTKDPlans -tr nnUNetTrainerModalityDropout"
     assert output[-1] == f"next: {train}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "trainer"),
+    [
+        (["--set", "full_phase=0.25"], "nnUNetTrainerModalityDropout"),
+        (["--set", "teacher=nested"], "nnUNetTrainerMSTKD"),
+        (["--preset", "official", "-gpu_memory_target", "24"], "nnUNetTrainerMSTKDOfficial"),
+        (["--network", "plans", "-overwrite_plans_name", "Stock"], "nnUNetTrainerModalityDropout"),
+        (["--network", "plans", "-overwrite_plans_name", "Stock", "--set", "teacher=joint"],
+         "nnUNetTrainerMSTKDUNet"),
+    ],
+)  # fmt: skip
+def test_the_next_command_names_a_trainer_that_reads_the_settings(brats, capsys, flags, trainer):
+    assert _plan("-d", "226", "-c", "3d_fullres", "--patch-size", "64", "64", "64", *flags) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"-tr {trainer}")
 
 
 def test_data_of_nnunets_plans_is_reused_and_asked_for_if_missing(brats, capsys):
