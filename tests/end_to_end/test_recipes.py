@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -38,6 +40,23 @@ def on_the_phantom(block: str, root: Path) -> str:
     return "\n".join(map(put_in, block.splitlines()))
 
 
+def make_by_hand(work) -> None:
+    """Cases that lack files, and of their data set what a user writes: dataset.json and the labels."""
+    work.run("nnUNetv2_mstkd phantom -o mine --cases 3 --shape 24 24 24 --seed 4 --missing 0.5")
+    folder = work.raw / "Dataset300_Mine"
+    (folder / "labelsTr").mkdir(parents=True)
+    for case in (work.root / "mine").iterdir():
+        shutil.copyfile(case / f"{case.name}-seg.nii.gz", folder / "labelsTr" / f"{case.name}.nii.gz")
+    names, labels = ("t1n", "t1c", "t2w", "t2f"), ("background", "NCR", "ED", "ET", "RC")
+    content = {
+        "channel_names": {str(number): name for number, name in enumerate(names)},
+        "labels": {name: value for value, name in enumerate(labels)},
+        "numTraining": 3,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def work(new_workplace):
     """Data set 226, converted and preprocessed from a phantom; cases to predict and to evaluate."""
@@ -49,6 +68,7 @@ def work(new_workplace):
         work.run(f"nnUNetv2_mstkd phantom -o {folder} {size}")
     work.run("nnUNetv2_mstkd convert -i source -d 226 --name BraTS2024GLI --format brats2024")
     work.run("nnUNetv2_plan_and_preprocess -d 226 -c 3d_fullres")
+    make_by_hand(work)
     (work.root / "openmind").mkdir()
     write_checkpoint(work.root / "openmind" / "checkpoint_final.pth")
     return work
@@ -69,6 +89,8 @@ def test_every_block_in_its_order(work):
             capture_output=True, text=True, env=environment, cwd=work.root,
         )  # fmt: skip
         assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        if "-d 300" in block:
+            assert "of 3 cases lack modalities:" in done.stdout
     for folder in ("out", "out2", "out3"):
         assert len(list((work.root / folder).glob("*.nii.gz"))) == 1
     (student,) = work.results.glob("*/nnUNetTrainerMSTKDUNet__nnUNetStudentPlans__3d_fullres")
