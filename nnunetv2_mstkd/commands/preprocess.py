@@ -75,6 +75,7 @@ def run(argv: Sequence[str]) -> int:
     _check_output(source, arguments.o)
     check_library()
     found = discover(source, channels.modalities, file_ending=channels.file_ending, rules=rules)
+    _check_images(found.cases, arguments.o)
     what = Preprocessing(
         writable_folder(arguments.o),
         arguments.space,
@@ -97,6 +98,17 @@ def _check_output(source: Path, output: Path) -> None:
     inside, around = output.resolve(), source.resolve()
     if inside == around or around in inside.parents:
         raise MSTKDError(f"the output {output} lies in the input {source}; choose a folder outside")
+
+
+def _check_images(cases: Sequence[Case], output: Path) -> None:
+    """A table may name files anywhere: those in their own case's target would count as its result."""
+    for case in cases:
+        target = output / case.name
+        for path in case.images.values():
+            if path.resolve().is_relative_to(target.resolve()):
+                raise MSTKDError(
+                    f"{path} lies in {target}, where its case is to be written; choose another -o"
+                )
 
 
 def _preprocess(arguments: argparse.Namespace, cases: Sequence[Case], what: Preprocessing) -> dict[str, str]:

@@ -66,7 +66,10 @@ def preprocess_case(case: Case, what: Preprocessing) -> None:
     centre = _centre(case, what)
     os.environ.setdefault("BRAINLES_PREPROCESSING_CITATION_REMINDER", "false")  # the command says it, once
     with replacing_folder(target) as folder, tempfile.TemporaryDirectory() as temporary:
-        images = {name: _compressed(path, Path(temporary)) for name, path in case.images.items()}
+        images = {
+            name: _compressed(path, Path(temporary) / f"{number}.nii.gz")
+            for number, (name, path) in enumerate(case.images.items())
+        }
         outputs = {name: folder / f"{case.name}-{name}.nii.gz" for name in images}
         _run(images, outputs, centre, what, Path(temporary) / "steps", case.name)
         absent = [name for name, path in outputs.items() if not path.is_file()]
@@ -130,11 +133,10 @@ def _centre(case: Case, what: Preprocessing) -> str:
     )
 
 
-def _compressed(path: Path, folder: Path) -> Path:
-    """The image, checked; as .nii.gz, because the library copies files under that name."""
+def _compressed(path: Path, copy: Path) -> Path:
+    """The image, checked; as .nii.gz (``copy``), because the library copies files under that name."""
     image = read_checked(path)
     if path.name.endswith(".nii.gz"):
         return path
-    copy = folder / f"{path.name.rpartition('.')[0]}.nii.gz"
     write_image(image, copy)
     return copy

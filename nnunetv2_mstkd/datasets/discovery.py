@@ -25,7 +25,7 @@ from nnunetv2_mstkd.datasets.bids import below, is_subject_folder
 from nnunetv2_mstkd.datasets.case_table import is_table, read_table
 from nnunetv2_mstkd.datasets.cases import Case, Discovery, Draft, finish
 from nnunetv2_mstkd.datasets.input_rules import IGNORE, InputRules, PatternMatcher
-from nnunetv2_mstkd.datasets.listing import entries
+from nnunetv2_mstkd.datasets.listing import entries, files_below
 from nnunetv2_mstkd.datasets.naming import SEGMENTATION, SEGMENTATION_NAMES, Reading, read_name
 from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS
 from nnunetv2_mstkd.datasets.one_or_several import NamedDraft, doubt_of, is_identifier, joined
@@ -154,10 +154,14 @@ class _Search:
         """Image file → its name without the ending. A broken link counts: reading it will say so."""
         stems = {}
         for path in entries(folder):
-            ending = next((e for e in self.endings if path.name.endswith(e)), None)
+            ending = self._ending(path)
             if ending and not path.is_dir():
                 stems[path] = path.name[: -len(ending)]
         return stems
+
+    def _ending(self, path: Path) -> str | None:
+        """That of an image; some scanners' exports shout (``.NII.GZ``)."""
+        return next((e for e in self.endings if path.name.lower().endswith(e.lower())), None)
 
     # What the names say.
 
@@ -280,10 +284,8 @@ class _Search:
     def _by_path(self) -> dict[str, Draft]:
         """What patterns with folders in them find; no name is read."""
         drafts: dict[str, Draft] = defaultdict(Draft)
-        for path in sorted(p for p in self.source.rglob("*") if p.name.endswith(self.endings)):
+        for path in filter(self._ending, files_below(self.source)):
             within = path.relative_to(self.source)
-            if any(part.startswith(".") for part in within.parts):
-                continue
             matched = self.matcher.match(within.as_posix()) or self.matcher.match(path.name)
             if matched is not None and matched[1] != IGNORE:
                 case, kind = matched

@@ -28,12 +28,12 @@ _FLOAT_CODES = {16: "f4", 64: "f8"}  # NIfTI data type → numpy
 
 def is_nifti_name(name: str) -> bool:
     """Whether a file name ends like NIfTI."""
-    return name.endswith(NIFTI_ENDINGS)
+    return name.lower().endswith(NIFTI_ENDINGS)
 
 
 def without_ending(name: str) -> str:
     """``"case.nii.gz"`` → ``"case"``."""
-    return next((name.removesuffix(e) for e in NIFTI_ENDINGS if name.endswith(e)), name)
+    return next((name[: -len(e)] for e in NIFTI_ENDINGS if name.lower().endswith(e)), name)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def count_non_finite(path: Path) -> int:
 
 def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
     try:
-        return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+        return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
     except OSError as error:
         reason = error.strerror or str(error)
         if path.is_symlink() and not path.exists():

@@ -43,7 +43,7 @@ def add_label_table(source: Path, target: Path, labels: Sequence[NamedLabel]) ->
 
 
 def _copy_with_table(source: Path, target: Path, labels: Sequence[NamedLabel]) -> None:
-    compressed_source = source.name.endswith(".gz")
+    compressed_source = source.name.lower().endswith(".gz")
     with (
         gzip.open(source, "rb") if compressed_source else source.open("rb") as stream,
         target.open("wb") as file,

@@ -101,6 +101,25 @@ def test_cases_are_written_where_predict_looks(preprocess, tmp_path):
     assert "0 case(s) preprocessed, 2 were there before, 1 failed" in again.out
 
 
+def test_images_of_one_name_in_several_folders_stay_apart(preprocess, tmp_path):
+    write(tmp_path / "in" / "P1" / "T1post" / "brain.nii", (12, 14, 16))
+    write(tmp_path / "in" / "P1" / "FLAIR" / "brain.nii", (10, 11, 9))
+    patterns = ("--pattern", "t1c=*/T1post/*.nii", "t2f=*/FLAIR/*.nii")
+    assert preprocess("-i", tmp_path / "in", "-o", tmp_path / "out", *patterns).code == 0
+    for name, size in (("t1c", (16, 14, 12)), ("t2f", (9, 11, 10))):
+        assert sitk.ReadImage(str(tmp_path / "out" / "P1" / f"P1-{name}.nii.gz")).GetSize() == size
+
+
+def test_images_of_a_table_do_not_count_as_results(preprocess, tmp_path):
+    image = tmp_path / "data" / "P1" / "P1_t1.nii.gz"
+    write(image)
+    table = tmp_path / "table.csv"
+    table.write_text(f"case,sequence,path\nP1,t1n,{image}\n")
+    done = preprocess("--table", table, "-o", tmp_path / "data")
+    assert (done.code, done.asked) == (2, [])
+    assert f"{image} lies in {tmp_path / 'data' / 'P1'}, where its case is to be written" in done.err
+
+
 def test_the_flags_reach_the_library(preprocess, tmp_path):
     for word in ("t1", "t1ce"):
         write(tmp_path / "in" / "A" / f"A_{word}.nii.gz")

@@ -37,6 +37,22 @@ def test_stripped_cases_side_by_side(tmp_path):
     assert [*found.cases[0].aside.values()] == ["brain mask"]
 
 
+def test_endings_in_capitals_count(tmp_path):
+    found = discover(
+        make(tmp_path, "P1/P1-t1c.nii.gz", "P1/P1-t2f.NII.GZ", "P1/P1-t2w.NII"), BRATS_MODALITIES
+    )
+    assert content(found) == {"P1": {"t1c": "P1-t1c.nii.gz", "t2w": "P1-t2w.NII", "t2f": "P1-t2f.NII.GZ"}}
+
+
+def test_patterns_enter_linked_folders_and_no_circle(tmp_path):
+    source, elsewhere = tmp_path / "source", make(tmp_path / "elsewhere", "P2/T1post/a.nii.gz")
+    make(source, "P1/T1post/a.nii.gz", ".hidden/P3/T1post/a.nii.gz")
+    (source / "P2").symlink_to(elsewhere / "P2")
+    (source / "P1" / "all").symlink_to(source)
+    found = discover(source, BRATS_MODALITIES, rules=rules("t1c=*/T1post/*.nii.gz"))
+    assert content(found) == {"P1": {"t1c": "a.nii.gz"}, "P2": {"t1c": "a.nii.gz"}}
+
+
 def test_two_versions_of_one_image_are_not_chosen_from(tmp_path):
     found = discover(make(tmp_path, "a/a_T1.nii.gz", "a/a_T1_n4.nii.gz", "a/a_T2.nii.gz"), BRATS_MODALITIES)
     assert found.cases == ()
