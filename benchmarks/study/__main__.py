@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.errors import one_line_errors
 from benchmarks.study.data import StudyData
 from benchmarks.study.few import LABELLED
-from benchmarks.study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, describe, student_steps
+from benchmarks.study.parts import ALL_ARMS, DEFAULT_PARTS, PARTS, Part, describe, student_steps
 from benchmarks.study.patients import Patients
 from benchmarks.study.phantom import Phantom
 from benchmarks.study.runs import Run
@@ -28,9 +28,8 @@ _MINUTES, _STEPS = 4, 800
 
 
 def _costs() -> str:
-    lines = [
-        "what the parts cost at the small size, on the phantom (default: " + " ".join(DEFAULT_PARTS) + "):"
-    ]
+    default = f"default: {' '.join(DEFAULT_PARTS)}; of patients without few_labels"
+    lines = [f"what the parts cost at the small size, on the phantom ({default}):"]
     for part in PARTS.values():
         runs = part.runs("small", _SEEDS)
         steps = student_steps(runs, SIZES["small"].on_phantom)
@@ -70,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", choices=SIZES, default="small", help="default small: two CPU cores")
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--jobs", type=int, default=2, help="runs at a time (default 2)")
-    add("--parts", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="see below")
+    add("--parts", nargs="+", choices=PARTS, help="see below")
     add(
         "--arms",
         nargs="+",
@@ -108,21 +107,29 @@ def _data(arguments: argparse.Namespace) -> StudyData:
     return Patients(Path(arguments.data), arguments.format, arguments.configuration, arguments.folds)
 
 
-def _chosen(arguments: argparse.Namespace, folds: int) -> list[Run]:
+def _parts(arguments: argparse.Namespace, data: StudyData) -> list[Part]:
+    """The parts that were asked for, or the default ones of the data."""
+    if arguments.parts is not None:
+        return [PARTS[key] for key in arguments.parts]
+    parts = [PARTS[key] for key in DEFAULT_PARTS]
+    return [part for part in parts if not (data.real and part.condition.few_labels)]
+
+
+def _chosen(arguments: argparse.Namespace, parts: Sequence[Part], folds: int) -> list[Run]:
     """The runs that were asked for and those that they need, each once: parts may share some.
 
     Raises:
         MSTKDError: none.
     """
     runs: dict[str, Run] = {}
-    for key in arguments.parts:
-        for run in PARTS[key].runs(arguments.size, arguments.seeds, arguments.arms, folds):
+    for part in parts:
+        for run in part.runs(arguments.size, arguments.seeds, arguments.arms, folds):
             for needed in (teacher_of(run), run):
                 if needed is not None:
                     runs.setdefault(needed.plans, needed)
     if not runs:
-        parts = " ".join(arguments.parts)
-        raise MSTKDError(f"no run: parts {parts} have none of these arms at size {arguments.size}")
+        named = " ".join(part.key for part in parts)
+        raise MSTKDError(f"no run: parts {named} have none of these arms at size {arguments.size}")
     return list(runs.values())
 
 
@@ -132,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     data = _data(arguments)
     training = SIZES[arguments.size].training(data.configuration, patients=data.real)
-    runs = _chosen(arguments, data.folds)
+    parts = _parts(arguments, data)
+    runs = _chosen(arguments, parts, data.folds)
     for run in runs:
         if run.seed == 0:
             print(f"{run.condition.name or 'main'}: {describe(run, training)}")
@@ -141,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     work = Workplace(arguments.out, data, arguments.size, arguments.device, arguments.jobs)
     study = Study(work, arguments.labelled)
-    run_parts(study, [PARTS[key] for key in arguments.parts], runs, arguments.seeds)
+    run_parts(study, parts, runs, arguments.seeds)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.data import StudyData, limit_validation, link_case
-from benchmarks.study.runs import FEW_FOLD, Run
+from benchmarks.study.runs import Run
 from benchmarks.study.workplace import Workplace
 from nnunetv2_mstkd.datasets.convert.target import replacing_folder
 from nnunetv2_mstkd.datasets.discovery import discover
@@ -27,11 +27,17 @@ class Patients(StudyData):
         """See what there is.
 
         Raises:
-            MSTKDError: there is no case, or there are fewer patients than folds.
+            MSTKDError: there is no case, one lacks a sequence, or there are fewer patients than folds.
         """
         self.folder, self.format = folder.resolve(), source_format
         self.configuration, self.folds = configuration, folds
         found = discover(self.folder, BRATS_MODALITIES)
+        gaps = [case.name for case in found.cases if len(case.images) < len(BRATS_MODALITIES)]
+        if gaps:
+            raise MSTKDError(
+                f"{len(gaps)} case(s) of {folder} lack a sequence (first: {gaps[0]}); the study scores every"
+                " subset of complete cases"
+            )
         self.patients = sorted({FORMATS[source_format].patient(case.name) for case in found.cases})
         if not 2 <= folds <= len(self.patients):
             raise MSTKDError(
@@ -45,7 +51,7 @@ class Patients(StudyData):
             MSTKDError: a run trains on few labels, which is a question to the phantom.
         """
         runs = list(runs)
-        if any(run.fold == FEW_FOLD for run in runs):
+        if any(run.condition.few_labels for run in runs):
             raise MSTKDError(
                 "few_labels is a part of the phantom's study; leave --data away, or see --parts unlabelled"
             )

@@ -35,7 +35,7 @@ class Phantom(StudyData):
         self.convert(work, self.source(work), "")
         self.prepare(work, runs)
         limit_validation(work.splits, work.training.validate)
-        if any(run.fold == FEW_FOLD for run in runs):
+        if any(run.condition.few_labels for run in runs):
             add_few_labels(work.splits, phantoms.few)
 
     def held_out(self, work: Workplace, fold: int) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.compare import DEFAULT_RESAMPLES
 from nnunetv2_mstkd.evaluation.comparison.statistics import Bootstrap, holm, interval, signed_rank_p
 from nnunetv2_mstkd.files import read_json
@@ -164,7 +165,11 @@ def _number(subsets: pd.Series) -> pd.Series:
 
 def _of_run(run: dict[str, Any]) -> pd.DataFrame:
     """Its evaluations; folds pooled, so that a round goes through all patients."""
-    tables = [pd.read_csv(Path(evaluation["folder"]) / "metrics.csv") for evaluation in run["evaluations"]]
+    files = [Path(evaluation["folder"]) / "metrics.csv" for evaluation in run["evaluations"]]
+    gone = [file for file in files if not file.is_file()]
+    if gone:
+        raise MSTKDError(f"no {gone[0]}; if the study was moved, run python -m benchmarks.study on it again")
+    tables = [pd.read_csv(file) for file in files]
     rounds: dict[str, int] = {}
     for table in tables:
         table["round"] = table["patient"].map(lambda name: rounds.get(name, 0))

@@ -33,6 +33,8 @@ class Workplace:
 
     def __init__(self, out: Path, data: StudyData, size_name: str, device: str, jobs: int) -> None:
         self.out, self.size_name, self.device, self.jobs = out.resolve(), size_name, device, jobs
+        if "," in str(self.out):
+            raise MSTKDError(f"{self.out} has a comma, which separates runs for compare; choose another -o")
         self.data = data
         self.size: Size = SIZES[size_name]
         self.training: Training = self.size.training(data.configuration, patients=data.real)

@@ -193,9 +193,28 @@ def test_patients_need_a_format(tmp_path, patients, capsys):
 
 def test_few_labels_are_a_question_to_the_phantom(tmp_path, patients):
     data = Patients(patients, "brats2023", "2d", 2)
-    few = PARTS["few_labels"].runs("tiny", 1, folds=1)
+    few = PARTS["few_labels"].runs("tiny", 1, folds=2)
     with pytest.raises(MSTKDError, match="few_labels is a part of the phantom's study"):
         data.make(Workplace(tmp_path / "out", data, "tiny", "cpu", 1), few)
+
+
+def test_the_default_parts_of_patients_are_without_it(tmp_path, patients, capsys):
+    flags = ["--data", str(patients), "--format", "brats2023", "--folds", "2", "--size", "tiny", "--list"]
+    assert command.main(["-o", str(tmp_path / "out"), *flags]) == 0
+    parts = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if " epochs, " in line}
+    assert parts == {"main", "short"}
+
+
+def test_patients_without_a_sequence_are_refused(patients):
+    (patients / "BraTS-GLI-00002-000" / "BraTS-GLI-00002-000-t1c.nii.gz").unlink()
+    with pytest.raises(MSTKDError, match=r"1 case\(s\) of .* lack a sequence \(first: BraTS-GLI-00002-000\)"):
+        Patients(patients, "brats2023", "2d", 2)
+
+
+def test_a_comma_in_the_folder_is_refused_at_once(tmp_path):
+    with pytest.raises(MSTKDError, match="has a comma, which separates runs"):
+        Workplace(tmp_path / "a,b", Phantom(), "tiny", "cpu", 1)
+    assert not (tmp_path / "a,b").exists()
 
 
 def test_every_fold_of_every_round_has_a_seed_and_plans_of_its_own():
