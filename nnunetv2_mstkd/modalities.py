@@ -22,7 +22,10 @@ BRATS_MODALITIES: tuple[str, ...] = ("t1n", "t1c", "t2w", "t2f")
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "t1n": ("t1n", "t1", "t1w", "t1native", "t1pre", "t1nonenhanced"),
-    "t1c": ("t1c", "t1ce", "t1gd", "t1wce", "t1cw", "t1post", "t1contrast", "t1km", "t1wgd", "ct1"),
+    "t1c": (
+        *("t1c", "t1ce", "t1gd", "t1wce", "t1cw", "t1post", "t1contrast", "t1km", "t1wgd", "ct1"),
+        *("t1+", "t1w+", "t1+c", "t1w+c", "t1+gd", "t1w+gd", "t1+ce", "t1w+ce"),
+    ),
     "t2w": ("t2w", "t2"),
     "t2f": ("t2f", "flair", "fla", "t2flair", "fl", "t2wflair", "flairw"),
 }
@@ -52,7 +55,8 @@ def canonical_name(name: str) -> str:
     """Canonical spelling of a modality: ``"T1Gd"`` → ``"t1c"``, ``"ADC"`` → ``"ADC"``.
 
     Case, spaces, hyphens and underscores do not matter for the BraTS aliases; a name that is no alias is
-    returned as it stands (stripped), because it is its own modality.
+    returned as it stands (stripped), because it is its own modality; what separates the names of a subset
+    (``+``, ``,``) or folders (``/``) becomes a hyphen.
 
     Raises:
         MSTKDError: the name is empty.
@@ -60,7 +64,11 @@ def canonical_name(name: str) -> str:
     stripped = name.strip()
     if not stripped:
         raise MSTKDError("a modality name is empty; give names like t1c or flair")
-    return _CANONICAL.get(re.sub(r"[\s_\-.]+", "", stripped.lower()), stripped)
+    return _CANONICAL.get(re.sub(r"[\s_\-.]+", "", stripped.lower()), _in_one_piece(stripped))
+
+
+def _in_one_piece(name: str) -> str:
+    return re.sub(r"[+,/]", "-", name)
 
 
 def modalities_of(channel_names: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +97,9 @@ def modalities_of(channel_names: Mapping[str, str] | Sequence[str]) -> tuple[str
         raise MSTKDError("the data set has no channels; dataset.json needs a non-empty channel_names")
     names = [canonical_name(name) for name in raw]
     shared = {name for name, count in Counter(n.lower() for n in names).items() if count > 1}
-    names = [own if name.lower() in shared else name for name, own in zip(names, raw, strict=True)]
+    names = [
+        _in_one_piece(own) if name.lower() in shared else name for name, own in zip(names, raw, strict=True)
+    ]
     literal = {name for name, count in Counter(n.lower() for n in names).items() if count > 1}
     return tuple(f"{n}_{i:04d}" if n.lower() in literal else n for i, n in enumerate(names))
 

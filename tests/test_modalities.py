@@ -57,6 +57,15 @@ def test_channels_of_any_names_are_modalities_and_stay_distinct():
         modalities_of({})
 
 
+def test_names_with_what_separates_subsets_are_one_piece():
+    names = modalities_of({"0": "T1", "1": "T1+C", "2": "DWI+ADC", "3": "b0, b1000"})
+    assert names == ("t1n", "t1c", "DWI-ADC", "b0- b1000")
+    for subset in all_subsets(names):
+        assert parse_subset(format_subset(subset, names), names) == subset
+    assert modalities_of(["T1+", "T1+Gd", "T1w"]) == ("T1-", "T1-Gd", "t1n")
+    assert resolve("DWI+ADC", names) == "DWI-ADC"
+
+
 def test_resolve_prefers_the_literal_name_and_lists_what_there_is():
     assert resolve("T1ce", BRATS_MODALITIES) == "t1c"
     assert resolve("t1", ("T1", "t1n")) == "T1"

@@ -78,6 +78,8 @@ def score_arrays(
 ) -> dict[str, RegionScore]:
     """Compare two segmentations of one case.
 
+    HD95 of an image of one slice is measured in its plane: in 3D every voxel of a mask would be surface.
+
     Args:
         prediction, reference: label values, (Z, Y, X) or (Y, X), of one shape.
         spacing: mm per array axis.
@@ -93,6 +95,8 @@ def score_arrays(
     """
     _check_geometry(prediction.shape, reference.shape, spacing)
     voxel_volume = float(np.prod(spacing))
+    single = tuple(axis for axis, length in enumerate(prediction.shape) if length == 1 < prediction.size)
+    in_plane = [length for axis, length in enumerate(spacing) if axis not in single]
     labelled = (prediction != 0) | (reference != 0)
     box = None if any(0 in labels for labels in regions.values()) else bounding_box(labelled)
     if box is not None:
@@ -106,7 +110,7 @@ def score_arrays(
             predicted, wanted = predicted & counted, wanted & counted
         scores[name] = RegionScore(
             *count_overlap(predicted, wanted),
-            hd95=hd95(predicted, wanted, spacing),
+            hd95=hd95(predicted.squeeze(single), wanted.squeeze(single), in_plane),
             voxel_volume=voxel_volume,
             lesions=None if lesion_rules is None else score_lesions(predicted, wanted, spacing, lesion_rules),
         )

@@ -96,11 +96,16 @@ def test_flat_images_are_compared_in_two_dimensions(tmp_path, ending, reader):
     assert score.lesions.lesions == 1
 
 
-def test_one_slice_of_a_volume_stays_a_volume():
-    mask = np.zeros((1, 9, 9), np.uint8)
-    mask[0, 2:7, 2:7] = 1
-    score = Criteria({"a": (1,)}).score(mask, mask, (5.0, 1.0, 1.0)).regions["a"]
-    assert score.voxel_volume == 5.0
+def test_one_slice_of_a_volume_stays_a_volume_with_surfaces_in_its_plane():
+    rows, columns = np.mgrid[:40, :30]
+    mask, other = (((rows - y) ** 2 + (columns - 15) ** 2 < 100)[None].astype(np.uint8) for y in (15, 21))
+    for axis in range(3):
+        one, two = np.moveaxis(mask, 0, axis), np.moveaxis(other, 0, axis)
+        spacing = np.insert([1.0, 1.5], axis, 5.0)
+        score = Criteria({"a": (1,)}).score(one, two, spacing).regions["a"]
+        assert score.voxel_volume == 7.5
+        assert score.hd95 == pytest.approx(medpy_hd95(mask[0], other[0], (1.0, 1.5)))
+        assert score.hd95 > medpy_hd95(one, two, spacing) + 0.5
 
 
 def test_all_training_cases_are_not_new_ones(models, tmp_path, evaluate, monkeypatch, caplog):
