@@ -82,7 +82,7 @@ def _model_folder(arguments: argparse.Namespace) -> Path | None:
 def _check(arguments: argparse.Namespace) -> None:
     from nnunetv2_mstkd.evaluation.trust.check import check, summarise, transported
     from nnunetv2_mstkd.evaluation.trust.collecting import collect_facts
-    from nnunetv2_mstkd.evaluation.trust.measure import read_evaluations
+    from nnunetv2_mstkd.evaluation.trust.measure import check_is_about, read_evaluations
     from nnunetv2_mstkd.evaluation.trust.wording import as_json, how_it_held
     from nnunetv2_mstkd.files import write_json
     from nnunetv2_mstkd.models.folder import open_model_folder
@@ -95,11 +95,13 @@ def _check(arguments: argparse.Namespace) -> None:
         how = "by cross-validation over the patients of these evaluations"
         results = [check(facts, region) for region in facts.regions]
     else:
-        known = read_trust(open_model_folder(folder))
+        model = open_model_folder(folder)
+        known = read_trust(model)
         if known is None:
             raise MSTKDError(
                 f"{folder} has no trust.json to be checked; leave the model away, or make it first"
             )
+        check_is_about(known, model, evaluations, held_out=arguments.held_out)
         facts = collect_facts(evaluations, known.unit)
         if facts.shared_with(known.facts) > _SHARED:
             raise MSTKDError(

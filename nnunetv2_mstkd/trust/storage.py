@@ -116,7 +116,7 @@ def find_trust(
         return Found(None, f"quality not known: {error}")
     if calibration is None:
         return Found(None, f"quality not known: this model has no {TRUST_FILE}; make it: {remedy}")
-    reason = _unfit(calibration, model, folds, checkpoint)
+    reason = unfit(calibration, model, folds, checkpoint)
     if reason is not None:
         return Found(None, f"quality not known: {reason}; measure it: {remedy}")
     return Found(calibration, _rests_on(calibration, folds, inference or {}))
@@ -126,9 +126,12 @@ def _how_to(model: ModelFolder) -> str:
     return f"nnUNetv2_mstkd trust -m {shlex.quote(str(model.path))} --evaluation OUT (docs/trust.md)"
 
 
-def _unfit(
-    calibration: Calibration, model: ModelFolder, folds: Sequence[Fold], checkpoint: str
-) -> str | None:
+def unfit(calibration: Calibration, model: ModelFolder, folds: Sequence[Fold], checkpoint: str) -> str | None:
+    """Say why what is known is not about predictions by these folds; None where it is.
+
+    Args:
+        checkpoint: file name in each fold's folder.
+    """
     measured = "; ".join(" ".join(map(str, group)) for group in calibration.folds)
     if calibration.checkpoint != checkpoint:
         return f"{TRUST_FILE} is about {calibration.checkpoint}, this prediction takes {checkpoint}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.statistics import interval, known_mean
 from nnunetv2_mstkd.evaluation.trust.ranking import area_under, auroc, risk_coverage, stratified_auroc
 from nnunetv2_mstkd.evaluation.trust.signals import ask, fit, parts_of, show_signals
@@ -34,7 +35,7 @@ class Verdicts:
         flagged: whether the rule says to look; nan where there was no rule.
         stated: the miss rate that the rule stated; nan where there was no rule.
         volume_covered: whether the volume error stayed within what was said; nan where nothing was.
-        scores: name of a score → its value, high for segmentations that are trusted.
+        scores: name of a score → its value, high for segmentations that are trusted; nan where not known.
         signals: which the estimator used; in cross-validation, how often each choice was made.
     """
 
@@ -47,6 +48,17 @@ class Verdicts:
     volume_covered: np.ndarray
     scores: Mapping[str, np.ndarray]
     signals: Mapping[str, int]
+
+    @property
+    def told(self) -> np.ndarray:
+        """Rows (N,) of which anything was said: other patients had their subset, too."""
+        return ~np.isnan(self.scores[EXPECTED])
+
+    def rows(self, chosen: np.ndarray) -> Verdicts:
+        """Return some rows, by mask or position."""
+        kept = {name: getattr(self, name)[chosen] for name in _SAID}
+        scores = {name: values[chosen] for name, values in self.scores.items()}
+        return Verdicts(self.facts.rows(chosen), **kept, scores=scores, signals=self.signals)
 
 
 def cross_validated(facts: Facts, region: str, seed: int) -> Verdicts:
@@ -65,7 +77,16 @@ def cross_validated(facts: Facts, region: str, seed: int) -> Verdicts:
 
 
 def transported(known: Facts, signals: Sequence[str], facts: Facts, region: str) -> Verdicts:
-    """Ask what a model's ``trust.json`` says of other cases."""
+    """Ask what a model's ``trust.json`` says of other cases.
+
+    Raises:
+        MSTKDError: it goes by how far folds agree, and that was not recorded.
+    """
+    if AGREEMENT in signals and np.isnan(facts.regions[region].agreement).any():
+        raise MSTKDError(
+            f"trust.json goes by how far folds agree about {region}, and these evaluations did not record it;"
+            " evaluate all its folds together"
+        )
     values = judged(fit(known, region, signals), fit(known, region, ()), facts, region)
     return _verdicts(facts, values, {" and ".join(signals) or "none": 1})
 
@@ -110,8 +131,7 @@ def _volume_covered(estimator: Estimator, facts: Facts, region: str) -> np.ndarr
 
 
 def _verdicts(facts: Facts, values: Mapping[str, np.ndarray], signals: Mapping[str, int]) -> Verdicts:
-    names = (EXPECTED, SUBSET, VOLUME, AGREEMENT)
-    scores = {name: values[name] for name in names if not np.isnan(values[name]).any()}
+    scores = {name: values[name] for name in (EXPECTED, SUBSET, VOLUME, AGREEMENT)}
     kept = {name: values[name] for name in _SAID}
     return Verdicts(facts, **kept, scores=scores, signals=signals)
 
@@ -123,6 +143,7 @@ class Checked:
     Attributes:
         region: its name.
         patients, rows, bad: how many there were; bad is a Dice below 0.5.
+        untold: rows beside these of which nothing was said: no other patient had their subset.
         coverage: share of patients' rows inside their interval, every patient counting as one, and the 95 %
             interval of that over patients. Rows without any interval are left out.
         by_subset: subset → coverage, every case counting as one.
@@ -144,6 +165,7 @@ class Checked:
     region: str
     patients: int
     rows: int
+    untold: int
     bad: int
     coverage: tuple[float, float, float]
     by_subset: Mapping[str, float]
@@ -168,14 +190,25 @@ def check(facts: Facts, region: str, repeats: int = REPEATS) -> Checked:
 
 
 def summarise(runs: Sequence[Verdicts], region: str) -> Checked:
-    """Put the verdicts of one region together; several runs are of the same rows, and averaged."""
+    """Put the verdicts of one region together; several runs are of the same rows, and averaged.
+
+    Raises:
+        MSTKDError: nothing was said of any row.
+    """
+    told = np.all([run.told for run in runs], axis=0)
+    if not told.any():
+        raise MSTKDError(
+            f"nothing can be checked of {region}: no patient has a subset that others have, too; give"
+            " evaluations of more patients"
+        )
+    runs = [run.rows(told) for run in runs]
     facts = runs[0].facts
     found, patients, subsets = facts.regions[region], facts.patients, facts.subsets
     bad, risks, weights = found.dice < BAD_DICE, 1 - found.dice, patient_weights(patients)
     inside = _mean([_inside(run, found.dice) for run in runs])
     flags = _mean([run.flagged for run in runs])
     draws = list(_resampled(patients))
-    names = list(runs[0].scores)
+    names = [name for name in runs[0].scores if not any(np.isnan(run.scores[name]).any() for run in runs)]
     extremes = {"best possible": found.dice, "by chance": np.zeros_like(risks)}
 
     def over_runs(statistic: Callable[[Verdicts, np.ndarray], float]) -> tuple[float, float, float]:
@@ -197,6 +230,7 @@ def summarise(runs: Sequence[Verdicts], region: str) -> Checked:
         region=region,
         patients=len(np.unique(patients)),
         rows=len(facts),
+        untold=int((~told).sum()),
         bad=int(bad.sum()),
         coverage=(
             _average(inside, weights),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +10,12 @@ import pandas as pd
 
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
+from nnunetv2_mstkd.evaluation.record.score_store import ScoreStore
 from nnunetv2_mstkd.inference.records import FOLD_AGREEMENT_KEY, read_records
 from nnunetv2_mstkd.trust.expectation import per_unit
 from nnunetv2_mstkd.trust.facts import Facts, RegionFacts, numbered
+
+logger = logging.getLogger(__name__)
 
 _KEYS = ["case", "subset"]
 
@@ -27,6 +31,8 @@ def collect_facts(evaluations: Sequence[Evaluation], unit: str) -> Facts:
         MSTKDError: evaluations differ in modalities or regions, share a case, or have none.
     """
     _check_alike(evaluations)
+    for evaluation in evaluations:
+        _warn_of_gaps(evaluation)
     table = pd.concat([_rows(evaluation) for evaluation in evaluations], ignore_index=True)
     if table.empty:
         raise MSTKDError(f"{evaluations[0].folder} has no scores; run nnUNetv2_mstkd evaluate again")
@@ -60,6 +66,24 @@ def _check_alike(evaluations: Sequence[Evaluation]) -> None:
                     f"case {case} is in {other.folder} and in {evaluation.folder}; every case counts once, so"
                     " give folds of one cross-validation, or one evaluation"
                 )
+
+
+def _warn_of_gaps(evaluation: Evaluation) -> None:
+    record, scores = evaluation.record, ScoreStore(evaluation.folder)
+    left = [
+        (case, subset)
+        for case in record.cases
+        for found in [scores.read(case)]
+        for subset in record.subsets_of(case)
+        if not found.settled(subset)
+    ]
+    if left:
+        case, subset = left[0]
+        logger.warning(
+            "%s lacks %d scores (first: %s under %s): what is said rests on the others; to have them, run the"
+            " evaluation again",
+            *(evaluation.folder, len(left), case, subset),
+        )
 
 
 def _rows(evaluation: Evaluation) -> pd.DataFrame:

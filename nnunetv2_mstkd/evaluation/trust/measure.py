@@ -23,7 +23,7 @@ from nnunetv2_mstkd.evaluation.trust.signals import show_signals
 from nnunetv2_mstkd.models.folder import ModelFolder
 from nnunetv2_mstkd.trust.calibration import CROSS_VALIDATION, HELD_OUT, Calibration
 from nnunetv2_mstkd.trust.facts import Facts
-from nnunetv2_mstkd.trust.storage import checkpoint_digests
+from nnunetv2_mstkd.trust.storage import checkpoint_digests, unfit
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -82,6 +82,26 @@ def measure(model: ModelFolder, evaluations: Sequence[Evaluation], *, held_out: 
         gains=measure_gains(facts, first.modalities),
         facts=facts,
     )
+
+
+def check_is_about(
+    known: Calibration, model: ModelFolder, evaluations: Sequence[Evaluation], *, held_out: bool = False
+) -> None:
+    """See that evaluations can tell whether what is known of a model holds.
+
+    Args:
+        held_out: the user states that no case was trained on, where the split is not here to look at.
+
+    Raises:
+        MSTKDError: one is of other weights or folds than what is known, or has cases that were learnt from.
+    """
+    for evaluation in evaluations:
+        _check_is_of(model, evaluation)
+        described = evaluation.record.model
+        reason = unfit(known, model, described["folds"], str(described["checkpoint"]))
+        if reason is not None:
+            raise MSTKDError(f"{evaluation.folder} cannot check it: {reason}")
+    check_not_learnt_from(model, evaluations, held_out=held_out)
 
 
 def _check_is_of(model: ModelFolder, evaluation: Evaluation) -> None:

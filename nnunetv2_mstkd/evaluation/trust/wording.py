@@ -96,6 +96,11 @@ def how_it_held(results: Sequence[Checked], how: str) -> str:
                 ]
             )
         )  # fmt: skip
+    lines += [
+        f"{found.region}: {found.untold} rows left out, of subsets that no other patient has"
+        for found in results
+        if found.untold
+    ]
     lines += ["", *_head(["region", "flagged", "missed of those below", "stated at most", "signals chosen"])]
     for found in results:
         signals = ", ".join(f"{name} {count} times" for name, count in found.signals.items())

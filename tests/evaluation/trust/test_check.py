@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from made_facts import make_facts
 
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.trust.check import EXPECTED, check, summarise, transported
+from nnunetv2_mstkd.evaluation.trust.wording import how_it_held
 from nnunetv2_mstkd.trust.estimator import AGREEMENT, VOLUME
 
 
@@ -41,6 +43,27 @@ def test_too_few_patients_have_no_interval_and_say_so():
     found = check(make_facts(7), "WT", repeats=1)
     assert found.without_interval == 1
     assert np.isnan(found.coverage[0])
+
+
+def test_subsets_of_one_patient_are_left_out_and_counted():
+    facts = make_facts(20)
+    facts.subsets[facts.patients == 0] = "t1n"
+    found = check(facts, "WT", repeats=2)
+    assert (found.patients, found.untold) == (19, 3)
+    assert EXPECTED in found.auroc
+    assert "WT: 3 rows left out, of subsets that no other patient has" in how_it_held([found], "how")
+
+
+def test_one_patient_checks_nothing():
+    with pytest.raises(MSTKDError, match="nothing can be checked of WT: no patient has a subset that"):
+        check(make_facts(1), "WT", repeats=1)
+
+
+def test_agreement_that_was_not_recorded_is_no_agreement_of_zero():
+    known, other = make_facts(40, agreement=0.06), make_facts(10, seed=5, first=100)
+    other.regions["WT"].agreement[:] = np.nan
+    with pytest.raises(MSTKDError, match="goes by how far folds agree about WT"):
+        transported(known, (AGREEMENT,), other, "WT")
 
 
 def test_other_patients_that_are_worse_show_a_coverage_that_does_not_hold():

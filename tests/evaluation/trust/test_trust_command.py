@@ -8,6 +8,7 @@ import pytest
 from evaluated_model import CASES, INCOMPLETE, refused
 from made_evaluations import make_evaluation
 
+from nnunetv2_mstkd.evaluation.record.provenance import file_digest
 from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 from nnunetv2_mstkd.models.folder import open_model_folder
 from nnunetv2_mstkd.trust.storage import read_trust
@@ -78,6 +79,16 @@ class TestWritten:
         model = written[0]
         (model / "trust.json").unlink()
         assert read_trust(open_model_folder(model)).cases == 3
+
+
+def test_scores_that_are_missing_are_told(trust, own_model, whole, tmp_path, caplog):
+    part = shutil.copytree(whole, tmp_path / "part")
+    (part / "cases" / f"{CASES[0]}.json").unlink()
+    table = pd.read_csv(part / "metrics.csv", dtype={"case": str, "patient": str})
+    table[table["case"] != CASES[0]].to_csv(part / "metrics.csv", index=False)
+    assert trust("-m", own_model, "--evaluation", part, "--held_out").code == 0
+    (message,) = caplog.messages
+    assert message.startswith(f"{part} lacks 4 scores (first: {CASES[0]} under ")
 
 
 class TestCrossValidation:
@@ -157,7 +168,31 @@ class TestRefused:
 
 def test_a_check_of_what_it_was_made_from_is_refused(trust, own_model, whole):
     assert trust("-m", own_model, "--evaluation", whole, "--held_out").code == 0
-    refused(trust("--check", "-m", own_model, "--evaluation", whole), says="was made from; give other cases")
+    flags = ("--check", "-m", own_model, "--evaluation", whole, "--held_out")
+    refused(trust(*flags), says="was made from; give other cases")
+
+
+class TestWhatCannotCheckAModel:
+    @pytest.fixture
+    def known(self, trust, own_model, whole):
+        assert trust("-m", own_model, "--evaluation", whole, "--held_out").code == 0
+        return own_model
+
+    def test_an_evaluation_of_other_weights(self, trust, known, whole, tmp_path):
+        other = changed_record(whole, tmp_path / "other", id="another")
+        flags = ("--check", "-m", known, "--evaluation", other, "--held_out")
+        refused(trust(*flags), says="is of other weights than")
+
+    def test_a_model_that_was_trained_again(self, trust, known, whole, tmp_path):
+        shutil.copy(known / "fold_1" / "checkpoint_final.pth", known / "fold_0")
+        digest = file_digest([known / "fold_0" / "checkpoint_final.pth"])
+        other = changed_record(whole, tmp_path / "other", id=digest)
+        flags = ("--check", "-m", known, "--evaluation", other, "--held_out")
+        refused(trust(*flags), says="cannot check it: trust.json was measured with other weights of fold 0")
+
+    def test_cases_that_the_fold_was_trained_on(self, trust, known, whole, splits):
+        splits([{"train": [CASES[1], "other"], "val": [CASES[0]]}])
+        refused(trust("--check", "-m", known, "--evaluation", whole), says="were trained on by fold(s) 0")
 
 
 @pytest.mark.slow
