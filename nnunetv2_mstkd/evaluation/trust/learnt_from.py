@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_mstkd.datasets.formats import patient_of
+from nnunetv2_mstkd.datasets.unlabelled import unlabelled_cases
 from nnunetv2_mstkd.environment import dataset_folder, nnunet_folder
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
+from nnunetv2_mstkd.models.starting_weights import checkpoint_of
+from nnunetv2_mstkd.settings import TEACHERS
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,14 @@ def check_not_learnt_from(
     by_word = False
     for evaluation in evaluations:
         folds = evaluation.record.model["folds"]
+        borrowed = _other_folds(evaluation.record.model.get("settings") or {}, folds)
+        if borrowed is not None:
+            if not held_out:
+                raise MSTKDError(
+                    f"{evaluation.folder}: the model learnt from {borrowed}, which may have seen these cases;"
+                    " if it has not, say so with --held_out"
+                )
+            by_word = True
         learnt = training_cases_of(model, folds)
         if learnt is None:
             if not held_out:
@@ -47,6 +59,28 @@ def check_not_learnt_from(
             continue
         _check(model, evaluation, learnt)
     return BY_WORD if by_word else BY_SPLIT
+
+
+def _other_folds(settings: Mapping[str, Any], folds: Sequence[Fold]) -> str | None:
+    """Name the fold of a teacher or of starting weights that is not the fold itself; None for no such.
+
+    Args:
+        settings: of the model's plans.
+    """
+    for what in ("teacher", "init"):
+        source, fold, checkpoint = (settings.get(f"{what}{part}") for part in ("", "_fold", "_checkpoint"))
+        if source is None or source in TEACHERS:
+            continue
+        for own in folds:
+            try:
+                file = checkpoint_of(Path(source), fold, own, checkpoint)
+            except MSTKDError:  # it is not here any more: what is written counts
+                taken = f"fold_{own if fold is None else fold}"
+            else:
+                taken = file.parent.name
+            if taken.startswith("fold_") and taken != f"fold_{own}":
+                return f"{taken} of {source}"
+    return None
 
 
 def _check(model: ModelFolder, evaluation: Evaluation, learnt: Collection[str]) -> None:
@@ -74,12 +108,12 @@ def _check(model: ModelFolder, evaluation: Evaluation, learnt: Collection[str]) 
 def training_cases_of(model: ModelFolder, folds: Sequence[Fold]) -> frozenset[str] | None:
     """Return the cases that any of the folds learnt from; None where the split is not here to be looked at.
 
-    Fold ``all`` learns from every case of the data set.
+    Fold ``all`` learns from every case of the data set. Cases without a segmentation are in no split.
     """
     folder = _preprocessed(model)
     if folder is None:
         return None
-    learnt: set[str] = set()
+    learnt = set(unlabelled_cases(model.dataset_json))
     for fold in folds:
         found = _whole_data_set(folder, model.file_ending) if fold == "all" else _split(folder, fold, "train")
         if not found:

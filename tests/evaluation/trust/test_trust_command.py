@@ -130,6 +130,41 @@ class TestRefused:
             trust("-m", own_model, "--evaluation", whole, "--held_out"), says="were trained on by fold(s) 0"
         )
 
+    @pytest.mark.parametrize(("what", "is_there"), [("teacher", True), ("init", True), ("init", False)])
+    def test_another_fold_of_a_model_that_it_learnt_from(
+        self, trust, own_model, whole, splits, tmp_path, models, what, is_there
+    ):
+        splits([{"train": ["other"], "val": list(CASES)}])
+        source = models.regions if is_there else tmp_path / "gone"
+        other = changed_record(whole, tmp_path / "o", settings={what: str(source), f"{what}_fold": 1})
+        refused(
+            trust("-m", own_model, "--evaluation", other), says=f"the model learnt from fold_1 of {source}"
+        )
+        self.nothing_written(own_model)
+        assert trust("-m", own_model, "--evaluation", other, "--held_out").code == 0
+        assert json.loads((own_model / "trust.json").read_text())["known_by"].startswith("the user's word")
+
+    def test_the_only_fold_of_starting_weights(self, trust, own_model, whole, splits, tmp_path, models):
+        splits([{"train": ["other"], "val": list(CASES)}])
+        source = shutil.copytree(models.regions, tmp_path / "start" / models.regions.name)
+        shutil.rmtree(source / "fold_0")
+        other = changed_record(whole, tmp_path / "o", settings={"init": str(source)})
+        refused(
+            trust("-m", own_model, "--evaluation", other), says=f"the model learnt from fold_1 of {source}"
+        )
+
+    def test_the_same_fold_of_a_teacher_is_fine(self, trust, own_model, whole, splits, tmp_path, models):
+        splits([{"train": ["other"], "val": list(CASES)}])
+        other = changed_record(whole, tmp_path / "o", settings={"teacher": str(models.regions)})
+        assert trust("-m", own_model, "--evaluation", other).code == 0
+
+    def test_cases_that_were_distilled_without_a_segmentation(self, trust, own_model, whole, splits):
+        splits([{"train": ["other"], "val": list(CASES)}])
+        described = json.loads((own_model / "dataset.json").read_text())
+        described["mstkd"] = {**described.get("mstkd", {}), "unlabelled": [CASES[1]]}
+        (own_model / "dataset.json").write_text(json.dumps(described))
+        refused(trust("-m", own_model, "--evaluation", whole), says="1 of 3 cases of")
+
     def test_no_telling(self, trust, own_model, whole):
         refused(trust("-m", own_model, "--evaluation", whole), says="say so with --held_out")
         self.nothing_written(own_model)
