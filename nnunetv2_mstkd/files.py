@@ -35,6 +35,7 @@ except ImportError:
 # Nobody writes on one file for a day: older ones are leftovers even where we cannot ask for their process.
 _ABANDONED_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"\.mstkd-([0-9a-f]{8})-(\d+)-\d+\..+")
+_NO_WAY = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # One lock per folder for the threads of this process.
 _THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -77,7 +78,8 @@ def atomic_path(target: Path, *, replacing: AbstractContextManager[Any] | None =
         replacing: entered only while the name changes hands, for what must be true of that moment.
 
     Raises:
-        MSTKDError: the disk is full, over quota, read-only or broken; ``target`` is as it was.
+        MSTKDError: the disk is full, over quota, read-only or broken, or the folder is not there or closed to us;
+            ``target`` is as it was.
     """
     temporary = temporary_beside(target)
     try:
@@ -92,7 +94,8 @@ def atomic_path(target: Path, *, replacing: AbstractContextManager[Any] | None =
 
 @contextmanager
 def explained_disk_errors(target: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of a disk that is full, over quota, read-only or broken into a user error.
+    """Turn an ``OSError`` of the disk (full, over quota, read-only, broken) or of the folder (closed to us, gone)
+    into a user error.
 
     Raises:
         MSTKDError: naming ``target``.
@@ -100,7 +103,8 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        of_the_folder = error.errno in _NO_WAY and Path(str(error.filename)).parent == target.parent
+        if error.errno not in _NO_ROOM and not of_the_folder:
             raise
         raise MSTKDError(f"cannot write {target}: {error.strerror}; what was there is untouched") from error
 

@@ -27,6 +27,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_that_is_not_there_is_a_one_line_user_error(tmp_path):
+    with pytest.raises(MSTKDError, match=r"cannot write .*gone/x\.json: No such file or directory"):
+        write_json({}, tmp_path / "gone" / "x.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(MSTKDError, match=r"cannot write .*file/x\.json: Not a directory"):
+        write_json({}, tmp_path / "file" / "x.json")
+
+
+def test_what_is_missing_elsewhere_stays_an_error_of_ours(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x.json"):
+        (tmp_path / "gone" / "input").read_text()
+
+
 def test_json_keeps_the_order_of_keys(tmp_path):
     write_json({"z": 1, "a": [1, 2]}, tmp_path / "x.json")
     assert list(json.loads((tmp_path / "x.json").read_text())) == ["z", "a"]

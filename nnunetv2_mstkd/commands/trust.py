@@ -67,7 +67,12 @@ def run(argv: Sequence[str]) -> int:
 
     model = open_model_folder(folder)
     calibration = measure(model, read_evaluations(arguments.evaluation), held_out=arguments.held_out)
-    writable_folder(model.path)
+    # All or nothing: every fold gets a copy.
+    for place in (
+        model.path,
+        *(model.path / f"fold_{fold}" for group in calibration.folds for fold in group),
+    ):
+        writable_folder(place)
     path = write_trust(model, calibration, table_for_people(calibration.facts))
     print(f"{path}: {what_is_known(calibration)}")
     return 0
@@ -84,10 +89,12 @@ def _check(arguments: argparse.Namespace) -> None:
     from nnunetv2_mstkd.evaluation.trust.collecting import collect_facts
     from nnunetv2_mstkd.evaluation.trust.measure import check_is_about, read_evaluations
     from nnunetv2_mstkd.evaluation.trust.wording import as_json, how_it_held
-    from nnunetv2_mstkd.files import write_json
+    from nnunetv2_mstkd.files import writable_folder, write_json
     from nnunetv2_mstkd.models.folder import open_model_folder
     from nnunetv2_mstkd.trust.storage import read_trust
 
+    if arguments.o is not None:
+        writable_folder(arguments.o.absolute().parent)
     evaluations = read_evaluations(arguments.evaluation)
     folder = _model_folder(arguments)
     if folder is None:

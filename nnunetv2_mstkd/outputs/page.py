@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -206,7 +207,7 @@ def _picture(folder: Path, case: str) -> Picture | None:
     small, buffer = strip.resize((_STRIP_WIDTH, height), Image.Resampling.LANCZOS), io.BytesIO()
     small.save(buffer, "JPEG", quality=_STRIP_QUALITY, subsampling=0)
     address = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return Picture(address, path.relative_to(folder).as_posix(), _STRIP_WIDTH, height)
+    return Picture(address, quote(path.relative_to(folder).as_posix()), _STRIP_WIDTH, height)
 
 
 def _own(name: str) -> str:

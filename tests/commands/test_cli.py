@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -85,3 +86,12 @@ def test_nnunet_finds_the_trainers_through_the_variable():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_place_that_is_closed_to_us_is_one_line(monkeypatch, capsys):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/closed/file")
+
+    monkeypatch.setattr("nnunetv2_mstkd.commands.methods.run", refuse)
+    assert main(["methods"]) == 2
+    assert capsys.readouterr().err == "nnUNetv2_mstkd methods: error: /closed/file: Permission denied\n"

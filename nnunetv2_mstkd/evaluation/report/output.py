@@ -99,7 +99,7 @@ def _write(comparison: Comparison, place: Path, command: str) -> None:
     figures = save_figures(comparison, place / FIGURES)
     links = [(figure.title, figure.png.relative_to(place).as_posix()) for figure in figures]
     text = comparison_markdown(comparison, command, links)
-    (place / "comparison.md").write_text(text, encoding="utf-8")
+    (place / "comparison.md").write_text(text, encoding="utf-8", errors="replace")
     (place / METHODS_TEXT).write_text(comparison_text(comparison), encoding="utf-8")
     write_report(comparison, figures, place / REPORT, command=command)
 
