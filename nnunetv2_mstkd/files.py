@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -78,8 +78,8 @@ def atomic_path(target: Path, *, replacing: AbstractContextManager[Any] | None =
         replacing: entered only while the name changes hands, for what must be true of that moment.
 
     Raises:
-        MSTKDError: the disk is full, over quota, read-only or broken, or the folder is not there or closed to us;
-            ``target`` is as it was.
+        MSTKDError: the disk is full, over quota, read-only or broken, or the folder is not there or may not be
+            written; ``target`` is as it was.
     """
     temporary = temporary_beside(target)
     try:
@@ -89,13 +89,15 @@ def atomic_path(target: Path, *, replacing: AbstractContextManager[Any] | None =
             with replacing or nullcontext():
                 os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # the folder never was one
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def explained_disk_errors(target: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the disk (full, over quota, read-only, broken) or of the folder (closed to us, gone)
-    into a user error.
+    """Turn an ``OSError`` into a user error where the disk or the folder is to blame.
+
+    The disk is full, over quota, read-only or broken; the folder is not there or may not be written.
 
     Raises:
         MSTKDError: naming ``target``.

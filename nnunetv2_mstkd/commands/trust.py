@@ -68,10 +68,8 @@ def run(argv: Sequence[str]) -> int:
     model = open_model_folder(folder)
     calibration = measure(model, read_evaluations(arguments.evaluation), held_out=arguments.held_out)
     # All or nothing: every fold gets a copy.
-    for place in (
-        model.path,
-        *(model.path / f"fold_{fold}" for group in calibration.folds for fold in group),
-    ):
+    folds = {fold for group in calibration.folds for fold in group}
+    for place in (model.path, *(model.path / f"fold_{fold}" for fold in folds)):
         writable_folder(place)
     path = write_trust(model, calibration, table_for_people(calibration.facts))
     print(f"{path}: {what_is_known(calibration)}")
