@@ -78,8 +78,8 @@ def atomic_path(target: Path, *, replacing: AbstractContextManager[Any] | None =
         replacing: entered only while the name changes hands, for what must be true of that moment.
 
     Raises:
-        MSTKDError: the disk is full, over quota, read-only or broken, or the folder is not there or may not be
-            written; ``target`` is as it was.
+        MSTKDError: the disk is full, over quota, read-only or broken, or the folder is not there or may not
+            be written; ``target`` is as it was.
     """
     temporary = temporary_beside(target)
     try:
