@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.blocks import Layers, ResidualBlock
+from nnunetv2_mstkd.architectures.upsampling import repeat_nearest
 
 
 class DecoderStage(nn.Module):
@@ -20,7 +20,7 @@ class DecoderStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # Channels are reduced first: at low resolution that costs an eighth.
-        upsampled = F.interpolate(self.reduce(x), size=skip.shape[2:], mode="nearest")
+        upsampled = repeat_nearest(self.reduce(x), skip.shape[2:])
         return self.block(upsampled.add_(skip))  # in place, as in the residual block
 
 

@@ -69,12 +69,19 @@ def staged(
                 behind[writing.submit(write, compute(future.result()))] = item
             except Exception as error:
                 yield Outcome(item, error=error)
+                _let_frames_go(error)  # before the next item is computed
             del future  # holds a volume
             yield from _finished(behind, allowed=max(1, writers))
         yield from _finished(behind, allowed=0)
     finally:
         reading.shutdown(cancel_futures=True)
         writing.shutdown(cancel_futures=True)
+
+
+def _let_frames_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of what led to it: frames hold what the item had on the GPU."""
+    while error is not None:
+        error.__traceback__, error = None, error.__cause__ or error.__context__
 
 
 _END: Any = object()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.helpers import empty_cache
 
 # Voxels in one pass. A 2D slice alone leaves the processor waiting for the network's weights; a 3D patch of
 # nnU-Net's usual size is a pass of its own, so that memory stays what it was.
@@ -41,13 +42,23 @@ class BatchingPredictor(nnUNetPredictor):
             )
             return logits
         place = self.device if do_on_device else torch.device("cpu")
-        data = data.to(place)
+        try:
+            return self._in_groups(data.to(place), list(_groups(slicers, at_once)), place)
+        except RuntimeError as error:
+            # nnU-Net tries again on the CPU while it handles this, and the frames hold what is on the GPU.
+            failed = error.with_traceback(None)
+        empty_cache(self.device)
+        raise failed
+
+    def _in_groups(
+        self, data: torch.Tensor, groups: Sequence[Sequence[_Window]], place: torch.device
+    ) -> torch.Tensor:
         total = torch.zeros(
             (self.label_manager.num_segmentation_heads, *data.shape[1:]), dtype=torch.half, device=place
         )
         weight = torch.zeros(data.shape[1:], dtype=torch.half, device=place)
         importance = self._importance(place)
-        for windows in _groups(slicers, at_once):
+        for windows in groups:
             batch = torch.stack([data[window] for window in windows]).to(self.device)
             logits_of = self._internal_maybe_mirror_and_predict(batch).to(place) * importance
             for window, logits in zip(windows, logits_of, strict=True):

@@ -154,6 +154,15 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
     def build_beside(self) -> None:
         """Make what learns or teaches beside the network; called once the network exists."""
 
+    def leave_out_unused_heads(self, network: nn.Module) -> None:
+        """Freeze the heads of nnU-Net's networks that deep supervision alone would use.
+
+        They get no gradient without it, and DDP waits for every parameter that asks for one.
+        """
+        heads = getattr(getattr(network, "decoder", None), "seg_layers", None)
+        if isinstance(heads, nn.ModuleList) and not self.enable_deep_supervision:
+            heads[:-1].requires_grad_(False)
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters that the main optimizer updates and gradient clipping bounds."""
         return [p for p in self.network.parameters() if p.requires_grad]
@@ -222,6 +231,7 @@ class nnUNetTrainerFromPlans(nnUNetTrainer):
             self.print_to_log_file("One decoder stage: training without deep supervision.")
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        self.leave_out_unused_heads(unwrap(self.network))
         self._start_from_weights()
         self.build_beside()
         self.start = None  # as large as the network

@@ -133,6 +133,11 @@ class GradientWatch:
         """A new one that measures at its first step, if this one ever does."""
         return GradientWatch(self.bounds.caps, min(self.every, 1), self.log_every)
 
+    @property
+    def due(self) -> bool:
+        """Whether the next step measures."""
+        return _is_due(self.steps, self.every) or _is_due(self.steps, self.log_every)
+
     def step(
         self, weighted_terms: Mapping[str, Tensor], reference: str, parameters: Iterable[nn.Parameter]
     ) -> tuple[dict[str, Share], list[str]]:
@@ -141,10 +146,9 @@ class GradientWatch:
         Returns:
             The shares, empty where none were due, and lines for the log.
         """
-        step = self.steps
+        bounding, due = _is_due(self.steps, self.every), self.due
         self.steps += 1
-        bounding = _is_due(step, self.every)
-        if not bounding and not _is_due(step, self.log_every):
+        if not due:
             return {}, []
         shares = gradient_shares(weighted_terms, reference, parameters)
         return shares, self.bounds.update(shares) if bounding else []
@@ -182,7 +186,9 @@ def _dot(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Ten
 def _mean_over_processes(gradient: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return gradient
-    total = gradient.clone()  # autograd may hand out one tensor for several parameters
+    # A copy, as autograd may hand out one tensor for several parameters; in one layout on every process, as
+    # NCCL takes no other and adds up memory, not elements.
+    total = gradient.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total / dist.get_world_size()
 

@@ -98,6 +98,7 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
     term_weights: Mapping[str, float] | None = None
     gradient_clip: float | None = 12  # nnU-Net's
     unlabelled_share: float = 0.0
+    switched_off: frozenset[str] = frozenset()  # losses that these networks cannot have
     _best_ema: float | None
 
     def __init__(
@@ -177,8 +178,11 @@ class nnUNetTrainerMissingModality(nnUNetTrainerReconstruction):
         return StepLosses(total, dict(losses))
 
     def counts(self, name: str) -> bool:
-        """Whether a loss has to be computed: of weight 0 only under DDP, which waits for all gradients."""
-        return self.weights[name] > 0 or self.is_ddp
+        """Whether a loss has to be computed: of weight 0 only under DDP, which waits for all gradients.
+
+        One that was switched off cannot be.
+        """
+        return self.weights[name] > 0 or (self.is_ddp and name not in self.switched_off)
 
     def extra_state(self, final: bool) -> dict[str, Any]:
         state: dict[str, Any] = {

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nnunetv2_mstkd.architectures.borrowing import borrow_features
-from nnunetv2_mstkd.architectures.conditioning import condition_on_absence
+from nnunetv2_mstkd.architectures.conditioning import ConditionedNorm, condition_on_absence
 from nnunetv2_mstkd.architectures.lenders import lenders_by_name
 from nnunetv2_mstkd.architectures.starting_weights import put_into
 from nnunetv2_mstkd.errors import MSTKDError
@@ -26,7 +27,7 @@ from nnunetv2_mstkd.settings import (
     true_or_false,
     whole_number,
 )
-from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans
+from nnunetv2_mstkd.trainers.base import nnUNetTrainerFromPlans, unwrap
 
 NO_CONDITIONING, ABSENCE = CONDITIONINGS = ("none", "absence")
 NO_BORROWING, STEM = BORROWINGS = ("none", "stem")
@@ -158,9 +159,19 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+        self.leave_out_unused_heads(network)
         if self.start is not None:
             put_into(network, self.start.values)
         return network
+
+    def build_beside(self) -> None:
+        super().build_beside()
+        norms = (m for m in unwrap(self.network).modules() if isinstance(m, ConditionedNorm))
+        if self.is_ddp and any(isinstance(norm, _BatchNorm) for norm in norms):
+            raise MSTKDError(
+                "conditioning 'absence' is lost on batch norms with -num_gpus, where nnU-Net replaces them;"
+                " train on one GPU, or plan instance norms"
+            )
 
     def initialize(self) -> None:
         if self.network_class is not None:

@@ -54,6 +54,7 @@ class MaskedReconstruction:
         self.hidden_share = hidden_share
         self._features: Tensor | None = None
         self._hook: Any = None
+        self._looking = False
 
     def masked(self, batch: MaskedBatch) -> Tensor:
         """The input (B, C, ...): absent modalities and hidden blocks at zero, the same blocks in all."""
@@ -78,6 +79,7 @@ class MaskedReconstruction:
 
     def begin(self) -> None:
         """Look at the features of passes with gradients from here on."""
+        self._looking = True
         if self._hook is None:
             self._hook = self.finest.register_forward_pre_hook(self._look)
 
@@ -86,9 +88,11 @@ class MaskedReconstruction:
         if self._hook is not None:
             self._hook.remove()
         self._hook = self._features = None
+        self._looking = False
 
     def _look(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if torch.is_grad_enabled():
+        # A compiled network may keep the hook, but not what it reads here.
+        if self._looking and torch.is_grad_enabled():
             self._features = inputs[0]
 
 

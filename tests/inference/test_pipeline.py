@@ -1,5 +1,7 @@
 import threading
+import weakref
 
+import numpy as np
 import pytest
 
 from nnunetv2_mstkd.inference.pipeline import concurrently, staged
@@ -36,6 +38,29 @@ def test_a_failure_ends_its_item_only(stage):
     assert {o.item for o in outcomes if o.error} == {1, 4}
     assert {o.item for o in outcomes if o.result == o.item} == {0, 2, 3, 5}
     assert all("stage fails" in str(o.error) for o in outcomes if o.item in (1, 4))
+
+
+def test_a_failed_item_holds_nothing_while_the_next_is_computed():
+    """Frames of a traceback would keep its tensors on the GPU."""
+    held, seen = [], []
+
+    def compute(value):
+        seen.append([volume() is not None for volume in held])
+        if value == 0:
+            volume = np.zeros(1)
+            held.append(weakref.ref(volume))
+            try:
+                raise MemoryError("out of memory")
+            except MemoryError as error:
+                raise ValueError("no room") from error
+        return value
+
+    results = [
+        outcome.error and str(outcome.error)
+        for outcome in staged([0, 1], same, compute, same, readers=1, writers=1)
+    ]
+    assert sorted(results, key=str) == [None, "no room"]
+    assert seen == [[], [False]]
 
 
 def test_compute_stays_in_the_calling_thread_and_in_order():

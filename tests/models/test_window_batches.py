@@ -1,5 +1,6 @@
 """Several windows in one pass give what nnU-Net's predictor gives with one."""
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,22 @@ def test_windows_share_passes_while_they_are_small():
     predictor = _predictor(BatchingPredictor, network, (96, 80), use_mirroring=False)
     predictor.predict_sliding_window_return_logits(torch.randn(2, 11, 96, 80))
     assert network.sizes == [8, 3]
+
+
+def test_a_pass_without_room_leaves_nothing_behind():
+    """nnU-Net tries again while it handles the error: what the frames hold would still be on the GPU."""
+    network, held = _network(2), []
+
+    def no_room(module, inputs):
+        held.append(weakref.ref(inputs[0]))
+        raise RuntimeError("out of memory")
+
+    network.register_forward_pre_hook(no_room)
+    predictor = _predictor(BatchingPredictor, network, (96, 80), use_mirroring=False)
+    slicers = predictor._internal_get_sliding_window_slicers((5, 96, 80))
+    with pytest.raises(RuntimeError, match="out of memory"):  # holds the error with its traceback
+        predictor._internal_predict_sliding_window_return_logits(torch.randn(2, 5, 96, 80), slicers)
+    assert [reference() for reference in held] == [None]
 
 
 def test_infinite_logits_are_refused():

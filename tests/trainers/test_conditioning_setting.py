@@ -50,6 +50,22 @@ def test_nothing_changes_during_the_full_phase(make_trainer):
     assert not unwrap(conditioned.network).conditioning.weight.any()
 
 
+def test_batch_norms_under_several_processes_are_refused(make_trainer):
+    """nnU-Net replaces them by others, which know nothing of what is absent."""
+
+    def batch_norms(content):
+        kwargs = content["configurations"]["tiny"]["architecture"]["arch_kwargs"]
+        kwargs["norm_op"] = "torch.nn.BatchNorm3d"
+
+    trainer = make_trainer(
+        methods.nnUNetTrainerModalityDropout, settings={"conditioning": "absence"}, change=batch_norms
+    )
+    trainer.initialize()
+    trainer.is_ddp = True
+    with pytest.raises(MSTKDError, match="lost on batch norms with -num_gpus"):
+        trainer.build_beside()
+
+
 @pytest.mark.parametrize("name", ["nnUNetTrainerRFNet", "nnUNetTrainerFullModality"])
 def test_others_do_not_read_it(make_trainer, name):
     with pytest.raises(MSTKDError, match=f"{name} does not read the setting 'conditioning'"):

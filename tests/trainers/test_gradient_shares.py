@@ -3,6 +3,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from nnunetv2_mstkd.trainers.gradient_shares import Share, TermBounds, gradient_shares
@@ -44,6 +45,20 @@ def test_the_graph_stays_and_no_gradient_is_left(weights):
     assert a.grad is None
     sum(terms.values()).backward()
     assert torch.equal(a.grad, torch.tensor([3.0 + 2, 3.0 + 4]))
+
+
+def test_processes_add_up_gradients_of_one_layout(weights, monkeypatch):
+    """NCCL refuses other tensors, and autograd hands out such."""
+    summed, b = [], weights[1]
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: summed.append(tensor.is_contiguous()))
+    table = nn.Parameter(torch.rand(3, 4))
+    term = (table.t().contiguous() * torch.rand(4, 3) * b).sum()
+    (gradient,) = torch.autograd.grad(term, table, retain_graph=True)
+    assert not gradient.is_contiguous()
+    gradient_shares({"segmentation": term}, "segmentation", [table, b])
+    assert summed == [True, True]
 
 
 def test_a_common_factor_cancels(weights):

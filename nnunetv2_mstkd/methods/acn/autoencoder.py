@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_mstkd.architectures.blocks import Layers, ResidualBlock
+from nnunetv2_mstkd.architectures.upsampling import repeat_nearest
 
 _INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 _CODE_SHARE = 4  # bottleneck channels per number of the code
@@ -90,7 +91,7 @@ class VariationalAutoencoder(nn.Module):
         wanted = _half(sizes[-1])
         if wanted != self.grid:
             x = F.interpolate(x, size=wanted, mode=_INTERPOLATION[len(wanted)], align_corners=False)
-        x = F.interpolate(self.enter(x), size=tuple(sizes[-1]), mode="nearest")
+        x = repeat_nearest(self.enter(x), sizes[-1])
         for stage, size in zip(self.stages, reversed(sizes[:-1]), strict=True):
             x = stage(x, size)
         return self.head(x)
@@ -105,7 +106,7 @@ class _GrowingStage(nn.Module):
         self.block = ResidualBlock(layers, channels)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        return self.block(F.interpolate(self.conv(x), size=tuple(size), mode="nearest"))
+        return self.block(repeat_nearest(self.conv(x), size))
 
 
 def _half(size: Sequence[int]) -> tuple[int, ...]:

@@ -67,6 +67,8 @@ class nnUNetTrainerACN(nnUNetTrainerCoTrained):
         teacher: Any = getattr(self.teaching, "network", None)
         if teacher is not None:
             unwrap(teacher).regressor.requires_grad_(False)  # nobody learns to predict with it
+        if "knowledge_transfer" in self.switched_off:
+            unwrap(self.network).regressor.requires_grad_(False)
 
     def own_losses(self, student: NetworkTaps, teacher: NetworkTaps) -> dict[str, Tensor]:
         if not self.counts("knowledge_transfer"):
@@ -81,13 +83,15 @@ class nnUNetTrainerACN(nnUNetTrainerCoTrained):
     def judged_features(self, student: NetworkTaps, teacher: NetworkTaps) -> dict[str, dict[str, Tensor]]:
         roles = {"student": student, "teacher": teacher}
         regions = self.label_manager.has_regions
-        return {
+        judged = {
             "adversarial_entropy": {
                 role: entropy_map(probabilities=probabilities(taps.finest.float(), regions))
                 for role, taps in roles.items()
-            },
-            "adversarial_features": {role: taps.one("bottleneck") for role, taps in roles.items()},
+            }
         }
+        if "adversarial_features" not in self.switched_off:  # else the teacher may have no bottleneck
+            judged["adversarial_features"] = {role: taps.one("bottleneck") for role, taps in roles.items()}
+        return judged
 
 
 def _discriminator_loss(*, student: Tensor, teacher: Tensor, discriminator: nn.Module) -> Tensor:

@@ -12,6 +12,8 @@ from dynamic_network_architectures.building_blocks.helper import (
 )
 from torch import Tensor, nn
 
+from nnunetv2_mstkd.architectures.upsampling import repeat_nearest
+
 _SLOPE = 0.2
 _NORM_EPS = 1e-6
 _ADAPTIVE_NORM_EPS = 1e-5
@@ -88,7 +90,7 @@ def repeat_voxels(x: Tensor, stride: Sequence[int]) -> Tensor:
     """(B, C, ...) with every voxel repeated ``stride`` times along each axis."""
     if all(s == 1 for s in stride):
         return x
-    return F.interpolate(x, size=[n * s for n, s in zip(x.shape[2:], stride, strict=True)], mode="nearest")
+    return repeat_nearest(x, [n * s for n, s in zip(x.shape[2:], stride, strict=True)])
 
 
 def adaptive_norm(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:

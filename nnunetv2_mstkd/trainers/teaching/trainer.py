@@ -212,6 +212,7 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
         for name, reason in off.items():
             self.print_to_log_file(f"Term '{name}' is off: {reason}.")
         self.weights |= dict.fromkeys(off, 0.0)
+        self.switched_off = frozenset(off)
         weights = {**(self.settings.get("weights") or {}), **dict.fromkeys(off, 0.0)}
         self.store_settings({"weights": weights, "terms_off": off})
 
@@ -261,11 +262,23 @@ class nnUNetTrainerTaught(nnUNetTrainerMissingModality):
     def extra_state(self, final: bool) -> dict[str, Any]:
         state = super().extra_state(final)
         teacher = None if final else self.teaching.state_dict()
-        return state if teacher is None else {**state, "teacher": teacher}
+        if teacher is None:
+            return state
+        return {**state, "teacher": teacher, "teacher_kind": self._kind}
+
+    @property
+    def _kind(self) -> str:
+        return self.teacher if self.teacher in TEACHERS else "a finished model"
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         super().load_extra_state(state)
         if "teacher" in state:
+            began = state.get("teacher_kind", self._kind)
+            if began != self._kind:
+                raise MSTKDError(
+                    f"this training began with another teacher ({began}, now {self._kind}); plan as before,"
+                    " or start anew, without --c"
+                )
             self.teaching.load_state_dict(state["teacher"])
 
 

@@ -9,9 +9,11 @@ from malicious import MakesFolder
 from test_teaching import finished_models, student, unet_model  # noqa: F401  fixtures
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.methods.baselines import nnUNetTrainerFullModality
 from nnunetv2_mstkd.methods.mstkd.official import nnUNetTrainerMSTKDOfficial
 from nnunetv2_mstkd.methods.mstkd.trainer import nnUNetTrainerMSTKD, nnUNetTrainerMSTKDUNet
 from nnunetv2_mstkd.methods.mstkd.variants import nnUNetTrainerMSTKDJoint, nnUNetTrainerMSTKDShared
+from nnunetv2_mstkd.trainers.base import unwrap
 from nnunetv2_mstkd.trainers.teaching import finished_model
 from nnunetv2_mstkd.transforms.modality_masking import BATCH_AVAILABLE_KEY
 
@@ -53,6 +55,30 @@ def test_a_teacher_is_read_once(make_trainer, unet_model, monkeypatch):  # noqa:
     trainer = train(student(make_trainer, unet_model, nnUNetTrainerMSTKDUNet))
     assert trainer.num_epochs == 2
     assert len(calls) == 1
+
+
+def test_a_training_goes_on_with_the_teacher_that_it_began_with(make_trainer):
+    settings = {"num_epochs": 3, "save_every": 1, "full_phase": 0.4}
+    began = make_trainer(nnUNetTrainerMSTKD, settings=settings)
+    train(began, epochs=2)
+    again = make_trainer(nnUNetTrainerMSTKD, settings=settings | {"teacher": "nested"})
+    with pytest.raises(MSTKDError, match=r"began with another teacher \(warm_start, now nested\)"):
+        again.load_checkpoint(f"{began.output_folder}/checkpoint_latest.pth")
+
+
+@pytest.mark.parametrize("settings", [None, {"full_phase": 0.5}, {"teacher": "joint"}])
+def test_without_deep_supervision_all_that_learns_gets_a_gradient(make_trainer, settings):
+    """DDP waits for every parameter that asks for one; nnU-Net's networks have heads that nobody uses."""
+    trainer_class = nnUNetTrainerFullModality if settings is None else nnUNetTrainerMSTKDUNet
+    trainer = make_trainer(trainer_class, settings={"enable_deep_supervision": False, **(settings or {})})
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    joint = settings == {"teacher": "joint"}
+    for network in (trainer.network, *([trainer.teaching.network] if joint else [])):
+        without = [n for n, p in unwrap(network).named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
 
 
 @pytest.mark.parametrize("choice", ["use", "skip"])
