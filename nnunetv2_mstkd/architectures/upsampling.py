@@ -16,8 +16,8 @@ def repeat_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     decoder, and all that follows in place, would take twice the memory.
     """
     device = x.device.type
-    # Only there: exporters need not see it.
-    if device != "cuda" or not torch.is_autocast_enabled(device):
+    # Only under autocast: exporters need not see it.
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return F.interpolate(x, size=tuple(size), mode="nearest")
     with torch.autocast(device, enabled=False):
         return F.interpolate(x, size=tuple(size), mode="nearest")

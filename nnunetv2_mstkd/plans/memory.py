@@ -40,10 +40,12 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 
 from nnunetv2_mstkd.methods.mstkd.network import MSTKDNet
 from nnunetv2_mstkd.plans.architecture import build_on_meta
@@ -156,6 +158,19 @@ def _of_method(
     return Memory(saved.weights * per_weight, features + losses * networks)
 
 
+class _InFloat32AsOnCUDA(TorchFunctionMode):
+    """CUDA's autocast runs these in 32 bits, the CPU's does not."""
+
+    _listed = (F.group_norm, F.layer_norm, F.interpolate)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self._listed and torch.is_autocast_enabled("cpu"):
+            args = [args[0].float(), *args[1:]]
+        return func(*args, **(kwargs or {}))
+
+
 class _Saved(NamedTuple):
     weights: int
     bytes: int
@@ -164,7 +179,7 @@ class _Saved(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _saved(trainer: Any, stated: str, patch: tuple[int, ...], channels: int, outputs: int) -> _Saved:
-    """What autograd keeps of a pass with all outputs that training uses, under 16-bit autocast.
+    """What autograd keeps of a pass with all outputs that training uses, under CUDA's 16-bit autocast.
 
     On fake tensors, which have sizes and no content. Weights and their 16-bit copies are not in it.
     """
@@ -189,7 +204,8 @@ def _saved(trainer: Any, stated: str, patch: tuple[int, ...], channels: int, out
             return tensor
 
         x, everything = torch.empty(1, channels, *patch), {"return_taps": True}
-        with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        hooks = saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16), _InFloat32AsOnCUDA():
             taps = torch.func.functional_call(network, tensors, (x,), everything, tie_weights=False)
     full = [t for t in taps.tensors() if tuple(t.shape[2:]) == patch]
     copies = 2 * sum(weights.values())

@@ -5,15 +5,17 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunetv2_mstkd.architectures.upsampling import repeat_nearest
 from nnunetv2_mstkd.methods.mstkd.network import NETWORK_CLASS
 from nnunetv2_mstkd.methods.mstkd.sizes import mstkdnet_kwargs
 from nnunetv2_mstkd.plans.architecture import build_on_meta
-from nnunetv2_mstkd.plans.memory import Memory, estimate_memory
+from nnunetv2_mstkd.plans.memory import Memory, _InFloat32AsOnCUDA, estimate_memory
 from nnunetv2_mstkd.plans.options import PlanOptions
 
 _PLAIN = {
@@ -181,3 +183,15 @@ def test_the_measured_bytes_per_element_are_those_of_the_docstring():
         deep_supervision=True,
     )
     assert _saved_bytes_per_element(plain, nn.Module.__call__, 64) == pytest.approx(3.9, rel=0.1)
+
+
+def test_what_cuda_runs_in_32_bits_is_counted_as_such():
+    x = torch.randn(1, 4, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16), _InFloat32AsOnCUDA():
+        half = nn.Conv3d(4, 4, 1)(x)
+        assert half.dtype == torch.bfloat16
+        assert nn.GroupNorm(2, 4)(half).dtype == torch.float32
+        assert nn.LayerNorm(8)(half).dtype == torch.float32
+        assert F.interpolate(half, scale_factor=2.0, mode="trilinear").dtype == torch.float32
+        assert repeat_nearest(half, (16, 16, 16)).dtype == torch.bfloat16
+    assert F.interpolate(half, scale_factor=2.0).dtype == torch.bfloat16
