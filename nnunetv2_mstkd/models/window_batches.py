@@ -45,6 +45,8 @@ class BatchingPredictor(nnUNetPredictor):
         try:
             return self._in_groups(data.to(place), list(_groups(slicers, at_once)), place)
         except RuntimeError as error:
+            if not do_on_device:
+                raise
             # nnU-Net tries again on the CPU while it handles this, and the frames hold what is on the GPU.
             failed = error.with_traceback(None)
         empty_cache(self.device)
