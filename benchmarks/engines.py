@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for wanted, number_of in ((args.only_memory, _peak_memory), (args.only_start, _start)):
         if wanted:
             name, engine = wanted
-            (build,) = chosen([name], building).values()
-            print(number_of(build, engine, x))
+            print(number_of(chosen([name], building)[name], engine, x))
             return 0
     building = chosen([REFERENCE, *(args.networks or building)], building)
     pairs = [(name, engine) for name in building for engine in _engines_wanted(args)]

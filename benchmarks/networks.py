@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shape = (1, len(MODALITIES), *patch)
     autocast = partial(torch.autocast, args.device) if args.amp else nullcontext
     if args.only_memory:
-        (build,) = chosen([args.only_memory], building).values()
+        build = chosen([args.only_memory], building)[args.only_memory]
         print(_peak_memory(build, shape, args.device, autocast))
         return 0
     memory = {name: _memory_in_a_process_of_its_own(name, args) for name in building}

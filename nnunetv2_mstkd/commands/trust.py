@@ -61,16 +61,11 @@ def run(argv: Sequence[str]) -> int:
         raise MSTKDError("-o belongs to --check; trust.json is written into the model's folder")
     from nnunetv2_mstkd.evaluation.trust.measure import measure, read_evaluations, table_for_people
     from nnunetv2_mstkd.evaluation.trust.wording import what_is_known
-    from nnunetv2_mstkd.files import writable_folder
     from nnunetv2_mstkd.models.folder import open_model_folder
     from nnunetv2_mstkd.trust.storage import write_trust
 
     model = open_model_folder(folder)
     calibration = measure(model, read_evaluations(arguments.evaluation), held_out=arguments.held_out)
-    # All or nothing: every fold gets a copy.
-    folds = {fold for group in calibration.folds for fold in group}
-    for place in (model.path, *(model.path / f"fold_{fold}" for fold in folds)):
-        writable_folder(place)
     path = write_trust(model, calibration, table_for_people(calibration.facts))
     print(f"{path}: {what_is_known(calibration)}")
     return 0

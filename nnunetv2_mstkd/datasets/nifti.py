@@ -59,7 +59,7 @@ def read_header(path: Path) -> NiftiHeader:
     Raises:
         MSTKDError: the file cannot be opened or does not begin with a NIfTI-1 header.
     """
-    with _opened(path) as stream:
+    with opened(path) as stream:
         try:
             raw = stream.read(348)
         except (OSError, EOFError, zlib.error) as error:
@@ -102,7 +102,7 @@ def count_non_finite(path: Path) -> int:
     """
     header = read_header(path)
     broken = 0
-    with _opened(path) as stream:
+    with opened(path) as stream:
         try:
             present = len(stream.read(header.offset))
             while chunk := stream.read(_CHUNK):
@@ -119,7 +119,12 @@ def count_non_finite(path: Path) -> int:
     return broken
 
 
-def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
+def opened(path: Path) -> BinaryIO | gzip.GzipFile:
+    """Open a ``.nii`` or ``.nii.gz`` file for reading its plain bytes.
+
+    Raises:
+        MSTKDError: it cannot be opened.
+    """
     try:
         return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
     except OSError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
 
+from nnunetv2_mstkd.datasets.nifti import opened
 from nnunetv2_mstkd.datasets.regions import NamedLabel
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -43,11 +44,7 @@ def add_label_table(source: Path, target: Path, labels: Sequence[NamedLabel]) ->
 
 
 def _copy_with_table(source: Path, target: Path, labels: Sequence[NamedLabel]) -> None:
-    compressed_source = source.name.lower().endswith(".gz")
-    with (
-        gzip.open(source, "rb") if compressed_source else source.open("rb") as stream,
-        target.open("wb") as file,
-    ):
+    with opened(source) as stream, target.open("wb") as file:
         head = stream.read(_BEGIN)
         order = next((order for order in "<>" if _is_nifti1(head, order)), None)
         if order is not None and labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class BatchingPredictor(nnUNetPredictor):
             return logits
         place = self.device if do_on_device else torch.device("cpu")
         try:
-            return self._in_groups(data.to(place), list(_groups(slicers, at_once)), place)
+            return self._in_groups(data.to(place), _groups(slicers, at_once), place)
         except RuntimeError as error:
             if not do_on_device:
                 raise
@@ -53,7 +53,7 @@ class BatchingPredictor(nnUNetPredictor):
         raise failed
 
     def _in_groups(
-        self, data: torch.Tensor, groups: Sequence[Sequence[_Window]], place: torch.device
+        self, data: torch.Tensor, groups: Iterable[Sequence[_Window]], place: torch.device
     ) -> torch.Tensor:
         total = torch.zeros(
             (self.label_manager.num_segmentation_heads, *data.shape[1:]), dtype=torch.half, device=place

@@ -81,6 +81,11 @@ class Calibration:
         """How many there were."""
         return len(np.unique(self.facts.cases))
 
+    @property
+    def every_fold(self) -> list[Fold]:
+        """Each fold that was measured, alone or with others."""
+        return sorted({fold for group in self.folds for fold in group}, key=str)
+
     def estimator(self, region: str) -> Estimator:
         """Make the facts of a region ready for questions."""
         facts = self.facts

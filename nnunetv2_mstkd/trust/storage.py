@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import atomic_path, ends_digest, read_json, write_json
+from nnunetv2_mstkd.files import atomic_path, ends_digest, read_json, writable_folder, write_json
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 from nnunetv2_mstkd.trust.calibration import Calibration
 from nnunetv2_mstkd.trust.conformal import COVERAGE, patients_needed
@@ -32,14 +32,20 @@ def checkpoint_digests(model: ModelFolder, folds: Iterable[Fold], checkpoint: st
 
 
 def write_trust(model: ModelFolder, calibration: Calibration, table: Mapping[str, Any]) -> Path:
-    """Write ``trust.json``, and the copies that travel with nnU-Net's exporter.
+    """Write ``trust.json``, and the copies that travel with nnU-Net's exporter: all of them or none.
 
     Args:
         table: the same in numbers for people; nothing reads it.
 
     Returns:
         The file.
+
+    Raises:
+        MSTKDError: a folder cannot be written.
     """
+    fold_folders = [model.path / f"fold_{fold}" for fold in calibration.every_fold]
+    for folder in (model.path, *fold_folders):
+        writable_folder(folder)
     content = calibration.to_json()
     facts = content.pop("facts")
     path = model.path / TRUST_FILE
@@ -47,8 +53,8 @@ def write_trust(model: ModelFolder, calibration: Calibration, table: Mapping[str
     text = json.dumps({**content, "table": table, "facts": "@facts"}, indent=2)
     with atomic_path(path) as temporary:
         temporary.write_text(text.replace('"@facts"', json.dumps(facts)) + "\n", encoding="utf-8")
-    for fold in sorted({fold for group in calibration.folds for fold in group}, key=str):
-        carrier = model.path / f"fold_{fold}" / CARRIER
+    for folder in fold_folders:
+        carrier = folder / CARRIER
         carried = read_json(carrier) if carrier.is_file() else {}
         write_json({**carried, CARRIED_KEY: json.dumps({**content, "facts": facts})}, carrier)
     return path

@@ -64,8 +64,18 @@ def _collect(record: EvaluationRecord, folder: Path) -> Collected:
     write_record(record, folder)
     wanted = [(stored[case], subset) for case in record.cases for subset in record.subsets_of(case)]
     scored = sum(subset in scores.subsets for scores, subset in wanted)
-    missing = sum(not scores.settled(subset) for scores, subset in wanted)
+    missing = len(missing_scores(record, stored))
     return Collected(Evaluation(folder, record), scored, len(wanted) - scored - missing, missing)
+
+
+def missing_scores(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> list[tuple[str, str]]:
+    """List the cases and subsets that are still to be scored."""
+    return [
+        (case, subset)
+        for case in record.cases
+        for subset in record.subsets_of(case)
+        if not stored[case].settled(subset)
+    ]
 
 
 def _without_what_cases_lack(record: EvaluationRecord, stored: Mapping[str, CaseScores]) -> EvaluationRecord:

@@ -11,6 +11,7 @@ import pandas as pd
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
 from nnunetv2_mstkd.evaluation.record.score_store import ScoreStore
+from nnunetv2_mstkd.evaluation.record.tables_of_scores import missing_scores
 from nnunetv2_mstkd.inference.records import FOLD_AGREEMENT_KEY, read_records
 from nnunetv2_mstkd.trust.expectation import per_unit
 from nnunetv2_mstkd.trust.facts import Facts, RegionFacts, numbered
@@ -69,14 +70,9 @@ def _check_alike(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _warn_of_gaps(evaluation: Evaluation) -> None:
-    record, scores = evaluation.record, ScoreStore(evaluation.folder)
-    left = [
-        (case, subset)
-        for case in record.cases
-        for found in [scores.read(case)]
-        for subset in record.subsets_of(case)
-        if not found.settled(subset)
-    ]
+    store = ScoreStore(evaluation.folder)
+    stored = {case: store.read(case) for case in evaluation.record.cases}
+    left = missing_scores(evaluation.record, stored)
     if left:
         case, subset = left[0]
         logger.warning(

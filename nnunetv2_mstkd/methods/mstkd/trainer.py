@@ -155,12 +155,13 @@ class nnUNetTrainerMSTKDBase(nnUNetTrainerTaught):
     def _watch_gradients(self, weighted_terms: Mapping[str, Tensor]) -> None:
         """Now and then: each term's gradient norm as a share of the segmentation's, its cosine, its bound."""
         assert self.step_state.watch is not None, "initialize has made it"
-        # Scaled like the loss itself: half-precision gradients of small terms would underflow otherwise.
-        # Only where they are needed: asking for the scale waits for the GPU.
-        measures = self.step_state.watch.due and self.grad_scaler is not None
-        scale = self.grad_scaler.get_scale() if measures else 1.0
-        scaled = {name: value * scale for name, value in weighted_terms.items()}
-        shares, lines = self.step_state.watch.step(scaled, SEGMENTATION, unwrap(self.network).parameters())
+        if self.step_state.watch.due and self.grad_scaler is not None:
+            # Like the loss itself: half-precision gradients of small terms would underflow otherwise. Only
+            # where they are measured: asking for the scale waits for the GPU.
+            scale = self.grad_scaler.get_scale()
+            weighted_terms = {name: value * scale for name, value in weighted_terms.items()}
+        parameters = unwrap(self.network).parameters()
+        shares, lines = self.step_state.watch.step(weighted_terms, SEGMENTATION, parameters)
         if not shares:
             return
         for name, share in shares.items():
