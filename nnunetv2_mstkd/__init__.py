@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.version import __version__
 
 if TYPE_CHECKING:
     from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from nnunetv2_mstkd.inference.result import SegmentationResult
     from nnunetv2_mstkd.inference.segmenter import Segmenter, segment
 
-__version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "ComparisonRequest",

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from nnunetv2_mstkd import __version__
 from nnunetv2_mstkd.environment import use_large_pages
 from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.version import __version__
 
 # Sub-command -> the line that `nnUNetv2_mstkd --help` shows; the module is commands/<name>.py.
 COMMANDS: dict[str, str] = {

@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         return 0
     work = Workplace(arguments.out, data, arguments.size, arguments.device, arguments.jobs)
-    study = Study(work, arguments.labelled)
+    study = Study(work, data, arguments.labelled)
     run_parts(study, parts, runs, arguments.seeds)
     return 0
 

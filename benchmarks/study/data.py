@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
 
+from benchmarks.study.described import DescribedData
 from benchmarks.study.runs import Run
 from benchmarks.study.workplace import PLANS_OF, Workplace
 from nnunetv2_mstkd.datasets.cases import Case
 from nnunetv2_mstkd.files import read_json, write_json
 
 
-class StudyData(ABC):
-    """A data set in a study's folder, made by the real commands, each part once.
-
-    Attributes:
-        dataset_id, dataset: of nnU-Net.
-        configuration: that is trained.
-        format: of the release that names and labels follow.
-        folds: of the cross-validation; a single one where the patients to evaluate are a set of their own.
-        real: whether they are patients, not the phantom.
-    """
-
-    dataset_id: int
-    dataset: str
-    configuration: str
-    format: str
-    folds: int
-    real: ClassVar[bool]
+class StudyData(DescribedData):
+    """A data set in a study's folder, made by the real commands, each part once."""
 
     @abstractmethod
     def make(self, work: Workplace, runs: Iterable[Run]) -> None:
@@ -43,10 +28,6 @@ class StudyData(ABC):
     @abstractmethod
     def source(self, work: Workplace) -> Path:
         """Return the folder of the patients who train, with their segmentations."""
-
-    @abstractmethod
-    def record(self) -> dict[str, Any]:
-        """Return what must not change in a study's folder."""
 
     def prepare(self, work: Workplace, runs: Iterable[Run]) -> None:
         """Preprocess, and write the plans of the runs' networks."""

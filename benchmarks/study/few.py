@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import ALL, FEW, PSEUDO
-from benchmarks.study.data import convert, link_case
+from benchmarks.study.data import StudyData, convert, link_case
 from benchmarks.study.runs import Run
 from benchmarks.study.workplace import BASE_PLANS, Workplace
 from nnunetv2_mstkd.datasets.cases import Case
@@ -50,13 +50,13 @@ class FewLabelled:
     complete ones. In ``PSEUDO`` these have a model's. Plans are those of all patients, so the networks are.
     """
 
-    def __init__(self, work: Workplace, labelled: int) -> None:
-        self.work, self.labelled = work, labelled
+    def __init__(self, work: Workplace, data: StudyData, labelled: int) -> None:
+        self.work, self.data, self.labelled = work, data, labelled
 
     def dataset(self, run: Run) -> str:
         """Name of the data set that a run trains on."""
         cases = run.arm.cases
-        return self.work.data.dataset if cases == ALL else _dataset(cases, run.seed)
+        return self.data.dataset if cases == ALL else _dataset(cases, run.seed)
 
     def make(self, runs: Iterable[Run]) -> None:
         """Make what the runs read, but for the pseudo-labels: their model is not trained yet.
@@ -109,7 +109,7 @@ class FewLabelled:
         """
         work = self.work
         fold = read_json(work.splits)[run.fold]
-        patient_of = read_json(work.raw / work.data.dataset / "dataset.json")["mstkd"]["patients"]
+        patient_of = read_json(work.raw / self.data.dataset / "dataset.json")["mstkd"]["patients"]
         patients = sorted({patient_of[case] for case in fold["train"]})
         if not 1 <= self.labelled < len(patients):
             raise MSTKDError(
@@ -123,7 +123,7 @@ class FewLabelled:
 
     @cached_property
     def _cases(self) -> dict[str, Case]:
-        found = discover(self.work.data.source(self.work), BRATS_MODALITIES)
+        found = discover(self.data.source(self.work), BRATS_MODALITIES)
         return {case.name: case for case in found.cases}
 
     def _folder(self, seed: int, kind: str = "") -> Path:
@@ -154,18 +154,18 @@ class FewLabelled:
         work = self.work
         split = {"train": [*draw.labelled, *more], "val": list(draw.validated)}
         # The same in every place: a run's fold goes on saying whom it is evaluated on.
-        wanted: list[dict[str, Any]] = [split] * work.data.folds
+        wanted: list[dict[str, Any]] = [split] * self.data.folds
         splits = work.splits_of(dataset)
         if splits.exists() and read_json(splits) == wanted:
             return
-        convert(work, source, dataset, f"--format {work.data.format} {flags}", log)
+        convert(work, source, dataset, f"--format {self.data.format} {flags}", log)
         folder = splits.parent
         shutil.copy(work.raw / dataset / "dataset.json", folder / "dataset.json")
         shutil.copy(work.splits.with_name("dataset_fingerprint.json"), folder)
         plans = read_json(work.plans(BASE_PLANS)) | {"dataset_name": dataset}
         write_json(plans, work.plans(BASE_PLANS, dataset))
         number = dataset.removeprefix("Dataset").partition("_")[0]
-        which = f"-d {number} -c {work.data.configuration} -plans_name {BASE_PLANS}"
+        which = f"-d {number} -c {self.data.configuration} -plans_name {BASE_PLANS}"
         work.run(log, f"nnUNetv2_preprocess {which} -np 2")
         write_json(wanted, splits)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.study.arms import Arm, epochs_of
 from benchmarks.study.cost import step_cost
+from benchmarks.study.data import StudyData
 from benchmarks.study.few import LABELLED, FewLabelled
 from benchmarks.study.parts import ALL_ARMS, Comparison, Part
 from benchmarks.study.resume import FINISHED, how_to_go_on
@@ -29,12 +30,13 @@ class Study:
 
     Args:
         work: the folder.
+        data: that the folder is made for.
         labelled: patients of a fold who are labelled, where few are.
     """
 
-    def __init__(self, work: Workplace, labelled: int = LABELLED) -> None:
-        self.work, self.data, self.training = work, work.data, work.training
-        self.few = FewLabelled(work, labelled)
+    def __init__(self, work: Workplace, data: StudyData, labelled: int = LABELLED) -> None:
+        self.work, self.data, self.training = work, data, work.training
+        self.few = FewLabelled(work, data, labelled)
         self._counted: dict[tuple[str, str, str], float] = {}
 
     # ------------------------------------------------------------ runs

@@ -7,14 +7,12 @@ import shlex
 import subprocess
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.study.described import DescribedData
 from benchmarks.study.sizes import SIZES, Size, Training
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from benchmarks.study.data import StudyData
 
 BASE_PLANS = "nnUNetMSTKDPlans"
 # Plans of each network: name, flags of ``nnUNetv2_mstkd plan``.
@@ -31,7 +29,7 @@ RECORD = "study.json"
 class Workplace:
     """One folder that holds everything of a study."""
 
-    def __init__(self, out: Path, data: StudyData, size_name: str, device: str, jobs: int) -> None:
+    def __init__(self, out: Path, data: DescribedData, size_name: str, device: str, jobs: int) -> None:
         self.out, self.size_name, self.device, self.jobs = out.resolve(), size_name, device, jobs
         if "," in str(self.out):
             raise MSTKDError(f"{self.out} has a comma, which separates runs for compare; choose another -o")
@@ -102,7 +100,7 @@ class Workplace:
         write_json(record, path)
 
 
-def claim(out: Path, data: StudyData, size_name: str) -> None:
+def claim(out: Path, data: DescribedData, size_name: str) -> None:
     """Write down size and data in a new folder, or refuse others than the folder has.
 
     Numbers that an older record lacks are taken as equal; one without data is of the phantom.
@@ -134,7 +132,7 @@ def claim(out: Path, data: StudyData, size_name: str) -> None:
         )
 
 
-def _check_older(out: Path, data: StudyData, size_name: str, numbers: dict[str, Any]) -> None:
+def _check_older(out: Path, data: DescribedData, size_name: str, numbers: dict[str, Any]) -> None:
     """See whether a folder from before sizes were written down is of this one."""
     labels = out / "nnUNet_raw" / data.dataset / "labelsTr"
     found = len(list(labels.glob("BraTS-*"))) if labels.is_dir() else 0

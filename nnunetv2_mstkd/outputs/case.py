@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import nnunetv2_mstkd
 from nnunetv2_mstkd.datasets.regions import Regions
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.provenance import file_digest
@@ -20,6 +19,7 @@ from nnunetv2_mstkd.outputs.label_maps import LabelMap, read_label_map
 from nnunetv2_mstkd.outputs.masks import mask_files, write_masks
 from nnunetv2_mstkd.outputs.preview import preview_file, write_preview
 from nnunetv2_mstkd.outputs.table import region_entry
+from nnunetv2_mstkd.version import __version__
 
 _GROUPS = ("used", "absent", "constant", "ignored")
 
@@ -112,7 +112,7 @@ def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str
         "spacing_mm": [round(mm, 6) for mm in image.GetSpacing()],
         **{group: None if case.use is None else list(case.use.get(group, ())) for group in _GROUPS},
         "regions": {name: region_entry(region, known.get(name)) for name, region in measured.items()},
-        "measured_with": nnunetv2_mstkd.__version__,
+        "measured_with": __version__,
     }
 
 

@@ -15,13 +15,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-import nnunetv2_mstkd
 from nnunetv2_mstkd.datasets.regions import region_colors
 from nnunetv2_mstkd.evaluation.report.cells import NONE, Cell
 from nnunetv2_mstkd.evaluation.report.page import digest, resource, typeset
 from nnunetv2_mstkd.files import atomic_path
 from nnunetv2_mstkd.outputs.preview import STRIP, preview_file
 from nnunetv2_mstkd.outputs.statistics_file import Statistics
+from nnunetv2_mstkd.version import __version__
 
 PAGE_FILE = "index.html"
 _CHANGED = "changed after prediction"
@@ -118,7 +118,7 @@ def render(statistics: Statistics, regions: Sequence[str], folder: Path) -> str:
             for case, entry in entries.items()
         ],
         expected=_any_expected(entries.values()),
-        version=nnunetv2_mstkd.__version__,
+        version=__version__,
     )
 
 

@@ -64,7 +64,7 @@ def study(tmp_path):
         for ending in (*SEQUENCES, "seg"):
             (folder / name / f"{name}-{ending}.nii.gz").write_text("true")
     data = Patients(folder, "brats2023", "2d", 2)
-    study = Study(FewRecorder(tmp_path / "out", data), labelled=2)
+    study = Study(FewRecorder(tmp_path / "out", data), data, labelled=2)
     write_dataset(study.work, data.dataset)
     folds = [{"train": [c for c in CASES if c != val], "val": [val]} for val in HELD_OUT.values()]
     write_json(folds, study.work.splits)
@@ -222,7 +222,7 @@ def test_the_bar_trains_again_on_its_own_pseudo_labels(tmp_path):
     folder, out = tmp_path / "patients", tmp_path / "study"
     assert main(["phantom", "-o", str(folder), "--cases", "4", "--shape", "24", "24", "24"]) == 0
     work = WithoutEvaluation(out, Patients(folder, "brats2023", "2d", 2), "tiny", "cpu", 1)
-    study = Study(work, labelled=1)
+    study = Study(work, work.data, labelled=1)
     student = Run(PSEUDO_ARM, 0)
     run_parts(study, [], [student], 1)
 

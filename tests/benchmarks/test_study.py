@@ -41,7 +41,7 @@ LENGTH = {"num_epochs", "full_phase", "num_iterations_per_epoch"}
 @pytest.fixture
 def study(tmp_path):
     """A study of the small size with plans, and nothing else."""
-    made = Study(Workplace(tmp_path / "out", Phantom(), "small", "cpu", 1))
+    made = Study(Workplace(tmp_path / "out", Phantom(), "small", "cpu", 1), Phantom())
     for name, _ in PLANS_OF.values():
         write_json(_planned((32, 40, 32)) | {"plans_name": name}, _made(made.work.plans(name)))
     write_json(dataset_json(), _made(made.work.raw / Phantom.dataset / "dataset.json"))

@@ -226,7 +226,7 @@ def test_every_fold_of_every_round_has_a_seed_and_plans_of_its_own():
 
 def test_a_round_with_a_missing_fold_is_left_out_and_said(tmp_path, patients, capsys, monkeypatch):
     data, compared = Patients(patients, "brats2023", "2d", 2), {}
-    study = Study(Workplace(tmp_path / "out", data, "tiny", "cpu", 1))
+    study = Study(Workplace(tmp_path / "out", data, "tiny", "cpu", 1), data)
     monkeypatch.setattr(Study, "is_finished", lambda _, run: run.seed != 3)
     monkeypatch.setattr(Study, "_compare", lambda _, comparison, of_arms: compared.update(of_arms))
     study.compare(PARTS["challengers"], 2)
@@ -252,7 +252,8 @@ def test_an_evaluation_is_whole_with_every_row(tmp_path):
 
 def test_a_comparison_without_its_reference_is_said_to_be_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Study, "is_finished", lambda _, run: run.arm.key == "kl_x4")
-    Study(Workplace(tmp_path, Phantom(), "tiny", "cpu", 1)).compare(PARTS["diagnosis"], 3)
+    data = Phantom()
+    Study(Workplace(tmp_path, data, "tiny", "cpu", 1), data).compare(PARTS["diagnosis"], 3)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
         "not compared: comparison_diagnosis; its reference, modality dropout after a full phase, has no"

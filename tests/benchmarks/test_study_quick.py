@@ -19,7 +19,8 @@ def test_listing_costs_makes_nothing(tmp_path, capsys):
 
 
 def test_the_plans_of_a_tiny_arm_hold_its_settings(tmp_path):
-    study, run = Study(Workplace(tmp_path, Phantom(), "tiny", "cpu", 1)), Run(ARMS[METHOD], 0)
+    data, run = Phantom(), Run(ARMS[METHOD], 0)
+    study = Study(Workplace(tmp_path, data, "tiny", "cpu", 1), data)
     base = study.work.plans(BASE_PLANS)
     base.parent.mkdir(parents=True)
     write_json(

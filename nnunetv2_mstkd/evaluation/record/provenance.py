@@ -10,12 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import nnunetv2_mstkd
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.models.building import trainer_class
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 from nnunetv2_mstkd.settings import SETTINGS_KEY, Setting
+from nnunetv2_mstkd.version import __version__
 
 _PACKAGES = (
     "nnunetv2",
@@ -31,14 +31,14 @@ _PACKAGES = (
 def versions() -> dict[str, str]:
     """Map package to version, for what decides the numbers."""
     return {
-        "nnunetv2-mstkd": nnunetv2_mstkd.__version__,
+        "nnunetv2-mstkd": __version__,
         **{name: metadata.version(name) for name in _PACKAGES},
     }
 
 
 def git_commit() -> str | None:
     """Return the commit of the checkout that this package runs from (``-dirty`` with changes), or None."""
-    root = Path(nnunetv2_mstkd.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
