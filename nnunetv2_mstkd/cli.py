@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "plan": "write nnUNetMSTKDPlans.json beside nnU-Net's own plans",
     "train": "nnUNetv2_train with this plugin's trainers in reach",
     "predict": "segment cases, whatever modalities they have",
+    "native": "bring segmentations of preprocessed scans back to the raw scans",
     "statistics": "measure and draw segmentations that are there: volumes, lesions, previews",
     "evaluate": "predict and score every case under every subset of its modalities",
     "trust": "put into a model what its segmentations are worth, as evaluations showed",

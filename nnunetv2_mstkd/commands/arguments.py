@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nnunetv2_mstkd.models.folder import (
     ModelFolder,
     find_model_folder,
     open_model_folder,
+    read_dataset_json,
 )
 from nnunetv2_mstkd.settings import DEFAULT_TRAINER, MSTKD_PLANS
 
@@ -67,6 +68,32 @@ def chosen_model_folder(arguments: argparse.Namespace, *, any_configuration: boo
         raise MSTKDError("-d needs -c CONFIGURATION, for example -c 3d_fullres")
     trainer, plans = arguments.tr or DEFAULT_TRAINER, arguments.p or MSTKD_PLANS
     return find_model_folder(arguments.d, trainer, plans, arguments.c or "*")
+
+
+def add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add -p for a folder that predict filled, and -m for its model."""
+    parser.add_argument(
+        "-p", metavar="PREDICTIONS", type=Path, required=True, help="folder with the segmentations"
+    )
+    parser.add_argument(
+        "-m", metavar="MODEL_FOLDER", type=Path, help="model, where PREDICTIONS has no dataset.json"
+    )
+
+
+def dataset_json_of_predictions(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the dataset.json of -p or of -m's model.
+
+    Raises:
+        MSTKDError: there is no such folder, or neither has one.
+    """
+    if not arguments.p.is_dir():
+        raise MSTKDError(f"no folder {arguments.p}; give the -o folder of predict")
+    if arguments.m is not None:
+        return open_model_folder(arguments.m).dataset_json
+    path = arguments.p / "dataset.json"
+    if not path.is_file():
+        raise MSTKDError(f"{arguments.p} has no dataset.json; give the model as -m MODEL_FOLDER")
+    return read_dataset_json(path)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="register to this sequence (default: t1c, t1n, t2f or t2w)",
     )
-    parser.add_argument(
-        "--transforms", metavar="DIR", type=Path, help="keep the matrices there, to bring segmentations back"
-    )
+    parser.add_argument("--transforms", metavar="DIR", type=Path, help="keep the matrices there, for native")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="of HD-BET (default cuda)")
     parser.add_argument("--verbose", action="store_true", help="show what the library says")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no bar and no line per case")
@@ -113,14 +111,14 @@ def _check_images(cases: Sequence[Case], output: Path) -> None:
 
 def _preprocess(arguments: argparse.Namespace, cases: Sequence[Case], what: Preprocessing) -> dict[str, str]:
     """Go through the cases, one after the other: the library uses all cores; returns what failed and why."""
-    from nnunetv2_mstkd.datasets.brain_preprocessing import preprocess_case
+    from nnunetv2_mstkd.datasets.brain_preprocessing import preprocess_case, silence_log
     from nnunetv2_mstkd.environment import quiet
 
     problems = {}
     bar = CaseProgress(len(cases), "preprocessing", disable=arguments.disable_progress_bar)
     with bar, quiet(not arguments.verbose):
         if not arguments.verbose:
-            _silence_log()
+            silence_log()
         for case in cases:
             try:
                 preprocess_case(case, what)
@@ -128,10 +126,3 @@ def _preprocess(arguments: argparse.Namespace, cases: Sequence[Case], what: Prep
                 problems[case.name] = str(error)
             bar.update(case.name, None if case.name in problems else "+".join(case.images))
     return problems
-
-
-def _silence_log() -> None:
-    """The library's log goes to stderr by loguru, which has no connection to ``logging``."""
-    from loguru import logger  # type: ignore[import-not-found,unused-ignore]
-
-    logger.remove()

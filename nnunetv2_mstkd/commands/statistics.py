@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_mstkd.commands.arguments import add_output_arguments
+from nnunetv2_mstkd.commands.arguments import (
+    add_output_arguments,
+    add_predictions_arguments,
+    dataset_json_of_predictions,
+)
 from nnunetv2_mstkd.commands.input_source import add_rule_arguments, chosen_rules
 from nnunetv2_mstkd.commands.progress import report_problems
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import writable_folder
-from nnunetv2_mstkd.models.folder import dataset_modalities, open_model_folder, read_dataset_json
+from nnunetv2_mstkd.models.folder import dataset_modalities
 
 _EPILOG = """PREDICTIONS gets statistics.csv and statistics.json (a row per case and region), report.txt, and,
 asked for or there already, preview/CASE.png with index.html, and masks/CASE/REGION. Label maps are left as
@@ -27,10 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-p", metavar="PREDICTIONS", type=Path, required=True, help="folder with the segmentations")
+    add_predictions_arguments(parser)
     add("-i", metavar="SRC", type=Path, help="folder (or table) of the images, for --preview")
     add_rule_arguments(parser)
-    add("-m", metavar="MODEL_FOLDER", type=Path, help="model, where PREDICTIONS has no dataset.json")
     add(
         "--source_labels",
         action="store_true",
@@ -44,11 +47,9 @@ def run(argv: Sequence[str]) -> int:
     """Measure, draw, write; 2 if a case failed."""
     arguments = _parser().parse_args(argv)
     folder = arguments.p
-    if not folder.is_dir():
-        raise MSTKDError(f"no folder {folder}; give the -o folder of predict")
+    dataset_json = dataset_json_of_predictions(arguments)
     if arguments.preview and arguments.i is None:
         raise MSTKDError("--preview needs the images that the segmentations are of: give -i SRC")
-    dataset_json = _dataset_json(arguments)
     from nnunetv2_mstkd.outputs.case import Wanted
     from nnunetv2_mstkd.outputs.folder import FolderOutputs, segmentations
     from nnunetv2_mstkd.outputs.statistics_file import drop_removed
@@ -74,15 +75,6 @@ def run(argv: Sequence[str]) -> int:
     outputs.write()
     print(f"{folder}: {count} case(s) measured")
     return report_problems(outputs.problems)
-
-
-def _dataset_json(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    if arguments.m is not None:
-        return open_model_folder(arguments.m).dataset_json
-    path = arguments.p / "dataset.json"
-    if not path.is_file():
-        raise MSTKDError(f"{arguments.p} has no dataset.json; give the model as -m MODEL_FOLDER")
-    return read_dataset_json(path)
 
 
 def _images(arguments: argparse.Namespace, dataset_json: Mapping[str, Any]) -> dict[str, Mapping[str, Path]]:

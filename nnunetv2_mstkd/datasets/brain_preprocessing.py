@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +57,13 @@ def check_library() -> None:
         raise MSTKDError("brainles-preprocessing is not installed: pip install 'nnunetv2-mstkd[preprocess]'")
 
 
+def silence_log() -> None:
+    """Keep the library's log from the user: it goes to stderr by loguru, not by ``logging``."""
+    from loguru import logger  # type: ignore[import-not-found,unused-ignore]
+
+    logger.remove()
+
+
 def preprocess_case(case: Case, what: Preprocessing) -> None:
     """Write ``OUT/CASE/CASE-t1c.nii.gz ...``, all of them or none; absent modalities stay absent.
 
@@ -63,7 +71,7 @@ def preprocess_case(case: Case, what: Preprocessing) -> None:
         MSTKDError: an image cannot be used, or the library fails.
     """
     target = what.output / case.name
-    centre = _centre(case, what)
+    centre = centre_of(case, what.centre)
     os.environ.setdefault("BRAINLES_PREPROCESSING_CITATION_REMINDER", "false")  # the command says it, once
     with replacing_folder(target) as folder, tempfile.TemporaryDirectory() as temporary:
         images = {
@@ -110,7 +118,7 @@ def _run(
         "use_gpu": what.gpu,
     }
     transforms = None if what.transforms is None else what.transforms / case
-    try:
+    with one_line_of_the_library():
         if what.space == NATIVE:
             preprocessor = NativeSpacePreprocessor(**arguments)
         elif what.space == SRI24:
@@ -118,19 +126,33 @@ def _run(
         else:
             preprocessor = AtlasCentricPreprocessor(**arguments, atlas_image_path=Path(what.space))
         preprocessor.run(save_dir_transformations=transforms, log_file=temporary / "steps.log")
-    except Exception as error:  # whatever the library and those below it raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MSTKDError(f"brainles-preprocessing stopped: {reason}") from error
 
 
-def _centre(case: Case, what: Preprocessing) -> str:
-    order: Sequence[str] = (what.centre,) if what.centre is not None else (*CENTRES, *case.images)
+def centre_of(case: Case, chosen: str | None = None) -> str:
+    """The sequence that the others are registered to: the chosen one, or the first of ``CENTRES`` there is.
+
+    Raises:
+        MSTKDError: the case lacks the chosen one.
+    """
+    order: Sequence[str] = (chosen,) if chosen is not None else (*CENTRES, *case.images)
     for name in order:
         if name in case.images:
             return name
-    raise MSTKDError(
-        f"the case has no {what.centre} to register the others to; it has {', '.join(case.images)}"
-    )
+    raise MSTKDError(f"the case has no {chosen}; it has {', '.join(case.images)}")
+
+
+@contextmanager
+def one_line_of_the_library() -> Iterator[None]:
+    """Turn whatever the library and those below it raise into one line.
+
+    Raises:
+        MSTKDError: with that line.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MSTKDError(f"brainles-preprocessing stopped: {reason}") from error
 
 
 def _compressed(path: Path, copy: Path) -> Path:

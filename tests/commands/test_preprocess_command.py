@@ -4,26 +4,17 @@ CI has no such library: a stand-in with its signatures takes its place. With the
 two tests compare the signatures and register a phantom case (without download: native space, skull kept).
 """
 
-import importlib.util
-import inspect
-import json
 import os
-import runpy
 import shutil
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import TESTS
+from brainles import REAL, assert_same_signatures, needs_library, stand_in
 
 from nnunetv2_mstkd.cli import main
 
-FAKE = TESTS / "helpers" / "fake_brainles"
 REMINDER = "BRAINLES_PREPROCESSING_CITATION_REMINDER"
-REAL = importlib.util.find_spec("brainles_preprocessing") is not None
-needs_library = pytest.mark.skipif(not REAL, reason="brainles-preprocessing is not installed")
 
 
 def write(path, shape=(12, 14, 16)):
@@ -34,27 +25,11 @@ def write(path, shape=(12, 14, 16)):
 
 @pytest.fixture
 def preprocess(tmp_path, monkeypatch, capsys):
-    """Run the command with the stand-in: code, stdout, stderr, and what the library was asked for."""
-    log = tmp_path / "asked.jsonl"
-    monkeypatch.syspath_prepend(str(FAKE))
-    monkeypatch.setenv("FAKE_BRAINLES_LOG", str(log))
+    """Run the command with the stand-in."""
     monkeypatch.delenv(REMINDER, raising=False)
-
-    def run(*flags):
-        capsys.readouterr()
-        code = main(["preprocess", *map(str, flags)])
-        captured = capsys.readouterr()
-        lines = log.read_text().splitlines() if log.exists() else []
-        log.unlink(missing_ok=True)
-        asked = [json.loads(line) for line in lines]
-        return SimpleNamespace(code=code, out=captured.out, err=captured.err, asked=asked)
-
-    yield run
+    with stand_in("preprocess", tmp_path / "asked.jsonl", monkeypatch, capsys) as run:
+        yield run
     os.environ.pop(REMINDER, None)
-    for name in [
-        name for name in sys.modules if name.partition(".")[0] in ("brainles_preprocessing", "loguru")
-    ]:
-        del sys.modules[name]
 
 
 def files_below(folder):
@@ -132,7 +107,7 @@ def test_the_flags_reach_the_library(preprocess, tmp_path):
     assert (own["class"], own["atlas"]) == ("AtlasCentricPreprocessor", str(tmp_path / "atlas.nii.gz"))
     done = preprocess(*common, "-o", tmp_path / "o3", "--centre", "flair")
     assert (done.code, done.asked) == (2, [])
-    assert "the case has no t2f to register the others to; it has t1n, t1c" in done.err
+    assert "the case has no t2f; it has t1n, t1c" in done.err
 
 
 @pytest.mark.parametrize(
@@ -161,16 +136,10 @@ def test_refusals(flags, says, tmp_path, monkeypatch, capsys):
 def test_the_stand_in_has_the_signatures_of_the_library():
     from brainles_preprocessing import modality, preprocessor
 
-    for module, real in (("modality", modality), ("preprocessor", preprocessor)):
-        fake = runpy.run_path(str(FAKE / "brainles_preprocessing" / f"{module}.py"))
-        for name in ("Modality", "CenterModality", "AtlasCentricPreprocessor", "NativeSpacePreprocessor"):
-            for method in ("__init__", "run"):
-                if name in fake and hasattr(fake[name], method):
-                    parameters = [
-                        list(inspect.signature(getattr(place, method)).parameters)
-                        for place in (fake[name], getattr(real, name))
-                    ]
-                    assert parameters[0] == parameters[1], f"{name}.{method}"
+    for real in (modality.Modality, modality.CenterModality):
+        assert_same_signatures("modality", real, "__init__")
+    for real in (preprocessor.AtlasCentricPreprocessor, preprocessor.NativeSpacePreprocessor):
+        assert_same_signatures("preprocessor", real, "__init__", "run")
 
 
 @pytest.mark.slow
