@@ -108,15 +108,13 @@ def _add_nnunet_flags(add: Callable[..., argparse.Action]) -> None:
 
 
 def _options(args: argparse.Namespace) -> PlanOptions:
-    from nnunetv2_mstkd.plans.options import PlanOptions, parse_assignments
+    from nnunetv2_mstkd.plans.options import PlanOptions, has_own_network, named_trainer, parse_assignments
 
     settings = parse_assignments(entry for entries in args.set for entry in entries)
     base_features = args.base_features
-    own_network = False
-    if args.trainer is not None:
-        own_network = PlanOptions(trainer=args.trainer, network="plans").method is not None
-        if own_network and base_features is not None:
-            settings, base_features = {"base_features": base_features, **settings}, None
+    own_network = args.trainer is not None and has_own_network(named_trainer(args.trainer))
+    if own_network and base_features is not None:
+        settings, base_features = {"base_features": base_features, **settings}, None
     options = PlanOptions(
         network=args.network or ("plans" if own_network else NETWORKS[0]),
         trainer=args.trainer,

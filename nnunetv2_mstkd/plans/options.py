@@ -131,21 +131,12 @@ class PlanOptions:
     @cached_property
     def trainer_class(self) -> Any:
         """The class that ``trainer`` names, as nnU-Net would find it; ``None`` if none is named."""
-        if self.trainer is None:
-            return None
-        try:
-            with quiet():
-                return trainer_class(self.trainer)
-        except RuntimeError:
-            raise MSTKDError(
-                f"no trainer '{self.trainer}' is found; nnUNetv2_mstkd methods lists those of this plugin"
-            ) from None
+        return None if self.trainer is None else named_trainer(self.trainer)
 
     @property
     def method(self) -> Any:
         """That class if it builds a network of its own in place of the plan's."""
-        own = getattr(self.trainer_class, "network_class", None)
-        return None if own is None else self.trainer_class
+        return self.trainer_class if has_own_network(self.trainer_class) else None
 
     def _check_token_patch(self, given: tuple[int, ...]) -> None:
         text = f"--token-patch {' '.join(map(str, given))}"
@@ -205,6 +196,26 @@ class PlanOptions:
         if self.token_patch is None or len(self.token_patch) not in (1, axes):
             return None
         return self.token_patch * (axes // len(self.token_patch))
+
+
+def named_trainer(name: str) -> Any:
+    """Return the class that nnU-Net finds under a trainer's name.
+
+    Raises:
+        MSTKDError: there is none.
+    """
+    try:
+        with quiet():
+            return trainer_class(name)
+    except RuntimeError:
+        raise MSTKDError(
+            f"no trainer '{name}' is found; nnUNetv2_mstkd methods lists those of this plugin"
+        ) from None
+
+
+def has_own_network(trainer: Any) -> bool:
+    """Whether a trainer builds a network of its own in place of the plan's."""
+    return getattr(trainer, "network_class", None) is not None
 
 
 def plans_name(network: str, name: str | None) -> str:
