@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.study.arms import ARMS, BAR, WITH_FROZEN
+from benchmarks.study.arms import ARMS, BAR, METHOD, WITH_FROZEN
 
 _BAR = ARMS[BAR]
 # One patch twice in the batch: the steps cost what the bar's cost, and see half as many patches. The bound on
@@ -45,6 +45,11 @@ CHALLENGERS = {
         ),
         _BAR.changed("bar_difficulty", "the bar, subsets by difficulty", (("sampler", "difficulty"),)),
         _SHORT_FULL.changed("bar_short_full", "the bar, full phase of 25 %", ()),
+        replace(_BAR, full_share=0.125).changed("bar_eighth_full", "the bar, full phase of 12.5 %", ()),
+        # Where the full phase is short for the bar, it is for the method too.
+        replace(ARMS[METHOD], full_share=0.25).changed(
+            "mstkd_short_full", "MSTKD (warm start), full phase of 25 %", ()
+        ),
         _BAR.changed(
             "bar_conditioned_averaged",
             "the bar, conditioned on absence, average of the weights",
