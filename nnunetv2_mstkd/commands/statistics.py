@@ -47,9 +47,9 @@ def run(argv: Sequence[str]) -> int:
     """Measure, draw, write; 2 if a case failed."""
     arguments = _parser().parse_args(argv)
     folder = arguments.p
-    dataset_json = dataset_json_of_predictions(arguments)
     if arguments.preview and arguments.i is None:
         raise MSTKDError("--preview needs the images that the segmentations are of: give -i SRC")
+    dataset_json = dataset_json_of_predictions(arguments)
     from nnunetv2_mstkd.outputs.case import Wanted
     from nnunetv2_mstkd.outputs.folder import FolderOutputs, segmentations
     from nnunetv2_mstkd.outputs.statistics_file import drop_removed

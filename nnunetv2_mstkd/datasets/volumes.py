@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import tifffile
+from tifffile import TiffFileError
 
 from nnunetv2_mstkd.datasets.nifti import check_dimensions, count_non_finite, is_nifti_name, read_header
 from nnunetv2_mstkd.errors import MSTKDError
@@ -123,6 +125,26 @@ def read_checked(path: Path, *, dimensions: Sequence[int] = (3,)) -> sitk.Image:
     if broken:
         raise MSTKDError(f"{path} has {broken} NaN or Inf voxels; repair or leave out this file")
     return image
+
+
+def read_any(path: Path) -> sitk.Image:
+    """Read an image of any format of nnU-Net's, in 2D or 3D; its voxels are not checked.
+
+    Raises:
+        MSTKDError: it cannot be read, or has several values per voxel.
+    """
+    try:
+        image = _read_tif(path) if path.suffix.lower() in (".tif", ".tiff") else sitk.ReadImage(str(path))
+    except (RuntimeError, TiffFileError) as error:
+        raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
+    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
+        raise MSTKDError(f"{path} is no image in 2D or 3D with one value per voxel")
+    return image
+
+
+def _read_tif(path: Path) -> sitk.Image:
+    """As nnU-Net reads it: SimpleITK takes some stacks for colours."""
+    return sitk.GetImageFromArray(tifffile.imread(path), isVector=False)
 
 
 def _non_finite(array: np.ndarray) -> int:

@@ -21,6 +21,8 @@ from nnunetv2_mstkd.outputs.preview import preview_file, write_preview
 from nnunetv2_mstkd.outputs.table import region_entry
 from nnunetv2_mstkd.version import __version__
 
+# Key of an entry whose masks or preview are not written yet, or could not be.
+UNFINISHED = "unfinished"
 _GROUPS = ("used", "absent", "constant", "ignored")
 
 
@@ -75,7 +77,7 @@ def digest(file: Path) -> str:
 
 def is_described(case: SegmentedCase, folder: Path, entry: Mapping[str, Any] | None, wanted: Wanted) -> bool:
     """Say whether nothing is missing beside a segmentation, and all of it is of this very file."""
-    if entry is None or entry.get("sha256") != digest(case.file):
+    if entry is None or entry.get(UNFINISHED) or entry.get("sha256") != digest(case.file):
         return False
     masks = mask_files(folder, case.name, case.regions, case.file_ending).values()
     return not (
@@ -84,15 +86,26 @@ def is_described(case: SegmentedCase, folder: Path, entry: Mapping[str, Any] | N
     )
 
 
-def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str, Any]:
-    """Write masks and preview of a case, and return its entry.
+@dataclass(frozen=True, eq=False)
+class MeasuredCase:
+    """What was found in a segmentation.
 
-    Args:
-        folder: where its segmentation is, or will be.
-        wanted: what is made; older files of the case are renewed, too.
+    Attributes:
+        entry: for ``statistics.json``.
+        label_map: the segmentation.
+        regions: name → its measures.
+    """
+
+    entry: dict[str, Any]
+    label_map: LabelMap
+    regions: Mapping[str, RegionStatistics]
+
+
+def measure_case(case: SegmentedCase) -> MeasuredCase:
+    """Measure a case.
 
     Raises:
-        MSTKDError: a file cannot be read or written, or has values that are no labels of the data set.
+        MSTKDError: the file cannot be read, or has values that are no labels of the data set.
     """
     label_map = read_label_map(case.file, f"{case.name}{case.file_ending}")
     _check_values(case, label_map)
@@ -100,13 +113,8 @@ def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str
     measured = measure_regions(
         label_map.array, case.regions, image.GetSpacing(), image.GetOrigin(), image.GetDirection()
     )
-    if wanted.masks or (folder / MASKS / case.name).is_dir():
-        write_masks(label_map, case.regions, mask_files(folder, case.name, case.regions, case.file_ending))
-    preview = preview_file(folder, case.name)
-    if case.shown and (wanted.preview or preview.exists()):
-        write_preview(preview, case.name, case.file, case.shown, case.regions, _notes(case, measured))
     known = expectations_of(case.use or {})
-    return {
+    entry = {
         "file": f"{case.name}{case.file_ending}",
         "sha256": digest(case.file),
         "spacing_mm": [round(mm, 6) for mm in image.GetSpacing()],
@@ -114,6 +122,28 @@ def describe_case(case: SegmentedCase, folder: Path, wanted: Wanted) -> dict[str
         "regions": {name: region_entry(region, known.get(name)) for name, region in measured.items()},
         "measured_with": __version__,
     }
+    return MeasuredCase(entry, label_map, measured)
+
+
+def due_beside(case: SegmentedCase, folder: Path, wanted: Wanted) -> Wanted:
+    """Return what has to be written beside a case: what is wanted, and what is there already."""
+    masks, preview = (folder / MASKS / case.name).is_dir(), preview_file(folder, case.name).exists()
+    return Wanted(masks=wanted.masks or masks, preview=bool(case.shown) and (wanted.preview or preview))
+
+
+def write_beside(case: SegmentedCase, folder: Path, due: Wanted, measured: MeasuredCase) -> None:
+    """Write masks and preview of a case.
+
+    Raises:
+        MSTKDError: an image cannot be read or lies on another grid, or a file cannot be written.
+    """
+    if due.masks:
+        files = mask_files(folder, case.name, case.regions, case.file_ending)
+        write_masks(measured.label_map, case.regions, files)
+    if due.preview:
+        notes = _notes(case, measured.regions)
+        path = preview_file(folder, case.name)
+        write_preview(path, case.name, measured.label_map, case.shown, case.regions, notes)
 
 
 def _check_values(case: SegmentedCase, label_map: LabelMap) -> None:

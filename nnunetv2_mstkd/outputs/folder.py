@@ -16,8 +16,19 @@ from nnunetv2_mstkd.files import locked_folder
 from nnunetv2_mstkd.inference.folder import one_line
 from nnunetv2_mstkd.inference.records import read_records
 from nnunetv2_mstkd.inference.writing import PREVIEWS, SOURCE_LABELS_KEY, entry_of
-from nnunetv2_mstkd.outputs.case import ONLY_STATISTICS, SegmentedCase, Wanted, describe_case, is_described
+from nnunetv2_mstkd.outputs.case import (
+    ONLY_STATISTICS,
+    UNFINISHED,
+    MeasuredCase,
+    SegmentedCase,
+    Wanted,
+    due_beside,
+    is_described,
+    measure_case,
+    write_beside,
+)
 from nnunetv2_mstkd.outputs.page import PAGE_FILE, write_page
+from nnunetv2_mstkd.outputs.preview import preview_file
 from nnunetv2_mstkd.outputs.run_text import write_run_text
 from nnunetv2_mstkd.outputs.statistics_file import STATISTICS_FILE, Statistics, add_entry, read_statistics
 from nnunetv2_mstkd.outputs.table import TABLE_FILE, write_table
@@ -93,8 +104,8 @@ class FolderOutputs:
                 run = self._run
             use = entry_of(segmentation, source_labels=self._source_labels)
             segmented = self._segmented(case.name, file, use, case.images)
-            entry = describe_case(segmented, self._folder, self._wanted)
-            add_entry(self._folder, case.name, {**entry, "changed": False}, run)
+            measured = measure_case(segmented)
+            self._describe(segmented, measured, {**measured.entry, "changed": False}, run)
         except Exception as error:
             logger.debug("case %s", case.name, exc_info=error)
             self.problems[case.name] = f"segmented, but not described: {one_line(error)}"
@@ -129,15 +140,33 @@ class FolderOutputs:
 
     def _describe_anew(self, case: SegmentedCase, statistics: Statistics) -> None:
         """Replace a case's entry; what segmented it is kept, whether it was changed since is found out."""
-        old = statistics.cases.get(case.name)
-        new = describe_case(case, self._folder, self._wanted)
+        old, measured = statistics.cases.get(case.name), measure_case(case)
+        new = measured.entry
         same = old is not None and old.get("sha256") == new["sha256"]
         changed = old is not None and (bool(old.get("changed")) or not same)
         if changed:  # what was expected, was of the segmentation that the model made
             for region in new["regions"].values():
                 region["expected"] = None
         run = None if old is None else statistics.run_of(case.name)
-        add_entry(self._folder, case.name, {**new, "changed": changed}, run)
+        self._describe(case, measured, {**new, "changed": changed}, run)
+        if not (same or case.shown) and preview_file(self._folder, case.name).exists():
+            raise MSTKDError("measured, but its preview shows an earlier segmentation; give -i SRC")
+
+    def _describe(
+        self,
+        case: SegmentedCase,
+        measured: MeasuredCase,
+        entry: Mapping[str, Any],
+        run: Mapping[str, Any] | None,
+    ) -> None:
+        """Store an entry, then write what is beside it: a picture that fails costs no number."""
+        due = due_beside(case, self._folder, self._wanted)
+        if due == ONLY_STATISTICS:
+            add_entry(self._folder, case.name, entry, run)
+            return
+        add_entry(self._folder, case.name, {**entry, UNFINISHED: True}, run)
+        write_beside(case, self._folder, due, measured)
+        add_entry(self._folder, case.name, entry, run)
 
     def _segmented(
         self, name: str, file: Path, use: Mapping[str, Any] | None, images: Images

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import tifffile
-from tifffile import TiffFileError
 
 from nnunetv2_mstkd.datasets.labels import integral_values
-from nnunetv2_mstkd.datasets.volumes import without_grid
-from nnunetv2_mstkd.errors import MSTKDError
+from nnunetv2_mstkd.datasets.volumes import read_any, without_grid
 from nnunetv2_mstkd.files import read_json
 
 
@@ -23,10 +20,12 @@ class LabelMap:
     Attributes:
         array: (Z, Y, X), or (Y, X) of a 2D image; whole numbers.
         image: the same with its grid, as SimpleITK has it.
+        grid: it knows where it lies; a picture (png, bmp, tif) does not.
     """
 
     array: np.ndarray
     image: sitk.Image
+    grid: bool
 
 
 def read_label_map(path: Path, name: str | None = None) -> LabelMap:
@@ -41,13 +40,7 @@ def read_label_map(path: Path, name: str | None = None) -> LabelMap:
     Raises:
         MSTKDError: it cannot be read, or its values are no labels.
     """
-    try:
-        image = _read_tif(path) if path.suffix.lower() in (".tif", ".tiff") else sitk.ReadImage(str(path))
-    except (RuntimeError, TiffFileError) as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
-        raise MSTKDError(f"cannot read {path}: {reason}") from None
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
-        raise MSTKDError(f"{path} is no label map in 2D or 3D with one value per voxel")
+    image = read_any(path)
     array = sitk.GetArrayFromImage(image)
     if not np.issubdtype(array.dtype, np.integer):
         integral_values(array)
@@ -58,12 +51,7 @@ def read_label_map(path: Path, name: str | None = None) -> LabelMap:
         spacing = path.with_name(name or path.name).with_suffix(".json")
         if image.GetDimension() == 3 and spacing.is_file():
             image.SetSpacing([float(mm) for mm in read_json(spacing)["spacing"]][::-1])
-    return LabelMap(array, image)
-
-
-def _read_tif(path: Path) -> sitk.Image:
-    """As nnU-Net reads it: SimpleITK takes some stacks for colours."""
-    return sitk.GetImageFromArray(tifffile.imread(path), isVector=False)
+    return LabelMap(array, image, not without_grid(path))
 
 
 def _like(array: np.ndarray, image: sitk.Image | None) -> sitk.Image:

@@ -118,6 +118,7 @@ def render(statistics: Statistics, regions: Sequence[str], folder: Path) -> str:
             for case, entry in entries.items()
         ],
         expected=_any_expected(entries.values()),
+        flat=_are_flat(entries.values()),
         version=__version__,
     )
 
@@ -141,13 +142,17 @@ def _heads(entries: Any, regions: Sequence[str]) -> Iterator[Head]:
     expected = _any_expected(entries)
     if expected:
         yield Head("Look", numeric=False)
-    flat = any("area_mm2" in region for entry in entries for region in entry["regions"].values())
-    size = "Area (mm²)" if flat else "Volume (ml)"
+    size = "Area (mm²)" if _are_flat(entries) else "Volume (ml)"
     for region in regions:
         yield Head(size, group=region)
         yield Head("Lesions", group=region)
         if expected:
             yield Head("Expected Dice (%)", group=region)
+
+
+def _are_flat(entries: Any) -> bool:
+    """Whether images are 2D, so that regions have areas."""
+    return any("area_mm2" in region for entry in entries for region in entry["regions"].values())
 
 
 def _groups(heads: Sequence[Head]) -> list[tuple[str, int]]:

@@ -17,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from nnunetv2_mstkd.datasets.regions import Regions, painting_order, region_colors, region_mask
-from nnunetv2_mstkd.datasets.volumes import without_grid
+from nnunetv2_mstkd.datasets.volumes import geometry_of, read_any
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.figures.choice import BACKGROUNDS
 from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay
-from nnunetv2_mstkd.evaluation.figures.volumes import OrientedVolume, UnreadableError, read_volume
+from nnunetv2_mstkd.evaluation.figures.volumes import OrientedVolume, oriented
 from nnunetv2_mstkd.files import atomic_path
 from nnunetv2_mstkd.inference.writing import PREVIEWS
+from nnunetv2_mstkd.outputs.label_maps import LabelMap
 
 STRIP = "nnunetv2-mstkd strip"  # key of the PNG's text that says where the first row is
 _ALPHA = 0.35
@@ -64,7 +65,7 @@ def preview_file(folder: Path, case: str) -> Path:
 def write_preview(
     path: Path,
     case: str,
-    segmentation: Path,
+    segmentation: LabelMap,
     images: Mapping[str, Path],
     regions: Regions,
     notes: Sequence[str],
@@ -73,7 +74,7 @@ def write_preview(
 
     Args:
         path: the PNG.
-        segmentation: its file.
+        segmentation: as it was read.
         images: modality → file, those that the segmentation is based on.
         regions: name → label values in the file.
         notes: lines under the case's name.
@@ -81,21 +82,28 @@ def write_preview(
     Raises:
         MSTKDError: an image cannot be read or lies on another grid.
     """
-    try:
-        labels = read_volume(segmentation)
-        volumes = {name: read_volume(images[name]) for name in _ordered(images)}
-    except UnreadableError as error:
-        raise MSTKDError(f"no preview: {error}") from None
-    for name, volume in volumes.items():
-        if volume.array.shape != labels.array.shape:
-            raise MSTKDError(f"no preview: {images[name]} has another shape than the segmentation")
-    arrays = {name: volume.array for name, volume in volumes.items()}
-    picture, strip = draw(case, labels, arrays, regions, notes, sides=not without_grid(segmentation))
+    arrays = {name: _on_grid_of(segmentation, images[name]) for name in _ordered(images)}
+    labels = oriented(segmentation.image, grid=segmentation.grid)
+    picture, strip = draw(case, labels, arrays, regions, notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     information = PngInfo()
     information.add_text(STRIP, " ".join(map(str, strip)))
     with atomic_path(path) as temporary:
         picture.save(temporary, pnginfo=information)
+
+
+def _on_grid_of(segmentation: LabelMap, path: Path) -> np.ndarray:
+    """An image (Z, Y, X), oriented as the segmentation will be."""
+    try:
+        image = read_any(path)
+    except MSTKDError as error:
+        raise MSTKDError(f"no preview: {error}") from None
+    if image.GetSize() != segmentation.image.GetSize():
+        raise MSTKDError(f"no preview: {path} has another shape than the segmentation")
+    difference = geometry_of(image).difference(geometry_of(segmentation.image)) if segmentation.grid else None
+    if difference:
+        raise MSTKDError(f"no preview: {path} and the segmentation differ in {difference}")
+    return oriented(image).array
 
 
 def _ordered(images: Mapping[str, Path]) -> list[str]:
@@ -110,13 +118,8 @@ def draw(
     volumes: Mapping[str, np.ndarray],
     regions: Regions,
     notes: Sequence[str],
-    *,
-    sides: bool = True,
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
     """Draw a row per sequence, a column per plane.
-
-    Args:
-        sides: mark the patient's right; pictures without a grid do not know it.
 
     Returns:
         The picture; and the box (left, top, right, bottom) of its first row.
@@ -150,7 +153,7 @@ def draw(
         )
         for plane, x in zip(planes, middles, strict=True):
             pen.text((_LEFT + x, top), plane.name, fill=_MUTED, font=_font(_SMALL), anchor="ma")
-    if sides:
+    if labels.sides_known:
         middle = first + rows[0].height / 2
         pen.text((_LEFT / 2, middle), "R", fill=_INK, font=_font(_SMALL), anchor="mm")
     _add_legend(pen, picture.height - _LINE - _MARGIN, colors)

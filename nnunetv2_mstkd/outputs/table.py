@@ -91,7 +91,9 @@ def _rows(statistics: Statistics) -> Iterator[dict[str, Any]]:
         }
         for region, values in entry["regions"].items():
             row = {**common, "region": region, **values}
-            row |= {name: ";".join(f"{size:g}" for size in values[name]) for name in _LISTS if name in values}
+            row |= {
+                name: ";".join(f"{size:.15g}" for size in values[name]) for name in _LISTS if name in values
+            }
             row |= dict(zip((f"centroid_{a}_mm" for a in _AXES), values["centroid_mm"] or (), strict=False))
             expected = values.get("expected") or {}
             yield row | {_expected_column(name): expected.get(name) for name in _EXPECTED}

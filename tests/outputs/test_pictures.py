@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.datasets.regions import REGION_COLORS
-from nnunetv2_mstkd.evaluation.figures.volumes import OrientedVolume
+from nnunetv2_mstkd.evaluation.figures.volumes import OrientedVolume, oriented
 from nnunetv2_mstkd.evaluation.scoring.given_predictions import find_predictions
 from nnunetv2_mstkd.outputs.page import render
 from nnunetv2_mstkd.outputs.preview import draw
@@ -123,6 +124,37 @@ class TestPreview:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"{PARTIAL}: no preview: ")
         assert "another shape" in line
+
+    def test_a_picture_that_fails_costs_no_number(self, predicted, files, brats, tmp_path, capsys):
+        out, file = shutil.copytree(predicted, tmp_path / "out"), f"{WHOLE}-t1c.nii.gz"
+        source = shutil.copytree(brats / WHOLE, tmp_path / "in" / WHOLE)
+        moved = sitk.ReadImage(str(source / file))
+        moved.SetOrigin((5.0, 0.0, 0.0))
+        sitk.WriteImage(moved, str(source / file))
+        segmentation = sitk.ReadImage(str(out / f"{WHOLE}.nii.gz"))
+        sitk.WriteImage(segmentation * 0, str(out / f"{WHOLE}.nii.gz"))
+        flags = ["statistics", "-p", str(out), "-i", str(tmp_path / "in"), "--preview"]
+        assert main(flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{WHOLE}: no preview: {source / file} and the segmentation differ in origin" in line
+        entry = json.loads((out / "statistics.json").read_text())["cases"][WHOLE]
+        assert (entry["regions"]["WT"]["voxels"], entry["unfinished"]) == (0, True)
+        shutil.copy(brats / WHOLE / file, source)
+        assert main(flags) == 0
+        assert "unfinished" not in json.loads((out / "statistics.json").read_text())["cases"][WHOLE]
+
+    def test_no_side_is_marked_where_nobody_knows_it(self, case):
+        labels, head = case
+        known, unknown = (
+            draw("c", replace(labels, sides_known=sides), {"a": head}, REGIONS, [])[0]
+            for sides in (True, False)
+        )
+        letters = [np.asarray(picture)[:, :20].any() for picture in (known, unknown)]
+        assert letters == [True, False]
+        flat = sitk.GetImageFromArray(labels.array[0])
+        assert not oriented(flat).sides_known
+        assert oriented(sitk.GetImageFromArray(labels.array)).sides_known
+        assert not oriented(sitk.GetImageFromArray(labels.array), grid=False).sides_known
 
 
 class TestPage:

@@ -130,7 +130,7 @@ class TestPredict:
         def fail(*given):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(outputs_folder, "describe_case", fail)
+        monkeypatch.setattr(outputs_folder, "measure_case", fail)
         done = predict(brats, tmp_path / "out", "-step_size", 1, model=models.regions)
         assert done.code == 2
         assert done.err.splitlines() == [
@@ -242,7 +242,7 @@ class TestAfterwards:
         assert {case for case, _ in rows_of(copied)} == {PARTIAL}
         assert WHOLE not in (copied / "index.html").read_text()
 
-    def test_what_was_expected_of_a_case_stands_beside_it_until_it_is_changed(self, copied):
+    def test_what_was_expected_of_a_case_stands_beside_it_until_it_is_changed(self, copied, capsys):
         records = json.loads((copied / "modalities.json").read_text())
         helps = {"sequence": "t1n", "dice": 0.04}
         records[WHOLE]["expected"] = {
@@ -260,7 +260,10 @@ class TestAfterwards:
         path = copied / f"{WHOLE}.nii.gz"
         image = sitk.ReadImage(str(path))
         sitk.WriteImage(image * 0, str(path))
-        assert again(copied) == 0
+        capsys.readouterr()
+        assert again(copied) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"{WHOLE}: measured, but its preview shows an earlier segmentation; give -i SRC"
         row = rows_of(copied)[WHOLE, "WT"]
         assert (row["changed"], row["expected_dice"], row["disagreement"]) == ("True", "", "")
 

@@ -10,6 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.regions import region_mask
+from nnunetv2_mstkd.datasets.volumes import read_any, without_grid
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
 from nnunetv2_mstkd.evaluation.scoring.label_files import mapped
 
@@ -25,10 +27,24 @@ class OrientedVolume:
     Attributes:
         array: (Z, Y, X).
         spacing: mm of Z, Y, X.
+        sides_known: the patient's right is at the left; of a 2D image and of a picture nobody knows.
     """
 
     array: np.ndarray
     spacing: tuple[float, float, float]
+    sides_known: bool = True
+
+
+def oriented(image: sitk.Image, *, grid: bool = True) -> OrientedVolume:
+    """Turn an image as radiologists see it; a 2D one gets one slice.
+
+    Args:
+        grid: the image knows where it lies; a picture does not.
+    """
+    if image.GetDimension() == 2:
+        return OrientedVolume(sitk.GetArrayFromImage(image)[None], (1.0, *image.GetSpacing()[::-1]), False)
+    image = sitk.DICOMOrient(image, "LPS")
+    return OrientedVolume(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1], grid)
 
 
 def read_volume(path: Path | str) -> OrientedVolume:
@@ -38,15 +54,9 @@ def read_volume(path: Path | str) -> OrientedVolume:
         UnreadableError: it cannot be read, or has several values per voxel.
     """
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise UnreadableError(f"{path}: {error}") from None
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
-        raise UnreadableError(f"{path} is no image in 2D or 3D with one value per voxel")
-    if image.GetDimension() == 2:
-        return OrientedVolume(sitk.GetArrayFromImage(image)[None], (1.0, *image.GetSpacing()[::-1]))
-    image = sitk.DICOMOrient(image, "LPS")
-    return OrientedVolume(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
+        return oriented(read_any(Path(path)), grid=not without_grid(Path(path)))
+    except MSTKDError as error:
+        raise UnreadableError(str(error)) from None
 
 
 def read_reference(evaluation: Evaluation, case: str) -> OrientedVolume:
