@@ -249,6 +249,17 @@ def writable_folder(path: Path) -> Path:
     return path
 
 
+def check_folders(source: Path, output: Path) -> None:
+    """Refuse to write among the input.
+
+    Raises:
+        MSTKDError: the output folder is the input folder or lies in it.
+    """
+    inside, around = output.resolve(), source.resolve()
+    if inside == around or around in inside.parents:
+        raise MSTKDError(f"the output {output} lies in the input {source}; choose a folder outside")
+
+
 def link_or_copy(source: Path, target: Path, *, copy: bool) -> None:
     """Copy, or link relatively, so that source and target can be moved together.
 

@@ -13,7 +13,7 @@ from nnunetv2_mstkd.commands.arguments import add_predictions_arguments, dataset
 from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.files import check_folders, writable_folder
 from nnunetv2_mstkd.modalities import resolve
 from nnunetv2_mstkd.models.folder import dataset_modalities
 
@@ -63,6 +63,7 @@ def run(argv: Sequence[str]) -> int:
         raise MSTKDError(f"no folder {arguments.transforms}; give that of preprocess --transforms")
     if arguments.o.resolve() == arguments.p.resolve():
         raise MSTKDError(f"-o {arguments.o} is the folder of the segmentations itself; choose another")
+    check_folders(source, arguments.o)
     names = list(segmentations(arguments.p, ending))
     if not names:
         raise MSTKDError(f"no segmentations (*{ending}) in {arguments.p}")

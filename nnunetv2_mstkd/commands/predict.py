@@ -25,7 +25,7 @@ from nnunetv2_mstkd.commands.arguments import (
 )
 from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
-from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.files import check_folders, writable_folder
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
     """Segment and report; 2 if a case failed."""
     arguments = _parser().parse_args(argv)
     check_numbers(arguments)
-    from nnunetv2_mstkd.inference.folder import Part, check_folders, check_source_labels, find_work
+    from nnunetv2_mstkd.inference.folder import Part, check_source_labels, find_work
     from nnunetv2_mstkd.inference.writing import Output
 
     model = chosen_model(arguments)

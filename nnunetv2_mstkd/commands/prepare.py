@@ -17,7 +17,7 @@ from nnunetv2_mstkd.commands.arguments import (
 from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.files import check_folders, writable_folder
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES
 from nnunetv2_mstkd.models.folder import (
     channel_names,
@@ -55,7 +55,6 @@ def run(argv: Sequence[str]) -> int:
     """Prepare and report; 2 if a case failed."""
     arguments = _parser().parse_args(argv)
     from nnunetv2_mstkd.datasets.discovery import discover
-    from nnunetv2_mstkd.inference.folder import check_folders
 
     output = _output(arguments)
     wanted = chosen_modalities(arguments.modalities, output.modalities)

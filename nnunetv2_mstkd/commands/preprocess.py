@@ -12,7 +12,7 @@ from nnunetv2_mstkd.commands.channels import add_channel_arguments, chosen_chann
 from nnunetv2_mstkd.commands.input_source import add_source_arguments, chosen_rules, chosen_source
 from nnunetv2_mstkd.commands.progress import CaseProgress, report_problems
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import writable_folder
+from nnunetv2_mstkd.files import check_folders, writable_folder
 from nnunetv2_mstkd.modalities import resolve
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     centre = None if arguments.centre is None else resolve(arguments.centre, channels.modalities)
     if arguments.space not in (SRI24, NATIVE) and not Path(arguments.space).is_file():
         raise MSTKDError(f"--space {arguments.space} is neither {SRI24}, {NATIVE} nor a file")
-    _check_output(source, arguments.o)
+    check_folders(source, arguments.o)
     check_library()
     found = discover(source, channels.modalities, file_ending=channels.file_ending, rules=rules)
     _check_images(found.cases, arguments.o)
@@ -90,12 +90,6 @@ def run(argv: Sequence[str]) -> int:
     print(f"{arguments.o}: {done} case(s) preprocessed{finished}{failed}")
     print(f"please cite brainles-preprocessing: {CITATION}", file=sys.stderr)
     return report_problems(problems)
-
-
-def _check_output(source: Path, output: Path) -> None:
-    inside, around = output.resolve(), source.resolve()
-    if inside == around or around in inside.parents:
-        raise MSTKDError(f"the output {output} lies in the input {source}; choose a folder outside")
 
 
 def _check_images(cases: Sequence[Case], output: Path) -> None:

@@ -111,24 +111,32 @@ def detect_format(cases: Iterable[str], values: Iterable[int]) -> DatasetFormat:
     )
 
 
-def check_names(fmt: DatasetFormat, cases: Iterable[str]) -> None:
-    """Refuse names that belong to another release where the label values could not tell the two apart.
+def check_name(fmt: DatasetFormat, case: str, values: Iterable[int]) -> None:
+    """Refuse a case that is named as in another release, where its label values mean other tissues.
 
-    Only 1, 2, 3 are ambiguous in this way: edema is 2 in BraTS 2023 and 1 in the Decathlon.
+    Edema is 2 in BraTS 2023 and 1 in the Decathlon; 4 is ET until 2021, and the resection cavity in 2024.
+
+    Args:
+        values: those of its segmentation.
 
     Raises:
-        MSTKDError: every case is named as in that other release.
+        MSTKDError: naming the other release.
     """
-    cases = sorted(cases)
-    names = formats_with_names(cases)
+    names = formats_with_names([case])
     if fmt.name in names:
         return
     for other in (FORMATS[name] for name in names):
-        if other.values == fmt.values and other.label_map != fmt.label_map:
-            raise MSTKDError(
-                f"cases are named as in {other.title} ({cases[0]}), where the label values mean other tissues"
-                f" than in {fmt.name}; use --format {other.name}, or rename the cases if that is wrong"
-            )
+        for value in sorted(values):
+            tissues = [_tissue(value, each) for each in (other, fmt)]
+            if None not in tissues and tissues[0] != tissues[1]:
+                raise MSTKDError(
+                    f"named as in {other.title}, where the label {value} is {tissues[0]}, not {tissues[1]} as"
+                    f" in {fmt.name}; use --format {other.name}, or rename the case if that is wrong"
+                )
+
+
+def _tissue(value: int, fmt: DatasetFormat) -> str | None:
+    return next((tissue for tissue, number in fmt.source_labels.items() if number == value), None)
 
 
 def patient_of(case: str, dataset_json: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_mstkd.datasets.formats import TISSUES, DatasetFormat, formats_with_values
+from nnunetv2_mstkd.datasets.formats import TISSUES, DatasetFormat, formats_with_names, formats_with_values
 from nnunetv2_mstkd.errors import MSTKDError
 
 # Region -> its tissues, and the tissue that nnU-Net writes where the region ends up alone. In this order each
@@ -63,11 +63,14 @@ def integral_values(array: np.ndarray) -> list[int]:
     return [int(value) for value in values]
 
 
-def check_label_values(fmt: DatasetFormat, values: Iterable[int], all_values: Iterable[int]) -> None:
+def check_label_values(
+    fmt: DatasetFormat, values: Iterable[int], all_values: Iterable[int], case: str = ""
+) -> None:
     """Refuse label values that the format does not have.
 
     Args:
         values: those of one case.
+        case: its name, which may tell the release.
         all_values: those of the whole data set, from which the formats that would fit are named.
 
     Raises:
@@ -76,11 +79,12 @@ def check_label_values(fmt: DatasetFormat, values: Iterable[int], all_values: It
     found = sorted(set(values))
     if fmt.values.issuperset(found):
         return
-    fitting = formats_with_values(all_values)
-    expected, names = _listed(sorted(fmt.values)), " or ".join(fitting) or "no format"
+    told = [name for name in formats_with_names([case]) if name in formats_with_values(found)]
+    names = " or ".join(told or formats_with_values(all_values)) or "no format"
+    whose = "its name and values fit" if told else "all cases together fit"
     raise MSTKDError(
-        f"label values {_listed(found)} contradict {fmt.name} ({expected}); all cases together fit {names},"
-        " check --format"
+        f"label values {_listed(found)} contradict {fmt.name} ({_listed(sorted(fmt.values))}); {whose}"
+        f" {names}, check --format"
     )
 
 

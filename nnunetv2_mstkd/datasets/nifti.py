@@ -119,6 +119,17 @@ def count_non_finite(path: Path) -> int:
     return broken
 
 
+def check_voxels(path: Path) -> None:
+    """Refuse a NIfTI file that is not whole, or has voxels that are no numbers; other formats pass.
+
+    Raises:
+        MSTKDError: as :func:`count_non_finite`, or there are such voxels.
+    """
+    broken = count_non_finite(path) if is_nifti_name(path.name) else 0
+    if broken:
+        raise MSTKDError(f"{path} has {broken} NaN or Inf voxels; repair or leave out this file")
+
+
 def opened(path: Path) -> BinaryIO | gzip.GzipFile:
     """Open a ``.nii`` or ``.nii.gz`` file for reading its plain bytes.
 

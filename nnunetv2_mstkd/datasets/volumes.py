@@ -24,8 +24,8 @@ ONE_GRID = f"resample them onto one grid; {RAW_SCANS}"
 TOLERANCE = 1e-3
 # nnU-Net's readers take no grid from these: a camera's or a scanner's dots per inch are no spacing.
 _WITHOUT_GRID = (".png", ".bmp", ".tif", ".tiff")
-# In a training set: nnU-Net's readers stop at a relative difference of 1e-5 between the spacings of a case.
-NNUNET_SPACING_TOLERANCE = 1e-5
+# In a training set: nnU-Net's readers compare the spacings of a case by numpy's allclose.
+NNUNET_SPACING_TOLERANCE = 1e-5  # relative
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,18 @@ class Geometry:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
-    def difference(self, other: Geometry, *, spacing_tolerance: float = TOLERANCE) -> str | None:
-        """What differs, e.g. ``"size (8, 8, 8) and (8, 8, 9)"``, or None where both are one grid."""
-        tolerances = {"size": 0, "spacing": spacing_tolerance, "origin": TOLERANCE, "direction": TOLERANCE}
-        for name, tolerance in tolerances.items():
+    def difference(self, other: Geometry, *, relative_spacing: float | None = None) -> str | None:
+        """What differs, e.g. ``"size (8, 8, 8) and (8, 8, 9)"``, or None where both are one grid.
+
+        Args:
+            relative_spacing: how far spacings may differ, as a share of them, instead of ``TOLERANCE``.
+        """
+        for name in ("size", "spacing", "origin", "direction"):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if len(mine) != len(theirs) or any(
-                abs(a - b) > tolerance for a, b in zip(mine, theirs, strict=True)
-            ):
+            absolute, relative = (0 if name == "size" else TOLERANCE), 0.0
+            if name == "spacing" and relative_spacing is not None:
+                absolute, relative = 1e-8, relative_spacing
+            if len(mine) != len(theirs) or not np.allclose(theirs, mine, rtol=relative, atol=absolute):
                 return f"{name} {_rounded(mine)} and {_rounded(theirs)}"
         return None
 

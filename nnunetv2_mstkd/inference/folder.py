@@ -77,17 +77,6 @@ class CaseReport:
     problem: str | None = None
 
 
-def check_folders(source: Path, output: Path) -> None:
-    """Refuse to write among the input.
-
-    Raises:
-        MSTKDError: the output folder is the input folder or lies in it.
-    """
-    inside, around = output.resolve(), source.resolve()
-    if inside == around or around in inside.parents:
-        raise MSTKDError(f"the output {output} lies in the input {source}; choose a folder outside")
-
-
 def _check_listed_files(source: Path, cases: Iterable[Case], output: Path) -> None:
     """A table may list files of any folder; none of them may be that of the output."""
     if source.is_dir():

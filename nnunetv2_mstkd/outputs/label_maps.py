@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_mstkd.datasets.labels import integral_values
+from nnunetv2_mstkd.datasets.nifti import check_voxels
 from nnunetv2_mstkd.datasets.volumes import read_any, without_grid
 from nnunetv2_mstkd.files import read_json
 
@@ -40,6 +41,7 @@ def read_label_map(path: Path, name: str | None = None) -> LabelMap:
     Raises:
         MSTKDError: it cannot be read, or its values are no labels.
     """
+    check_voxels(path)
     image = read_any(path)
     array = sitk.GetArrayFromImage(image)
     if not np.issubdtype(array.dtype, np.integer):

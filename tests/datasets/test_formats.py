@@ -1,6 +1,6 @@
 import pytest
 
-from nnunetv2_mstkd.datasets.formats import FORMATS, TISSUES, check_names, detect_format
+from nnunetv2_mstkd.datasets.formats import FORMATS, TISSUES, check_name, detect_format
 from nnunetv2_mstkd.errors import MSTKDError
 
 # Release, a case name in it, its patient, and (NCR, ED, ET[, RC]) as the release numbers them.
@@ -66,11 +66,35 @@ def test_auto_is_refused_where_it_would_guess(cases, values, message):
         detect_format(cases, values)
 
 
-def test_names_decide_between_formats_with_the_same_values():
-    with pytest.raises(MSTKDError, match="use --format msd"):
-        check_names(FORMATS["brats2023"], ["BRATS_009"])
-    with pytest.raises(MSTKDError, match="use --format brats2023"):
-        check_names(FORMATS["msd"], ["BraTS-GLI-00000-000"])
-    check_names(FORMATS["msd"], ["BRATS_009"])
-    check_names(FORMATS["brats2023"], ["BRATS_009", "patient1"])
-    check_names(FORMATS["brats2021"], ["BraTS20_Training_001"])
+@pytest.mark.parametrize(
+    ("name", "case", "values", "message"),
+    [
+        ("brats2023", "BRATS_009", {0, 1, 2, 3}, "Task01_BrainTumour, where the label 1 is ED, not NCR"),
+        ("msd", "BraTS-GLI-00000-000", {0, 2, 3}, "where the label 2 is ED, not NCR .* --format brats2023"),
+        # Every value of these releases is one of 2024's: only the name tells that 4 is no cavity.
+        (
+            "brats2024",
+            "BraTS2021_00001",
+            {0, 1, 2, 4},
+            "where the label 4 is ET, not RC as in brats2024",
+        ),
+        ("brats2024", "BRATS_009", {0, 1}, "where the label 1 is ED, not NCR"),
+    ],
+)
+def test_a_name_of_another_release_where_labels_mean_other_tissues(name, case, values, message):
+    with pytest.raises(MSTKDError, match=message):
+        check_name(FORMATS[name], case, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "values"),
+    [
+        ("msd", "BRATS_009", {0, 1, 2, 3}),
+        ("brats2023", "patient1", {0, 1, 2, 3}),
+        ("brats2021", "BraTS20_Training_001", {0, 1, 2, 4}),
+        ("brats2024", "BraTS-GLI-00000-000", {0, 1, 2, 3}),
+        ("brats2024", "BraTS2021_00001", {0, 1, 2}),
+    ],
+)
+def test_a_name_of_another_release_that_has_the_same_labels(name, case, values):
+    check_name(FORMATS[name], case, values)

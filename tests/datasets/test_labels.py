@@ -87,6 +87,12 @@ def test_a_label_set_that_contradicts_the_format(name, values, message):
         check_label_values(FORMATS[name], values, values)
 
 
+def test_the_name_of_a_case_tells_the_format_that_it_fits():
+    """Together with another release's cases the values of all fit none, or a wrong one."""
+    with pytest.raises(MSTKDError, match="its name and values fit brats2023, check"):
+        check_label_values(FORMATS["brats2021"], {0, 1, 2, 3}, {0, 1, 2, 3, 4}, "BraTS-GLI-00000-000")
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_fewer_labels_than_the_format_has_are_fine(name):
     check_label_values(FORMATS[name], {0}, {0, 1})

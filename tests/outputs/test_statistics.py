@@ -214,6 +214,15 @@ class TestAfterwards:
         assert "scan.nii.gz has values" in error or "between integers" in error
         assert entries_of(copied)["cases"] == before
 
+    def test_half_a_segmentation_is_not_measured(self, copied, capsys):
+        """SimpleITK reads a truncated file as if it were whole: background where voxels are missing."""
+        path, before = copied / f"{WHOLE}.nii.gz", entries_of(copied)["cases"]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        capsys.readouterr()
+        assert again(copied) == 2
+        assert f"{WHOLE}: {path} is truncated or damaged" in capsys.readouterr().err
+        assert entries_of(copied)["cases"] == before
+
     def test_values_of_the_source_are_measured_when_it_is_said(self, predicted, tmp_path):
         content = json.loads((predicted / "dataset.json").read_text())
         content["mstkd"] = {"source_labels": {"1": 1, "2": 2, "3": 4}}

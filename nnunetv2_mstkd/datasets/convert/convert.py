@@ -21,7 +21,7 @@ from nnunetv2_mstkd.datasets.convert.writing import (
     dataset_json,
     write_case,
 )
-from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_names, detect_format
+from nnunetv2_mstkd.datasets.formats import AUTO, FORMATS, DatasetFormat, check_name, detect_format
 from nnunetv2_mstkd.datasets.input_rules import InputRules
 from nnunetv2_mstkd.datasets.labels import check_label_values
 from nnunetv2_mstkd.datasets.parallel import run_all
@@ -116,9 +116,10 @@ def convert(
     by_split = {i.case.name: patients[i.case.name] for i in labelled}
     splits = patient_splits(by_split, folds=folds, seed=seed)
     writable_folder(raw_folder.parent)
-    writable_folder(preprocessed_folder.parent)
-    _write_raw(raw_folder, content, usable, copy=copy, num_processes=num_processes)
     splits_file = writable_folder(preprocessed_folder) / "splits_final.json"
+    if splits_file.is_dir():
+        raise MSTKDError(f"{splits_file} is a folder; move it away")
+    _write_raw(raw_folder, content, usable, copy=copy, num_processes=num_processes)
     write_json(splits, splits_file)
     taken = tuple(i.case.name for i in complete)
     left_out = [
@@ -206,11 +207,12 @@ def _checked_format(source_format: str, inspections: Sequence[Inspection]) -> Da
     fmt = FORMATS[source_format]
     problems = {}
     for inspection in inspections:
+        name = inspection.case.name
         try:
-            check_label_values(fmt, inspection.label_values, values)
+            check_label_values(fmt, inspection.label_values, values, name)
+            check_name(fmt, name, inspection.label_values)
         except MSTKDError as error:
-            problems[inspection.case.name] = str(error)
+            problems[name] = str(error)
     if problems:
         raise BadCasesError(problems, len(inspections))
-    check_names(fmt, names)
     return fmt

@@ -88,7 +88,7 @@ def _same_grid(reference: tuple[str, Geometry] | None, path: str, image: sitk.Im
     geometry = geometry_of(image)
     if reference is None:
         return path, geometry
-    difference = reference[1].difference(geometry, spacing_tolerance=NNUNET_SPACING_TOLERANCE)
+    difference = reference[1].difference(geometry, relative_spacing=NNUNET_SPACING_TOLERANCE)
     if difference:
         raise MSTKDError(f"{reference[0]} and {path} differ in {difference}; {ONE_GRID}")
     return reference

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_mstkd.errors import MSTKDError
-from nnunetv2_mstkd.files import explained_disk_errors, read_json, temporary_beside
+from nnunetv2_mstkd.files import DESKTOP_FILES, LOCK_FILE, explained_disk_errors, read_json, temporary_beside
 
 CONVERTED_PARTS = ("imagesTr", "labelsTr")
 _WRITTEN = {*CONVERTED_PARTS, "dataset.json"}
+_PASSING, _OURS = (*DESKTOP_FILES, LOCK_FILE), ".mstkd-"
+_SECONDS = 2.0  # dataset.json is written last; some disks keep times to two seconds
 
 
 def check_replaceable(target: Path, source: Path, files: Iterable[Path]) -> None:
@@ -39,9 +42,33 @@ def check_replaceable(target: Path, source: Path, files: Iterable[Path]) -> None
         raise MSTKDError(
             f"{target} was not written by nnUNetv2_mstkd convert; move it away, or choose another -d"
         )
-    foreign = sorted(p.name for p in real.iterdir() if p.name not in _WRITTEN and p.name[0] != ".")
-    if foreign:
-        raise MSTKDError(f"{target} also holds {foreign[0]}, which would be lost; move that away first")
+    for path in sorted(_files_of(real)):
+        name = path.relative_to(real)
+        if path.name not in _PASSING and not path.name.startswith(_OURS) and not _is_written(name, content):
+            raise MSTKDError(f"{target} also holds {name}, which would be lost; move that away first")
+        if path.lstat().st_mtime > described.stat().st_mtime + _SECONDS:
+            raise MSTKDError(
+                f"{target / name} was changed after the conversion, which would be lost; move it away first"
+            )
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """What lies in a data set, and in those of its folders that a conversion fills."""
+    for path in folder.iterdir():
+        yield from path.iterdir() if path.name in CONVERTED_PARTS and path.is_dir() else (path,)
+
+
+def _is_written(name: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a conversion with this dataset.json has written a file of this name."""
+    if len(name.parts) == 1:
+        return name.name in _WRITTEN
+    ending, cases = str(content.get("file_ending")), content["mstkd"].get("patients", {})
+    stem = name.name.removesuffix(ending)
+    if name.parts[0] == "imagesTr":
+        stem, _, channel = stem.rpartition("_")
+        if channel not in {f"{int(number):04d}" for number in content.get("channel_names", {})}:
+            return False
+    return name.name.endswith(ending) and stem in cases
 
 
 @contextmanager

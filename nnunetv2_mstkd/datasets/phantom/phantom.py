@@ -132,6 +132,11 @@ def _prepare(output: Path, *, overwrite: bool) -> None:
         raise MSTKDError(f"{output} is not empty (it holds {foreign[0].name}); choose another folder")
     if present and not overwrite:
         raise MSTKDError(f"{output} holds a phantom already; use --overwrite to replace it")
+    for folder in present:
+        ours = {f"{folder.name}-{name}.nii.gz" for name in (*BRATS_MODALITIES, "seg")}
+        lost = sorted(p.name for p in folder.iterdir() if p.name not in (*ours, *DESKTOP_FILES))
+        if lost:
+            raise MSTKDError(f"{folder} also holds {lost[0]}, which would be lost; move that away first")
     writable_folder(output)
     for folder in present:
         shutil.rmtree(folder)

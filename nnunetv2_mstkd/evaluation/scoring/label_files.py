@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_mstkd.datasets.nifti import check_voxels
 from nnunetv2_mstkd.errors import MSTKDError
 
 DIMENSIONS = (2, 3)  # numbers of axes that a segmentation may have
@@ -36,6 +37,7 @@ class LabelFile:
             MSTKDError: the file cannot be read, or has a value that nobody knows: counted as background, it
                 would make a wrong score that looks like any other.
         """
+        check_voxels(self.path)
         try:
             array, properties = reader().read_seg(str(self.path))
         except (OSError, RuntimeError, ValueError) as error:

@@ -43,7 +43,7 @@ from nnunetv2_mstkd.evaluation.scoring.reference_cases import (
     training_cases,
 )
 from nnunetv2_mstkd.evaluation.scoring.request import ALL, VALIDATION, EvaluationRequest
-from nnunetv2_mstkd.inference.folder import check_folders
+from nnunetv2_mstkd.files import check_folders
 from nnunetv2_mstkd.inference.predictor import MissingModalityPredictor
 from nnunetv2_mstkd.modalities import Subset, format_subset
 from nnunetv2_mstkd.models.folder import Fold, ModelFolder, dataset_modalities, open_model_folder

@@ -1,4 +1,6 @@
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +119,27 @@ class TestNothingOfTheUsersIsReplaced:
         (converted / "imagesTs").mkdir()
         self.refused(nnunet, tmp_path / "src", "also holds imagesTs, which would be lost")
 
+    @pytest.mark.parametrize(
+        "name", ["imagesTr/mine_0000.nii.gz", f"imagesTr/{GLI}_0004.nii.gz", "labelsTr/notes.txt", ".git"]
+    )
+    def test_files_of_somebody_else(self, tmp_path, nnunet, converted, name):
+        (converted / name).touch()
+        self.refused(nnunet, tmp_path / "src", f"also holds {name}, which would be lost")
+
+    def test_a_segmentation_that_was_corrected(self, tmp_path, nnunet, converted):
+        label = converted / "labelsTr" / f"{GLI}.nii.gz"
+        content = label.read_bytes()
+        label.unlink()
+        label.write_bytes(content)
+        later = (converted / "dataset.json").stat().st_mtime + 10
+        os.utime(label, (later, later))
+        self.refused(nnunet, tmp_path / "src", f"labelsTr/{GLI}.nii.gz was changed after the conversion")
+
+    def test_what_a_file_manager_leaves_is_nobodys(self, tmp_path, nnunet, converted):
+        (converted / "imagesTr" / ".DS_Store").touch()
+        convert(tmp_path / "src", 1, "A", source_format="brats2023", overwrite=True)
+        assert not (converted / "imagesTr" / ".DS_Store").exists()
+
     def test_a_data_set_on_another_disk_is_replaced_there(self, tmp_path, nnunet, converted):
         converted.rename(tmp_path / "elsewhere")
         converted.symlink_to(tmp_path / "elsewhere")
@@ -125,6 +148,16 @@ class TestNothingOfTheUsersIsReplaced:
             assert converted.is_symlink()
             assert (tmp_path / "elsewhere" / "imagesTr" / f"{GLI}_0000.nii.gz").is_file()
         assert [p.name for p in nnunet.raw.iterdir()] == ["Dataset001_A"]
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: (path / "splits_final.json").mkdir(parents=True)])
+def test_nothing_is_written_where_the_split_cannot_be(tmp_path, nnunet, files, make):
+    files.write_case(tmp_path / "src", GLI)
+    nnunet.preprocessed.mkdir(exist_ok=True)
+    make(nnunet.preprocessed / "Dataset001_A")
+    with pytest.raises(MSTKDError, match="Dataset001_A"):
+        convert(tmp_path / "src", 1, "A", source_format="brats2023", overwrite=True)
+    assert not (nnunet.raw / "Dataset001_A").exists()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

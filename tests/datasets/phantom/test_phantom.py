@@ -186,6 +186,10 @@ def test_only_a_phantom_is_overwritten_and_only_on_request(tmp_path):
         write_phantom(target, cases=1, shape=SHAPE, seed=1)
     write_phantom(target, cases=1, shape=SHAPE, seed=1, overwrite=True)
     assert [p.name for p in target.iterdir()] == ["BraTS-GLI-90000-000"]
+    (target / "BraTS-GLI-90000-000" / "notes.txt").touch()
+    with pytest.raises(MSTKDError, match=r"also holds notes\.txt, which would be lost"):
+        write_phantom(target, cases=1, shape=SHAPE, seed=1, overwrite=True)
+    (target / "BraTS-GLI-90000-000" / "notes.txt").unlink()
     (target / "BraTS-GLI-00000-000").mkdir()
     with pytest.raises(MSTKDError, match="it holds BraTS-GLI-00000-000"):
         write_phantom(target, cases=1, shape=SHAPE, seed=1, overwrite=True)

@@ -17,6 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from tiny_model import MODALITIES, SHAPE, volume, write_volume
 
 from nnunetv2_mstkd.cli import main
+from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 from nnunetv2_mstkd.evaluation.scoring.jobs import Criteria, FileJob
 from nnunetv2_mstkd.evaluation.scoring.label_files import LabelFile
@@ -94,6 +95,15 @@ def test_flat_images_are_compared_in_two_dimensions(tmp_path, ending, reader):
     assert score.hd95 == pytest.approx(medpy_hd95(prediction, reference, spacing), abs=1e-5)
     assert score.volume_reference == pytest.approx(reference.sum() * np.prod(spacing), rel=1e-5)
     assert score.lesions.lesions == 1
+
+
+def test_half_a_file_is_not_scored(tmp_path):
+    """nnU-Net's reader fills what is missing with background."""
+    path, whole = tmp_path / "seg.nii.gz", np.random.default_rng(0).integers(0, 2, (20, 20, 20), np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(whole), str(path))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(MSTKDError, match="is truncated or damaged"):
+        LabelFile(path).read(SimpleITKIO, (0, 1))
 
 
 def test_one_slice_of_a_volume_stays_a_volume_with_surfaces_in_its_plane():
