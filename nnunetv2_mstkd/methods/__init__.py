@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2_mstkd.settings import Setting
 
 _NNUNET = "Isensee et al., Nature Methods 2021"
+_FILM = "norms: FiLM, AAAI 2018; ModDrop++, MICCAI 2022"
 _MSTKD = "MST-KDNet, arXiv 2507.22626"
 
 
@@ -45,6 +46,7 @@ class Method:
 METHODS = (
     Method("nnUNetTrainerFullModality", "baselines", "nnU-Net on all modalities", _NNUNET),
     Method("nnUNetTrainerModalityDropout", "baselines", "nnU-Net with modality dropout", _NNUNET),
+    Method("nnUNetTrainerConditionedDropout", "conditioned_dropout", "dropout, told what is absent", _FILM),
     Method("nnUNetTrainerMSTKD", "mstkd.trainer", "MST-KD, teacher: its own past", _MSTKD),
     Method("nnUNetTrainerMSTKDUNet", "mstkd.trainer", "MST-KD for the plan's own network", _MSTKD),
     Method("nnUNetTrainerMSTKDJoint", "mstkd.variants", "teacher: a second network", _MSTKD),

@@ -16,7 +16,7 @@ class nnUNetTrainerFullModality(nnUNetTrainerFromPlans):
 
 
 class nnUNetTrainerModalityDropout(nnUNetTrainerMissingModality):
-    """nnU-Net with modality dropout after a phase with all modalities: the trainer to start with.
+    """nnU-Net with modality dropout after a phase with all modalities: the bar of every comparison.
 
     Network, loss, optimizer and augmentation are nnU-Net's; a random subset of the modalities of each
     training patch is kept. The phase (``full_phase``) keeps what complete input gives, and costs incomplete

@@ -38,7 +38,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
 
     Settings, where the network is nnU-Net's or MSTKDNet:
         conditioning: ``absence`` tells every norm which modalities are absent, see
-            :func:`condition_on_absence`; ``none`` by default.
+            :func:`condition_on_absence`; ``none`` by default, where the trainer says no other.
         borrowing: ``stem`` adds features of present modalities, in the place of those of absent ones, to what
             the first convolution makes of its input, see :func:`borrow_features`; ``none`` by default.
         expression_weight: of the loss that teaches what is lent, see :func:`learn_to_lend`.
@@ -103,7 +103,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
             names = settings.get("modalities") or [f"channel {channel}" for channel in range(number)]
             lenders = lenders_by_name(names, settings.get("lenders") if settings.get("modalities") else None)
             borrow_features(network, lenders, (2, num_input_channels, *configuration_manager.patch_size))
-        if settings.get("conditioning") == ABSENCE:
+        if settings.get("conditioning", cls.conditioning) == ABSENCE:
             # Channels of a cascade's previous stage have none.
             condition_on_absence(network, len(configuration_manager.normalization_schemes))
         return network

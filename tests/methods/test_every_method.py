@@ -34,7 +34,12 @@ TRAINERS = {method.trainer: method for method in METHODS}
 # Distils from a finished model, which its own tests give it.
 NEEDS_A_MODEL = {"nnUNetTrainerMSTKDFrozenTeacher"}
 # The plan's own network: its planner gives it patches that its strides divide.
-OF_THE_PLAN = {"nnUNetTrainerFullModality", "nnUNetTrainerModalityDropout", "nnUNetTrainerMSTKDUNet"}
+OF_THE_PLAN = {
+    "nnUNetTrainerFullModality",
+    "nnUNetTrainerModalityDropout",
+    "nnUNetTrainerConditionedDropout",
+    "nnUNetTrainerMSTKDUNet",
+}
 # 154 million parameters whatever the plan: its own tests have it.
 OF_ONE_SIZE = {"nnUNetTrainerMSTKDOfficial"}
 # Its scan is an operation of its own.

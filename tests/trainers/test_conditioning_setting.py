@@ -15,7 +15,7 @@ SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 5, "num_val_iterations_per
 PATCH = (16, 16, 16)
 
 
-@pytest.mark.parametrize("name", ["ModalityDropout", "MSTKD", "MSTKDUNet"])
+@pytest.mark.parametrize("name", ["ConditionedDropout", "ModalityDropout", "MSTKD", "MSTKDUNet"])
 def test_learns_what_absence_means_and_stock_nnunet_predicts(make_trainer, monkeypatch, name):
     settings = {**SHORT, "full_phase": 0.5, "conditioning": "absence", "seed": 1}
     trainer = train(make_trainer(getattr(methods, f"nnUNetTrainer{name}"), settings=settings))
@@ -34,6 +34,27 @@ def test_learns_what_absence_means_and_stock_nnunet_predicts(make_trainer, monke
     # nnU-Net keeps logits in 16 bits.
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
     assert not torch.equal(expected, unconditioned)
+
+
+def test_conditioned_dropout_is_modality_dropout_with_two_settings(make_trainer):
+    settings = {**SHORT, "num_epochs": 4, "seed": 1}
+    changed = {"full_phase": 0.25, "conditioning": "absence"}
+    ours, same = (
+        train(make_trainer(trainer, settings=settings | more, results=name))
+        for trainer, more, name in (
+            (methods.nnUNetTrainerConditionedDropout, {}, "ours"),
+            (methods.nnUNetTrainerModalityDropout, changed, "same"),
+        )
+    )
+    assert losses(ours) == losses(same)
+    weights, others = (unwrap(trainer.network).state_dict() for trainer in (ours, same))
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    assert weights["conditioning.weight"].any()
+    without = make_trainer(
+        methods.nnUNetTrainerConditionedDropout, settings=settings | {"conditioning": "none"}, results="none"
+    )
+    without.initialize()
+    assert not hasattr(unwrap(without.network), "conditioning")
 
 
 def test_nothing_changes_during_the_full_phase(make_trainer):

@@ -86,6 +86,8 @@ def test_validation_masks_by_rotation_and_logs_mean_and_full(make_trainer, monke
     [
         ("ModalityDropout", {}, 4),
         ("ModalityDropout", {"full_phase": 0}, 0),
+        ("ConditionedDropout", {}, 2),
+        ("ConditionedDropout", {"train_only": "conditioning"}, 0),
         ("ModalityDropout", {"train_only": "conditioning"}, 0),
         ("MSTKDUNet", {"teacher": "shared"}, 0),
         ("RFNet", {}, 0),
