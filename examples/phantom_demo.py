@@ -41,9 +41,9 @@ PLANS = {
 MODELS = {
     "no masking": ("nnUNetTrainerModalityDropout", "nnUNetUnmaskedPlans"),
     "MSTKD": ("nnUNetTrainerMSTKD", "nnUNetMSTKDPlans"),
-    "modality dropout": ("nnUNetTrainerModalityDropout", "nnUNetMSTKDPlans"),
+    "conditioned dropout": ("nnUNetTrainerConditionedDropout", "nnUNetMSTKDPlans"),
 }
-RECOMMENDED = "modality dropout"
+RECOMMENDED = "conditioned dropout"
 # The files that each case to segment has; evaluate goes through all fifteen subsets.
 PRESENT = ("t1c", "t2f")
 
@@ -145,8 +145,8 @@ class Demo:
 
 
 NEXT = """The three models share the network (MSTKDNet), patches, optimizer and number of steps ({steps}).
-The first half of the steps shows all sequences, the second half a random subset; "no masking" shows all
-sequences throughout. This is one seed, a short training and {cases} cases: enough to see what masking does,
+A first part of them (half, of conditioned dropout a quarter) shows all sequences, the others a random subset;
+"no masking" shows all sequences throughout. This is one seed, a short training and {cases} cases: enough to see what masking does,
 too little to rank the two masked models. docs/benchmarks.md has the study with up to three seeds.
 
 Figures and statistics: open

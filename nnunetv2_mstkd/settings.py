@@ -20,9 +20,9 @@ WARM_START, JOINT, SHARED, NESTED = TEACHERS = ("warm_start", "joint", "shared",
 PRESETS = ("nnunet", "official")
 NETWORKS = ("mstkdnet", "plans")
 # The plans file that ``plan`` writes and the trainer of the model that other commands take, unless told
-# otherwise: docs/benchmarks.md recommends both.
+# otherwise: docs/benchmarks.md recommends them together.
 MSTKD_PLANS = "nnUNetMSTKDPlans"
-DEFAULT_TRAINER = "nnUNetTrainerModalityDropout"
+DEFAULT_TRAINER = "nnUNetTrainerConditionedDropout"
 
 
 @dataclass(frozen=True)

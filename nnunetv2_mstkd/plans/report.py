@@ -22,7 +22,8 @@ _HEADER = ("configuration", "patch", "batch", "features", "tokens", "parameters"
 _TRAINERS = {
     "nnunet": (DEFAULT_TRAINER, "nnUNetTrainerMSTKD"),
     "official": ("nnUNetTrainerMSTKDOfficial",),
-    None: (DEFAULT_TRAINER, "nnUNetTrainerMSTKDUNet"),
+    # Conditioned dropout was not measured on nnU-Net's networks yet.
+    None: ("nnUNetTrainerModalityDropout", "nnUNetTrainerMSTKDUNet"),
 }
 _OF_MSTKDNET_UNDER_A_MODEL = "nnUNetTrainerMSTKDFrozenTeacher"
 _WITH_A_MODEL_AS_TEACHER = {

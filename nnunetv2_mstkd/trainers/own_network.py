@@ -201,7 +201,7 @@ class nnUNetTrainerOwnNetwork(nnUNetTrainerFromPlans):
         if self.is_cascaded:
             raise MSTKDError(
                 f"the network of {name} has no place for the segmentation of a cascade's previous stage;"
-                f" train 3d_fullres, or {self.configuration_name} with nnUNetTrainerModalityDropout"
+                f" train 3d_fullres, or {self.configuration_name} with nnUNetTrainerConditionedDropout"
             )
         if self.settings.get("enable_deep_supervision") and not self._network_takes("deep_supervision"):
             raise MSTKDError(

@@ -26,7 +26,7 @@ def test_the_demo_ends_with_tables_and_a_report(tmp_path):
     assert len(dice) == 3 * 17, "three models, 15 subsets, two averages"
     # What the plugin is for: over the incomplete subsets, models trained with masking find more of the tumour
     # than the same network trained on all sequences (mean over WT, TC and ET).
-    for model in ("modality dropout", "MSTKD"):
+    for model in ("conditioned dropout", "MSTKD"):
         assert dice[model, "incomplete"] > dice["no masking", "incomplete"]
     preprocessed = tmp_path / "demo" / "nnUNet_preprocessed" / "Dataset900_Phantom"
     masked, unmasked = (

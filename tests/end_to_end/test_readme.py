@@ -47,7 +47,7 @@ def test_the_readme_can_be_read_in_three_minutes():
 def test_the_readme_begins_with_the_trainer_that_lost_to_none():
     """The first training is the one whose row in the table of results is bold, and no mean is above it."""
     trainings = [c for c in COMMANDS if " train " in c]
-    assert "-tr nnUNetTrainerModalityDropout" in trainings[0]
+    assert "-tr nnUNetTrainerConditionedDropout" in trainings[0]
     rows = re.findall(r"^\| (.+?) \| \**([\d.]+)\** \|", README, flags=re.M)
     bold = [float(mean) for way, mean in rows if way.startswith("**")]
     assert bold == [max(float(mean) for _, mean in rows)]
@@ -142,7 +142,7 @@ def test_every_nnunet_command_of_the_readme_in_its_order(work, segmentations):
     assert len(list((work.root / "out" / "preview").glob("*.png"))) == len(cases)
     assert "Segmentations of 2 cases" in (work.root / "out" / "index.html").read_text()
     (trust,) = work.results.glob("*/*/trust.json")
-    assert trust.parent.name.startswith("nnUNetTrainerModalityDropout__")
+    assert trust.parent.name.startswith("nnUNetTrainerConditionedDropout__")
 
 
 @pytest.mark.slow

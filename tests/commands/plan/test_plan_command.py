@@ -45,14 +45,14 @@ def test_the_table_and_the_next_command(brats, capsys):
     assert row[:5] == ["3d_fullres", "64x64x64", "2", "16,32,64,128", "4x4x4"]
     assert "nnUNetMSTKDPlans_3d_fullres (0 of 20 cases)" in output[2]
     assert "  nnUNetv2_preprocess -d 226 -plans_name nnUNetMSTKDPlans -c 3d_fullres" in output
-    train = "nnUNetv2_mstkd train 226 3d_fullres 0 -p nnUNetMSTKDPlans -tr nnUNetTrainerModalityDropout"
+    train = "nnUNetv2_mstkd train 226 3d_fullres 0 -p nnUNetMSTKDPlans -tr nnUNetTrainerConditionedDropout"
     assert output[-1] == f"next: {train}"
 
 
 @pytest.mark.parametrize(
     ("flags", "trainer"),
     [
-        (["--set", "full_phase=0.25"], "nnUNetTrainerModalityDropout"),
+        (["--set", "full_phase=0.25"], "nnUNetTrainerConditionedDropout"),
         (["--set", "teacher=nested"], "nnUNetTrainerMSTKD"),
         (["--preset", "official", "-gpu_memory_target", "24"], "nnUNetTrainerMSTKDOfficial"),
         (["--network", "plans", "-overwrite_plans_name", "Stock"], "nnUNetTrainerModalityDropout"),
