@@ -29,6 +29,11 @@ _OTHER_SUFFIXES = frozenset(_OTHER.split())
 _AFTER_CONTRAST = re.compile(
     r"(post)?(gd|gad|gado|gadolinium|contrast|enhanced)|t1c|t1ce|t1gd|ce", re.IGNORECASE
 )
+# Values of ce that say there is none: ce-none, ce-pre, ce-nogad.
+_WITHOUT_CONTRAST = re.compile(
+    r"(no|non|none|not|pre|without|before|wo|un|native|off|false|0)(ce|gd|gad|gado|gadolinium|contrast|enhanced)?",
+    re.IGNORECASE,
+)
 _LESION = re.compile(r"lesions?|tumou?r|roi|glioma", re.IGNORECASE)
 _OF_ANATOMY = re.compile(r"aseg|aparc|aparcaseg|carpet|malf|synthseg", re.IGNORECASE)
 
@@ -74,14 +79,17 @@ class BidsName:
             )
         wanted = self.suffix
         if suffix == "t1w":
-            acquisition = self.entities.get("acq", "")
-            if acquisition.lower() == "post" and "ce" not in self.entities:
+            acquisition, contrast = self.entities.get("acq", ""), self.entities.get("ce")
+            without = contrast is not None and _WITHOUT_CONTRAST.fullmatch(contrast)
+            if without and _AFTER_CONTRAST.fullmatch(acquisition):
+                return None, None, f"it says both ce-{contrast} and acq-{acquisition}"
+            if acquisition.lower() == "post" and contrast is None:
                 return (
                     None,
                     None,
                     "acq-post of a T1w may be before or after contrast; BIDS has ce-gadolinium for it",
                 )
-            if "ce" in self.entities or _AFTER_CONTRAST.fullmatch(acquisition):
+            if (contrast is not None and not without) or _AFTER_CONTRAST.fullmatch(acquisition):
                 wanted = "t1c"
         try:
             return resolve(wanted, modalities), None, None

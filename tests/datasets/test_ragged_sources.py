@@ -37,6 +37,13 @@ def test_stripped_cases_side_by_side(tmp_path):
     assert [*found.cases[0].aside.values()] == ["brain mask"]
 
 
+def test_words_on_contrast_name_no_case(tmp_path):
+    found = discover(
+        make(tmp_path, "P1_pre_contrast_T1.nii", "P1_FLAIR.nii", "P1_T1post.nii"), BRATS_MODALITIES
+    )
+    assert [list(images) for images in content(found).values()] == [["t1n", "t1c", "t2f"]]
+
+
 def test_endings_in_capitals_count(tmp_path):
     found = discover(
         make(tmp_path, "P1/P1-t1c.nii.gz", "P1/P1-t2f.NII.GZ", "P1/P1-t2w.NII"), BRATS_MODALITIES
