@@ -15,7 +15,6 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import resolve
 
 _NAME = re.compile(r"(sub-[0-9A-Za-z]+)((?:_[A-Za-z]+-[^_]+)*)_([A-Za-z0-9]+)")
-_SUBJECT_OR_SESSION = re.compile(r"(?:sub|ses)-[0-9A-Za-z]+")
 DATA_TYPES = ("anat", "dwi", "perf", "swi")  # folders that hold images which a model may know
 
 # Images that are no T1w, T2w or FLAIR: left aside, unless the model has a modality of that name.
@@ -109,12 +108,29 @@ def parse_bids(stem: str) -> BidsName | None:
 
 def is_bids_case(name: str) -> bool:
     """Whether a case is named ``sub-01`` or ``sub-01_ses-02``."""
-    return re.fullmatch(r"sub-[0-9A-Za-z]+(_ses-[0-9A-Za-z]+)?", name) is not None
+    return re.fullmatch(r"sub-[0-9A-Za-z]+(_ses-[0-9A-Za-z-]+)?", name) is not None
+
+
+def subject_of(case: str) -> str | None:
+    """``"sub-01_ses-pre-op"`` → ``"sub-01"``; None where the name says no session."""
+    match = re.fullmatch(r"(.+)_ses-[0-9A-Za-z-]+", case)
+    return match and match[1]
 
 
 def is_subject_folder(folder: Path) -> bool:
     """Whether a folder is named ``sub-01``."""
-    return folder.name.startswith("sub-") and _SUBJECT_OR_SESSION.fullmatch(folder.name) is not None
+    return folder.name.startswith("sub-")
+
+
+def is_session_folder(folder: Path) -> bool:
+    """Whether a folder is named ``ses-02``."""
+    return folder.name.startswith("ses-")
+
+
+def session_of(folder: Path) -> tuple[str, str] | None:
+    """``sub-01/ses-02/anat`` → ``("sub-01", "ses-02")``; None for a folder of no session."""
+    session = folder.parent if folder.name in DATA_TYPES else folder
+    return (session.parent.name, session.name) if is_session_folder(session) else None
 
 
 def below(folder: Path) -> list[Path]:
@@ -127,6 +143,6 @@ def below(folder: Path) -> list[Path]:
     for path in (p for p in entries(folder) if p.is_dir()):
         if path.name in DATA_TYPES:
             found.append(path)
-        elif _SUBJECT_OR_SESSION.fullmatch(path.name) and path.name.startswith("ses-"):
+        elif is_session_folder(path):
             found += [path, *below(path)]
     return found

@@ -29,7 +29,13 @@ class Pattern:
     expression: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "expression", re.compile(_translated(self.glob)))
+        try:
+            expression = re.compile(_translated(self.glob))
+        except re.error as error:
+            raise MSTKDError(
+                f"--pattern {self.name}='{self.glob}' cannot be read: {error.msg}; correct the [...] in it"
+            ) from None
+        object.__setattr__(self, "expression", expression)
 
     @property
     def of_paths(self) -> bool:
