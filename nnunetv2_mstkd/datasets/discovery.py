@@ -86,11 +86,13 @@ def find_cases(
         raise MSTKDError(
             f"{source} is a file; give the folder that holds the case or the cases, or a table (.csv)"
         )
-    search = _Search(
-        source, modalities, tuple(dict.fromkeys((*NIFTI_ENDINGS, file_ending))), rules or InputRules()
-    )
+    rules = rules or InputRules()
+    if rules.of_another_source:
+        rules = rules.here([path.relative_to(source).as_posix() for path in files_below(source)])
+    search = _Search(source, modalities, tuple(dict.fromkeys((*NIFTI_ENDINGS, file_ending))), rules)
     found = search.run()
-    search.matcher.check_used(source)
+    if not rules.of_another_source:
+        search.matcher.check_used(source)
     return found
 
 
