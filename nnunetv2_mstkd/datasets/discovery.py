@@ -185,15 +185,12 @@ class _Search:
                 f" CASE_0000{self.endings[-1]}, or BIDS; else say --pattern t1c='*/T1post/*.nii.gz'"
             )
         if any(is_subject_folder(folder) for folder in folders):  # BIDS: code and derivatives are no cases
-            empty = [
-                folder.name for folder, files in found.items() if is_subject_folder(folder) and not files
-            ]
+            empty = [path.name for path, files in found.items() if is_subject_folder(path) and not files]
             if empty:
                 logger.warning(_NOTHING_IN, len(empty), self.source, shown(", ".join(empty)))
             found = {folder: files for folder, files in found.items() if files}
-        return [
-            case for folder, files in found.items() for case in self._folder_cases(folder, files)
-        ] + closed
+        named = [case for folder, files in found.items() for case in self._folder_cases(folder, files)]
+        return named + closed
 
     def _volumes_of_case(self, folder: Path) -> dict[Path, str]:
         return {p: stem for place in (folder, *below(folder)) for p, stem in self._volumes(place).items()}
@@ -206,17 +203,16 @@ class _Search:
         if empty:
             logger.warning(_NOTHING_IN, len(empty), folder, shown(", ".join(empty)))
         lacking = {m for m in self.modalities if any(m not in draft.files for _, draft in drafts)}
-        if not lacking:
-            return
-        inside = {path for place in searched for path in entries(place) if path.is_dir()}
+        inside = {path for place in searched if lacking for path in entries(place) if path.is_dir()}
+        elsewhere: dict[str, Path] = {}
         for place in sorted(inside - searched):
-            for kind, path in self._not_searched(place).items():
-                if kind in lacking:
-                    lacking.discard(kind)
-                    logger.warning(
-                        "%s lacks %s; %s is not searched and may be it: move it up, or use --pattern",
-                        *(shown(folder), kind, shown(path)),
-                    )
+            elsewhere |= {k: path for k, path in self._not_searched(place).items() if k in lacking}
+        if elsewhere:
+            logger.warning(
+                "%s lacks %s, but its sub-folders that are not searched seem to hold it (%s): move the files"
+                " up, or use --pattern",
+                *(shown(folder), " ".join(elsewhere), shown(next(iter(elsewhere.values())))),
+            )
 
     def _not_searched(self, folder: Path) -> dict[str, Path]:
         """What images below a folder are by their names, or their folders' names: modality → one of them."""
