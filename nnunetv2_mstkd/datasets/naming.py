@@ -168,6 +168,8 @@ def _by_contrast(prefix: str, kind: str, modalities: Sequence[str]) -> Reading |
     without = bool(marks & _WITHOUT)
     if without and (marks & _WITH or kind == "t1c"):
         return Reading(prefix, problem="it says both before and after contrast")
+    if kind == "t1c":  # what is said twice may belong to the case: P_contrast_t1c beside P_contrast_t2
+        return None
     if without or "t1c" in modalities:
         return Reading(rest, "t1n" if without else "t1c")
     return Reading(rest, aside="another sequence (T1 after contrast)")

@@ -44,6 +44,7 @@ def test_names_are_split_at_the_longest_known_ending(stem, expected):
         ("x_gadolinium_T1", "x", "t1c"),
         ("x_post_contrast_T1", "x", "t1c"),
         ("x_postgad_T1w", "x", "t1c"),
+        ("x_contrast_t1c", "x_contrast", "t1c"),
         ("x_with-contrast_T1", "x", "t1c"),
         ("x_pre_op_contrast_T1", "x_pre_op", "t1c"),
         ("x_pre_contrast_T1", "x", "t1n"),
