@@ -1,4 +1,4 @@
-"""A table of files, for what no rule can say: a row for each image, with case, sequence and path."""
+"""A table of files, for what no rule can say: a row for each image (case, sequence, path; patient)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ These layouts are understood, and told apart by their file names::
     images/CASE_t1_bet.nii.gz, CASE_flair_bet.nii.gz ...           named files without folders
     imagesTs/case_a_0000.nii.gz, case_a_0003.nii.gz ...            nnU-Net's, by channel number
     bids/sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz ...           BIDS; or one subject, one session of it
-    cases.csv                                                      a table: case, sequence, path
+    cases.csv                                                      a table: case, sequence, path (patient)
 
 Any file of a case may be absent. What cannot be understood is reported per case, never dropped, and what
 reads as several incomplete cases but is likely one is refused.

@@ -132,7 +132,7 @@ def _numbered_order(folder: Path) -> tuple[str, ...]:
         logger.warning("%s has no dataset.json: its channels are taken for %s, in this order", folder, known)
         return BRATS_MODALITIES
     path = described / "dataset.json"
-    return _checked_order(path, _channel_names(path, "channel_names"), all_four=False)
+    return _checked_order(path, _channel_names(path, "channel_names", "modality"), all_four=False)
 
 
 def _decathlon_cases(source: Path) -> Sources:
@@ -176,10 +176,11 @@ def _checked_order(path: Path, names: dict[str, str], *, all_four: bool) -> tupl
     return order
 
 
-def _channel_names(path: Path, key: str) -> dict[str, str]:
+def _channel_names(path: Path, *keys: str) -> dict[str, str]:
+    """What a ``dataset.json`` has under the first of these keys that is there."""
     content = read_json(path)
-    names = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(names, dict):
-        remedy = "; of an nnU-Net data set give the folder imagesTr" if key == "modality" else "; add it"
-        raise MSTKDError(f'{path} has no "{key}", the order of the channels{remedy}')
-    return names
+    found = [content[key] for key in keys if key in content] if isinstance(content, dict) else []
+    if not found or not isinstance(found[0], dict):
+        remedy = "; of an nnU-Net data set give the folder imagesTr" if keys[0] == "modality" else "; add it"
+        raise MSTKDError(f'{path} has no "{keys[0]}", the order of the channels{remedy}')
+    return found[0]

@@ -155,10 +155,10 @@ class TestNumberedFiles:
         images = conversion.folder / "imagesTr"
         return [int(files.read_array(images / f"{name(5)}_{i:04d}.nii.gz").max()) for i in range(4)]
 
-    @pytest.mark.parametrize("place", ["..", "."])
-    def test_the_order_is_read(self, folders, nnunet, files, numbered, place):
+    @pytest.mark.parametrize(("place", "key"), [("..", "channel_names"), (".", "modality")])
+    def test_the_order_is_read(self, folders, nnunet, files, numbered, place, key):
         names = {str(i): word for i, word in enumerate(("FLAIR", "T1w", "t1gd", "T2w"))}
-        (numbered / place / "dataset.json").write_text(json.dumps({"channel_names": names}))
+        (numbered / place / "dataset.json").write_text(json.dumps({key: names}))
         conversion = converted((folders[0], numbered))
         assert self.channels(conversion, files) == [10, 20, 30, 40]
 
