@@ -327,7 +327,9 @@ class _Search:
             prefix = readings[path].prefix
             if is_identifier(prefix) and owners and not any(_same(prefix, owner) for owner in owners):
                 whose = ", ".join(sorted(owners))
-                draft.problems.append(f"{path.name} is of another case than the images ({whose}); {_WAY_OUT}")
+                draft.problems.append(
+                    f"{path.name} is of another case than the images ({whose}); move it there, or rename it"
+                )
 
     def _one_case_or_flat(self, volumes: Mapping[Path, str]) -> list[NamedDraft]:
         """Named files without sub-folders: one case, or several told apart by the first part of the name."""
