@@ -15,7 +15,6 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.modalities import resolve
 
 _NAME = re.compile(r"(sub-[0-9A-Za-z]+)((?:_[A-Za-z]+-[^_]+)*)_([A-Za-z0-9]+)")
-_SUBJECT_OR_SESSION = re.compile(r"(?:sub|ses)-[0-9A-Za-z]+")
 DATA_TYPES = ("anat", "dwi", "perf", "swi")  # folders that hold images which a model may know
 
 # Images that are no T1w, T2w or FLAIR: left aside, unless the model has a modality of that name.
@@ -28,6 +27,11 @@ _OTHER = """
 _OTHER_SUFFIXES = frozenset(_OTHER.split())
 _AFTER_CONTRAST = re.compile(
     r"(post)?(gd|gad|gado|gadolinium|contrast|enhanced)|t1c|t1ce|t1gd|ce", re.IGNORECASE
+)
+# Values of ce that say there is none: ce-none, ce-pre, ce-nogad.
+_WITHOUT_CONTRAST = re.compile(
+    r"(no|non|none|not|pre|without|before|wo|un|native|off|false|0)(ce|gd|gad|gado|gadolinium|contrast|enhanced)?",
+    re.IGNORECASE,
 )
 _LESION = re.compile(r"lesions?|tumou?r|roi|glioma", re.IGNORECASE)
 _OF_ANATOMY = re.compile(r"aseg|aparc|aparcaseg|carpet|malf|synthseg", re.IGNORECASE)
@@ -74,14 +78,17 @@ class BidsName:
             )
         wanted = self.suffix
         if suffix == "t1w":
-            acquisition = self.entities.get("acq", "")
-            if acquisition.lower() == "post" and "ce" not in self.entities:
+            acquisition, contrast = self.entities.get("acq", ""), self.entities.get("ce")
+            without = contrast is not None and _WITHOUT_CONTRAST.fullmatch(contrast)
+            if without and _AFTER_CONTRAST.fullmatch(acquisition):
+                return None, None, f"it says both ce-{contrast} and acq-{acquisition}"
+            if acquisition.lower() == "post" and contrast is None:
                 return (
                     None,
                     None,
                     "acq-post of a T1w may be before or after contrast; BIDS has ce-gadolinium for it",
                 )
-            if "ce" in self.entities or _AFTER_CONTRAST.fullmatch(acquisition):
+            if (contrast is not None and not without) or _AFTER_CONTRAST.fullmatch(acquisition):
                 wanted = "t1c"
         try:
             return resolve(wanted, modalities), None, None
@@ -101,12 +108,29 @@ def parse_bids(stem: str) -> BidsName | None:
 
 def is_bids_case(name: str) -> bool:
     """Whether a case is named ``sub-01`` or ``sub-01_ses-02``."""
-    return re.fullmatch(r"sub-[0-9A-Za-z]+(_ses-[0-9A-Za-z]+)?", name) is not None
+    return re.fullmatch(r"sub-[0-9A-Za-z]+(_ses-[0-9A-Za-z-]+)?", name) is not None
+
+
+def subject_of(case: str) -> str | None:
+    """``"sub-01_ses-pre-op"`` → ``"sub-01"``; None where the name says no session."""
+    match = re.fullmatch(r"(.+)_ses-[0-9A-Za-z-]+", case)
+    return match and match[1]
 
 
 def is_subject_folder(folder: Path) -> bool:
     """Whether a folder is named ``sub-01``."""
-    return folder.name.startswith("sub-") and _SUBJECT_OR_SESSION.fullmatch(folder.name) is not None
+    return folder.name.startswith("sub-")
+
+
+def is_session_folder(folder: Path) -> bool:
+    """Whether a folder is named ``ses-02``."""
+    return folder.name.startswith("ses-")
+
+
+def session_of(folder: Path) -> tuple[str, str] | None:
+    """``sub-01/ses-02/anat`` → ``("sub-01", "ses-02")``; None for a folder of no session."""
+    session = folder.parent if folder.name in DATA_TYPES else folder
+    return (session.parent.name, session.name) if is_session_folder(session) else None
 
 
 def below(folder: Path) -> list[Path]:
@@ -119,6 +143,6 @@ def below(folder: Path) -> list[Path]:
     for path in (p for p in entries(folder) if p.is_dir()):
         if path.name in DATA_TYPES:
             found.append(path)
-        elif _SUBJECT_OR_SESSION.fullmatch(path.name) and path.name.startswith("ses-"):
+        elif is_session_folder(path):
             found += [path, *below(path)]
     return found

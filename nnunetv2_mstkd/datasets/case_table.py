@@ -1,4 +1,4 @@
-"""A table of files, for what no rule can say: a row for each image, with case, sequence and path."""
+"""A table of files, for what no rule can say: a row for each image (case, sequence, path; patient)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from nnunetv2_mstkd.errors import MSTKDError
 
 TABLE_ENDINGS = (".csv", ".tsv")
 _COLUMNS = {"case": ("case",), "sequence": ("sequence", "modality"), "path": ("path", "file")}
+_PATIENT = "patient"  # may be left out
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image: which line of the table, which case, which modality (as written), where."""
+    """One image: which line of the table, which case, which modality (as written), where, whose (or "")."""
 
     line: int
     case: str
     sequence: str
     path: Path
+    patient: str = ""
 
 
 def is_table(path: Path) -> bool:
@@ -29,7 +31,7 @@ def is_table(path: Path) -> bool:
 
 
 def read_table(table: Path) -> list[Row]:
-    """Read the rows; empty lines are skipped, further columns are not looked at.
+    """Read the rows; empty lines are skipped, further columns than ``patient`` are not looked at.
 
     Args:
         table: text with commas, semicolons or tabs. Relative paths count from its folder.
@@ -63,7 +65,7 @@ def _rows(table: Path, cells: Iterator[list[str]]) -> Iterator[Row]:
         if not places:
             places = _places(table, [cell.lower() for cell in row])
             continue
-        case, sequence, path = (row[i] if i < len(row) else "" for i in places.values())
+        case, sequence, path = (_cell(row, places[column]) for column in _COLUMNS)
         if not (case and sequence and path):
             raise MSTKDError(
                 f"{table}, line {line}: case, sequence or path is empty; leave out the row of an absent file"
@@ -72,7 +74,12 @@ def _rows(table: Path, cells: Iterator[list[str]]) -> Iterator[Row]:
             raise MSTKDError(
                 f"{table}, line {line}: '{case}' cannot name a file; leave / and a first dot away"
             )
-        yield Row(line, case, sequence, table.parent / path)
+        patient = _cell(row, places[_PATIENT]) if _PATIENT in places else ""
+        yield Row(line, case, sequence, table.parent / path, patient)
+
+
+def _cell(row: list[str], place: int) -> str:
+    return row[place] if place < len(row) else ""
 
 
 def _places(table: Path, header: list[str]) -> dict[str, int]:
@@ -84,4 +91,4 @@ def _places(table: Path, header: list[str]) -> dict[str, int]:
                 f"the table {table} has no column '{column}'; its first line must name case, sequence, path"
             )
         places[column] = found
-    return places
+    return places | ({_PATIENT: header.index(_PATIENT)} if _PATIENT in header else {})

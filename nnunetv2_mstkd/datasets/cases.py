@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunetv2_mstkd.datasets.bids import subject_of
+
 
 @dataclass(frozen=True)
 class Case:
@@ -14,12 +16,14 @@ class Case:
 
     Attributes:
         aside: files that are neither (a brain mask, another BIDS sequence) → what they are taken for.
+        patient: whose examination it is, where the source says so: a table's column, or a BIDS session.
     """
 
     name: str
     images: dict[str, Path]
     segmentation: Path | None = None
     aside: Mapping[Path, str] = field(default_factory=dict)
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,30 @@ class Draft:
     unknown: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     prefixes: set[str] = field(default_factory=set)
+    patient: str | None = None
+
+    def drop_unreadable(self) -> None:
+        """Name as a problem, and drop, the paths at which image readers stop the whole program."""
+        images = (*self.files.values(), self.segmentations, self.unknown)
+        bad = {path for paths in (*images, self.aside) for path in paths if not is_utf8(path)}
+        for paths in images:
+            paths[:] = [path for path in paths if path not in bad]
+        for kind in [kind for kind, paths in self.files.items() if not paths]:
+            del self.files[kind]
+        self.aside = {path: what for path, what in self.aside.items() if path not in bad}
+        if bad:
+            names = ", ".join(path.name for path in sorted(bad))
+            self.problems.append(f"the path of {names} is not UTF-8, which image readers need; rename it")
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written in UTF-8; one from an old disk may hold other bytes."""
+    return str(path) == shown(path)
+
+
+def shown(text: object) -> str:
+    """A text that can be printed: what is not UTF-8 becomes ``\\udcfc``."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def finish(
@@ -60,14 +88,19 @@ def finish(
         by_name[name].append(draft)
     cases, problems, unusable = [], {}, {}
     for name, (draft, *copies) in sorted(by_name.items()):
-        reasons = _reasons(draft, modalities)
+        draft.drop_unreadable()
+        reasons = [shown(reason) for reason in _reasons(draft, modalities)]
         if copies:
             folders = sorted({p.parent.name for d in (draft, *copies) for f in d.files.values() for p in f})
-            reasons = [f"duplicate case id, found in the folders {', '.join(folders)}; keep one"]
+            reasons = [f"duplicate case id, found in the folders {shown(', '.join(folders))}; keep one"]
+        patient = draft.patient or subject_of(name)
         if not name.isprintable():
-            name, reasons = repr(name), ["a line break or the like is in the name; rename the files"]
+            what = (
+                "a line break or the like is in the name" if name == shown(name) else "the name is not UTF-8"
+            )
+            name, reasons = repr(name), [f"{what}; rename the files"]
         images = {m: draft.files[m][0] for m in modalities if len(draft.files.get(m, ())) == 1}
-        case = Case(name, images, next(iter(draft.segmentations), None), draft.aside)
+        case = Case(name, images, next(iter(draft.segmentations), None), draft.aside, patient)
         if reasons:
             problems[name], unusable[name] = "; ".join(reasons), case
         else:

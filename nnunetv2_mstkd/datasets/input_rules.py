@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from nnunetv2_mstkd.datasets.naming import SEGMENTATION, SEGMENTATION_NAMES
 from nnunetv2_mstkd.errors import MSTKDError
@@ -29,7 +29,13 @@ class Pattern:
     expression: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "expression", re.compile(_translated(self.glob)))
+        try:
+            expression = re.compile(_translated(self.glob))
+        except re.error as error:
+            raise MSTKDError(
+                f"--pattern {self.name}='{self.glob}' cannot be read: {error.msg}; correct the [...] in it"
+            ) from None
+        object.__setattr__(self, "expression", expression)
 
     @property
     def of_paths(self) -> bool:
@@ -59,15 +65,23 @@ class InputRules:
     Attributes:
         one_case: the images of a folder are one case, whatever the first parts of their names are.
         patterns: which file is which modality, before any name is read.
+        of_another_source: they were written for another folder: a pattern that matches nothing here is none.
     """
 
     one_case: bool = False
     patterns: tuple[Pattern, ...] = ()
+    of_another_source: bool = False
 
     @property
     def of_paths(self) -> bool:
         """Whether some patterns are about paths."""
         return any(pattern.of_paths for pattern in self.patterns)
+
+    def here(self, paths: Collection[str]) -> InputRules:
+        """The same with the patterns alone that match one of these paths."""
+        names = {path.rpartition("/")[2] for path in paths} | set(paths)
+        fitting = (p for p in self.patterns if any(p.match(name) is not None for name in names))
+        return replace(self, patterns=tuple(fitting))
 
     def words(self) -> list[str]:
         """The flags that say the same on a command line."""

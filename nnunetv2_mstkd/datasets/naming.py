@@ -42,9 +42,19 @@ _BRAIN_MASK = re.compile(
     rf"[{_SEPARATORS}]?(?:mask|seg|segmentation)$",
     re.IGNORECASE,
 )
-_ONTO = frozenset({"to", "in", "on", "onto", "into", "space", "2", "reg2"})  # FLAIR_to_T1 is a FLAIR
-_MAYBE_ONTO = frozenset({"reg", "coreg", "registered", "aligned"})
-_AFTER_CONTRAST = frozenset({"gadolinium", "postcontrast", "postgad", "postgd", "contrast", "enhanced"})
+# FLAIR_to_T1 is a FLAIR, and ADC_to_T1 no T1: what was moved decides.
+_ONTO = frozenset({"to", "in", "on", "onto", "into", "reg2"})
+_MAYBE_ONTO = frozenset({"2", "space"})  # or a number, or a sequence's own name: P_2_T1, P_space_T1
+_MAYBE_BOTH = frozenset({"reg", "coreg", "registered", "aligned"})
+_WITHOUT = frozenset({"pre", "before", "no", "non", "not", "without", "wo", "un"})
+_WITH = frozenset({"post", "after", "with"})
+_MARK = re.compile("|".join(sorted(_WITHOUT | _WITH, key=len, reverse=True)), re.IGNORECASE)
+# "contrast" with the words that belong to it: pre_contrast, non-enhanced, postgad.
+_CONTRAST = re.compile(
+    rf"(?:^|(?<=[{_SEPARATORS}]))"
+    rf"(?P<marks>(?:(?:{_MARK.pattern}|and)[{_SEPARATORS}]?)*)(?P<agent>contrast|enhanced|gadolinium|gado?|gd)$",
+    re.IGNORECASE,
+)
 _MAYBE_AFTER_CONTRAST = frozenset({"ce", "gd", "gad", "gado", "post", "km"})  # or a patient's initials
 
 
@@ -130,20 +140,39 @@ def _settled(text: str, prefix: str, kind: str, modalities: Sequence[str], *, lo
     if kind == SEGMENTATION:
         return Reading(prefix, kind)
     before, word = _last_word(prefix)
-    if word in _ONTO | _MAYBE_ONTO and before:
+    if word in _ONTO and before:
+        return read_name(before, modalities)
+    if word in _MAYBE_ONTO | _MAYBE_BOTH and before:
         moved = read_name(before, modalities)
-        if moved.kind in modalities and moved.kind != kind:
-            if word in _ONTO:
+        if moved.aside or (moved.kind and moved.kind != kind):
+            if moved.aside or word in _MAYBE_ONTO:
                 return moved
             return Reading(prefix, problem=f"it says both {moved.kind} and {kind}")
     if looked_past and split_name(prefix, modalities)[1] in set(modalities) - {kind}:
         return Reading(prefix, problem=f"it says both {split_name(prefix, modalities)[1]} and {kind}")
-    if kind == "t1n" and "t1c" in modalities and word in _AFTER_CONTRAST:
-        return Reading(before, "t1c")
+    if kind in ("t1n", "t1c") and (of_contrast := _by_contrast(prefix, kind, modalities)):
+        return of_contrast
     if kind == "t1n" and word in _MAYBE_AFTER_CONTRAST:
         return Reading(prefix, problem=f"with '{word}' before it, T1 may be before or after contrast")
     others = [ending for ending in _endings(text, modalities) if ending != (prefix, kind)]
     return Reading(prefix, kind, shorter=Reading(*others[0]) if others else None)
+
+
+def _by_contrast(prefix: str, kind: str, modalities: Sequence[str]) -> Reading | None:
+    """The reading of a T1 before which something is said of contrast; those words name no case."""
+    said = _CONTRAST.search(prefix)
+    if said is None or (not said["marks"] and said["agent"].lower() in _MAYBE_AFTER_CONTRAST):
+        return None
+    rest = prefix[: said.start()].rstrip(_SEPARATORS)
+    marks = {mark.lower() for mark in _MARK.findall(said["marks"])}
+    without = bool(marks & _WITHOUT)
+    if without and (marks & _WITH or kind == "t1c"):
+        return Reading(prefix, problem="it says both before and after contrast")
+    if kind == "t1c":  # what is said twice may belong to the case: P_contrast_t1c beside P_contrast_t2
+        return None
+    if without or "t1c" in modalities:
+        return Reading(rest, "t1n" if without else "t1c")
+    return Reading(rest, aside="another sequence (T1 after contrast)")
 
 
 def _last_word(prefix: str) -> tuple[str, str]:

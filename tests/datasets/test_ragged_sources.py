@@ -1,5 +1,6 @@
 """Layouts that users have: understood, or refused with the way out, but never taken for something else."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_stripped_cases_side_by_side(tmp_path):
         name: list(BRATS_MODALITIES) for name in ("P1", "P2")
     }
     assert [*found.cases[0].aside.values()] == ["brain mask"]
+
+
+def test_words_on_contrast_name_no_case(tmp_path):
+    found = discover(
+        make(tmp_path, "P1_pre_contrast_T1.nii", "P1_FLAIR.nii", "P1_T1post.nii"), BRATS_MODALITIES
+    )
+    assert [list(images) for images in content(found).values()] == [["t1n", "t1c", "t2f"]]
 
 
 def test_endings_in_capitals_count(tmp_path):
@@ -101,6 +109,101 @@ class TestBids:
     def test_two_runs_are_not_chosen_from(self, tmp_path):
         source = make(tmp_path, *(f"sub-7/anat/sub-7_run-{i}_T1w.nii.gz" for i in (1, 2)))
         assert "2 files for t1n" in discover(source, BRATS_MODALITIES).problems["sub-7"]
+
+    @pytest.mark.parametrize("within", [".", "sub-01", "sub-01/ses-post-op", "sub-01/ses-post-op/anat"])
+    def test_sessions_with_hyphens(self, tmp_path, within):
+        session = "sub-01/ses-post-op/anat/sub-01_ses-post-op"
+        source = make(
+            tmp_path, f"{session}_T1w.nii.gz", f"{session}_FLAIR.nii.gz", "sub-02/anat/sub-02_T1w.nii"
+        )
+        case = discover(source / within, BRATS_MODALITIES).cases[0]
+        assert (case.name, list(case.images)) == ("sub-01_ses-post-op", ["t1n", "t2f"])
+        assert case.patient == "sub-01"
+
+    @pytest.mark.parametrize(("prefix", "folder"), [("", "sub-01"), ("sub-01_", "sub-01")])
+    def test_the_folder_alone_says_the_session(self, tmp_path, prefix, folder):
+        names = (f"ses-01/anat/{prefix}T1w", f"ses-01/anat/{prefix}T1ce")
+        others = (f"ses-02/anat/{prefix}T2w", f"ses-02/anat/{prefix}FLAIR")
+        make(tmp_path, *(f"{folder}/{name}.nii.gz" for name in (*names, *others)))
+        cases = {f"{folder}_ses-01": ["t1n", "t1c"], f"{folder}_ses-02": ["t2w", "t2f"]}
+        for source in (tmp_path, tmp_path / folder):
+            found = discover(source, BRATS_MODALITIES)
+            assert {name: list(images) for name, images in content(found).items()} == cases
+            assert {case.patient for case in found.cases} == {folder}
+        (alone,) = discover(tmp_path / folder / "ses-01", BRATS_MODALITIES).cases
+        assert alone.name == f"{folder}_ses-01"
+
+    def test_sessions_of_a_folder_under_another_name(self, tmp_path):
+        make(tmp_path, "P1/ses-01/T1.nii", "P1/ses-02/anat/T1.nii", "P1/ses-02/anat/FLAIR.nii")
+        found = discover(tmp_path, BRATS_MODALITIES)
+        assert {case.name: case.patient for case in found.cases} == {"P1_ses-01": "P1", "P1_ses-02": "P1"}
+
+    def test_a_segmentation_without_a_name_is_of_its_session(self, tmp_path):
+        names = (
+            f"sub-1/ses-{t}/anat/{name}" for t in (1, 2) for name in (f"sub-1_ses-{t}_T1w.nii", "seg.nii")
+        )
+        found = discover(make(tmp_path, *names), BRATS_MODALITIES)
+        assert found.problems == {}
+        assert [c.segmentation.parent.parent.name for c in found.cases] == ["ses-1", "ses-2"]
+
+    def test_subjects_and_sessions_in_which_nothing_is_found_are_named(self, tmp_path, caplog):
+        make(tmp_path, "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii", "sub-1/ses-2/T1/scan.nii", "code/x.nii.txt")
+        make(tmp_path, "sub-2/T1/scan.nii", "derivatives/x.txt")
+        assert list(content(discover(tmp_path, BRATS_MODALITIES))) == ["sub-1_ses-1"]
+        assert "hold no image that is looked for, and are not used: sub-2\n" in caplog.text
+        assert "hold no image that is looked for, and are not used: ses-2\n" in caplog.text
+
+
+def test_what_a_case_lacks_and_what_lies_where_nothing_is_searched(tmp_path, caplog):
+    make(tmp_path, "P1/P1_T1.nii", "P1/more/P1_FLAIR.nii", "P1/T2/scan.nii", "P1/old/P1_T1.nii")
+    make(tmp_path, *(f"P2/{word}.nii" for word in BRATS_MODALITIES), "P2/old/T1.nii")
+    assert len(discover(tmp_path, BRATS_MODALITIES).cases) == 2
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"{tmp_path / 'P1'} lacks t2w t2f, but its sub-folders that are not searched seem to hold it"
+        f" ({tmp_path / 'P1' / 'T2' / 'scan.nii'})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "names", "accepted"),
+    [
+        ("BraTS-GLI-00001-000", ("BraTS-GLI-00001-000-t1n", "BraTS-GLI-00002-000-seg"), False),
+        ("BraTS-GLI-00001-000", ("t1n", "BraTS-GLI-00002-000-seg"), False),
+        ("P1", ("P1_t1", "BraTS-GLI-00002-000-seg"), False),
+        ("P1", ("t1", "BraTS-GLI-00002-000-seg"), True),
+        ("BraTS20_Training_355", ("BraTS20_Training_355_t1", "W39_1998.09.19_Segm"), True),
+        ("BraTS20_Training_001", ("BraTS20_Training_001_t1", "BraTS20_Training_001_manual_seg"), True),
+        ("BraTS-GLI-00001-000", ("BraTS-GLI-00001-000-t1n", "BraTS-GLI-00001_seg"), True),
+    ],
+)
+def test_a_segmentation_of_another_patient(tmp_path, case, names, accepted):
+    make(tmp_path, *(f"{case}/{name}.nii.gz" for name in names))
+    for source in (tmp_path, tmp_path / case):
+        found = discover(source, BRATS_MODALITIES)
+        assert bool(found.cases) == accepted
+        assert accepted or "is of another case than the images" in next(iter(found.problems.values()))
+
+
+class TestOnePatientInAFolder:
+    @pytest.mark.parametrize(
+        ("names", "name"),
+        [
+            (("PAT0_t1", "PAT0_flair"), "PAT0"),
+            (("PAT0_t1", "seg"), "PAT0"),
+            (("t1", "flair"), "inbox"),
+            (("BraTS-GLI-00001-000-t1c", "BraTS-GLI-00001-000-t2f"), "BraTS-GLI-00001-000"),
+        ],
+    )
+    def test_is_named_by_its_files(self, tmp_path, names, name):
+        source = make(tmp_path / "inbox", *(f"{word}.nii.gz" for word in names))
+        assert list(content(discover(source, BRATS_MODALITIES))) == [name]
+
+    def test_keeps_its_name_beside_a_second_one(self, tmp_path):
+        make(tmp_path, "PAT0_t1.nii", "PAT0_flair.nii")
+        alone = discover(tmp_path, BRATS_MODALITIES).cases
+        make(tmp_path, "PAT1_t1.nii")
+        assert discover(tmp_path, BRATS_MODALITIES).cases[:1] == alone
 
 
 FOUR = ("1.2.840_t1.nii.gz", "1.2.841_t1ce.nii.gz", "1.2.842_t2.nii.gz", "1.2.843_flair.nii.gz")
@@ -223,6 +326,18 @@ class TestPatterns:
             "t2f": source / "P2/FLAIR/scan.nii.gz",
         }
 
+    def test_of_paths_in_one_case(self, tmp_path):
+        source = make(tmp_path / "P", "T1/a.nii.gz", "FLAIR/b.nii.gz")
+        given = rules("t1n=T1/*.nii.gz", "t2f=FLAIR/*.nii.gz", one_case=True)
+        assert content(discover(source, BRATS_MODALITIES, rules=given)) == {
+            "P": {"t1n": "a.nii.gz", "t2f": "b.nii.gz"}
+        }
+        make(source, "T1/c.nii.gz")
+        with pytest.raises(
+            MSTKDError, match=r"--one-case: the patterns find 3 cases \(.*\) that are not parts"
+        ):
+            discover(source, BRATS_MODALITIES, rules=given)
+
     @pytest.mark.parametrize(
         ("pattern", "matches"),
         [
@@ -246,6 +361,8 @@ class TestPatterns:
             (["t1c=*_T1post.nii"], "matches no file"),
             (["t1c=*.nii.gz", "t1n=*_T1.nii.gz"], "matches the patterns of t1c and t1n"),
             (["t1c=*/nothing/*.nii.gz"], "no file in .* matches"),
+            (["t1c=*[z-a].nii.gz"], r"--pattern t1c='\*\[z-a\].nii.gz' cannot be read: bad character range"),
+            (["t1c=*[!].nii.gz"], "cannot be read"),
         ],
     )
     def test_refusals(self, tmp_path, given, says):
@@ -283,6 +400,26 @@ class TestTable:
         assert "2 files for t1n" in problems["A"]
         assert "cases.csv, line 4: unknown modality 'adc'" in problems["B"]
         assert "cases.csv, line 5: no file" in problems["C"]
+
+    def test_a_file_in_two_rows(self, tmp_path):
+        make(tmp_path, "x/1.nii.gz", "2.nii.gz")
+        (tmp_path / "link.nii.gz").symlink_to(tmp_path / "2.nii.gz")
+        table = self.write(
+            tmp_path,
+            "case,sequence,path\nA,t1,x/1.nii.gz\nA,flair,x/../x/1.nii.gz\nB,t1,2.nii.gz\nC,t2,link.nii.gz",
+        )
+        problems = discover(table, BRATS_MODALITIES).problems
+        assert "lists 1.nii.gz in line 2 (A, t1) and line 3 (A, flair)" in problems["A"]
+        assert "lists 2.nii.gz in line 4 (B, t1) and line 5 (C, t2)" in problems["B"]
+        assert problems["C"] == problems["B"]
+
+    def test_a_column_of_patients(self, tmp_path):
+        make(tmp_path, *(f"{i}.nii" for i in range(5)))
+        rows = ("case,patient,sequence,path", "A,p,t1,0.nii", "A,,t2,1.nii", "B,p,t1,2.nii", "C,,t1,3.nii")
+        found = discover(self.write(tmp_path, "\n".join(rows)), BRATS_MODALITIES)
+        assert {case.name: case.patient for case in found.cases} == {"A": "p", "B": "p", "C": None}
+        found = discover(self.write(tmp_path, "\n".join((*rows, "A,q,flair,4.nii"))), BRATS_MODALITIES)
+        assert found.problems == {"A": "cases.csv, line 6: patient q, but p above; keep one"}
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -332,3 +469,34 @@ def test_a_folder_that_may_not_be_listed_is_one_bad_case(tmp_path, monkeypatch):
     found = discover(tmp_path, BRATS_MODALITIES)
     assert list(content(found)) == ["a"]
     assert found.problems == {"closed": f"cannot list {tmp_path / 'closed'}: Permission denied"}
+
+
+class TestPathsThatAreNotUtf8:
+    LATIN = os.fsdecode(b"M\xfcller")
+
+    @pytest.mark.parametrize(
+        "names",
+        [("{}/T1.nii",), ("P/{}_T1.nii",), ("{}_T1.nii", "P1_T1.nii"), ("{}_0000.nii",), ("P/{}.nii",)],
+    )
+    def test_are_bad_cases_without_images(self, tmp_path, names):
+        make(tmp_path, *(name.format(self.LATIN) for name in names))
+        found = find_cases(tmp_path, BRATS_MODALITIES)
+        assert [case.name for case in found.cases] == ["P1"][: len(names) - 1]
+        ((name, problem),) = found.problems.items()
+        assert "not UTF-8" in problem
+        assert problem.isascii()
+        assert name.isascii()
+        assert found.unusable[name].images == {}
+
+    def test_of_a_source_or_a_table(self, tmp_path):
+        source = make(tmp_path / self.LATIN, "T1.nii", "cases.csv")
+        for place in (source, source / "cases.csv"):
+            with pytest.raises(MSTKDError, match=r"M\\udcfcller.* is not UTF-8"):
+                discover(place, BRATS_MODALITIES)
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(MSTKDError, match="File name too long"):
+        discover(tmp_path / ("x" * 300), BRATS_MODALITIES)
+    (tmp_path / "cases.csv").write_text(f"case,sequence,path\nA,t1,{'x' * 300}.nii")
+    assert "no file" in discover(tmp_path / "cases.csv", BRATS_MODALITIES).problems["A"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunetv2_mstkd.datasets.availability import Availability, recorded
 from nnunetv2_mstkd.datasets.convert.inspection import BadCasesError, Inspection, inspect_case
-from nnunetv2_mstkd.datasets.convert.source_cases import SourceCase, Sources, find_sources
+from nnunetv2_mstkd.datasets.convert.source_cases import SourceCase, Sources, find_sources, stated_patients
 from nnunetv2_mstkd.datasets.convert.splits import check_split, patient_splits
 from nnunetv2_mstkd.datasets.convert.target import CONVERTED_PARTS, check_replaceable, replacing_folder
 from nnunetv2_mstkd.datasets.convert.unlabelled import Unlabelled
@@ -104,7 +104,7 @@ def convert(
     check_split(folds, seed)
     sources = find_sources(source, rules)
     check_replaceable(raw_folder, source, sources.files)
-    more = Unlabelled.find(source, sources, unlabelled)
+    more = Unlabelled.find(source, sources, unlabelled, rules)
     check_replaceable(raw_folder, unlabelled or source, more.sources.files)
     inspections = _inspected(source, sources, num_processes)
     fmt = _checked_format(source_format, inspections)
@@ -112,6 +112,7 @@ def convert(
     complete, incomplete = more.inspected(inspections, num_processes)
     usable = [*labelled, *complete]
     content = dataset_json(usable, fmt, name=name, ending=choose_ending(usable), regions=regions)
+    content["mstkd"]["patients"] |= stated_patients(inspection.case for inspection in usable)
     patients, availability = content["mstkd"]["patients"], recorded(content, BRATS_MODALITIES)
     by_split = {i.case.name: patients[i.case.name] for i in labelled}
     splits = patient_splits(by_split, folds=folds, seed=seed)

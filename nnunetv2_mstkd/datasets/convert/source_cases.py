@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunetv2_mstkd.datasets.discovery import discover
+from nnunetv2_mstkd.datasets.cases import is_utf8, shown
+from nnunetv2_mstkd.datasets.discovery import check_source, discover, is_numbered
 from nnunetv2_mstkd.datasets.input_rules import InputRules
-from nnunetv2_mstkd.datasets.nifti import NIFTI_ENDINGS, is_nifti_name, without_ending
+from nnunetv2_mstkd.datasets.listing import entries
+from nnunetv2_mstkd.datasets.nifti import is_nifti_name, without_ending
 from nnunetv2_mstkd.datasets.volumes import read_checked
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.modalities import BRATS_MODALITIES, modalities_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,16 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class SourceCase:
-    """A case to convert; absent modalities are left out of ``images``."""
+    """A case to convert; absent modalities are left out of ``images``.
+
+    Attributes:
+        patient: where the source says whose it is; else its name may.
+    """
 
     name: str
     images: dict[str, SourceImage]
     segmentation: Path | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,16 +73,28 @@ def find_sources(source: Path, rules: InputRules | None = None) -> Sources:
         rules: how to read names that do not tell; a Decathlon folder is then one like any other.
 
     Raises:
-        MSTKDError: no such source, no cases, or a Decathlon folder whose channels are not BraTS's four.
+        MSTKDError: no such source, no cases, or channels in a ``dataset.json`` that are not BraTS's.
     """
+    check_source(source)
     if rules is None and is_decathlon(source):
         return _decathlon_cases(source)
-    found = discover(source, BRATS_MODALITIES, rules=rules)
+    order = _numbered_order(source) if source.is_dir() and is_numbered(source) else BRATS_MODALITIES
+    found = discover(source, order, rules=rules)
     cases = (
-        SourceCase(case.name, {m: SourceImage(path) for m, path in case.images.items()}, case.segmentation)
+        SourceCase(
+            case.name,
+            {m: SourceImage(case.images[m]) for m in BRATS_MODALITIES if m in case.images},
+            case.segmentation,
+            case.patient,
+        )
         for case in found.cases
     )
     return Sources(tuple(cases), found.problems)
+
+
+def stated_patients(cases: Iterable[SourceCase]) -> dict[str, str]:
+    """Case → patient, of the cases whose source says so."""
+    return {case.name: case.patient for case in cases if case.patient is not None}
 
 
 def read_images(case: SourceCase) -> Iterator[tuple[str, sitk.Image]]:
@@ -97,30 +120,67 @@ def _channel(stack: sitk.Image, image: SourceImage) -> sitk.Image:
     return sitk.Extract(stack, [*size, 0], [0, 0, 0, image.channel])
 
 
+def _numbered_order(folder: Path) -> tuple[str, ...]:
+    """What the numbers of nnU-Net's files mean: read, or said to be assumed.
+
+    Raises:
+        MSTKDError: channels that this conversion does not know.
+    """
+    described = next((p for p in (folder, folder.resolve().parent) if (p / "dataset.json").is_file()), None)
+    if described is None:
+        known = ", ".join(BRATS_MODALITIES)
+        logger.warning("%s has no dataset.json: its channels are taken for %s, in this order", folder, known)
+        return BRATS_MODALITIES
+    path = described / "dataset.json"
+    return _checked_order(path, _channel_names(path, "channel_names", "modality"), all_four=False)
+
+
 def _decathlon_cases(source: Path) -> Sources:
     """``imagesTr/BRATS_001.nii.gz`` (4D) with ``labelsTr``; the channel order is read, never assumed."""
-    order = modalities_of(_channel_names(source / "dataset.json"))
-    if sorted(order) != sorted(BRATS_MODALITIES):
-        raise MSTKDError(
-            f"{source / 'dataset.json'} names the channels {', '.join(order)}; expected those of"
-            f" Task01_BrainTumour, {', '.join(BRATS_MODALITIES)}"
-        )
-    cases = []
-    for path in sorted((source / "imagesTr").iterdir()):
-        if path.name.startswith(".") or not is_nifti_name(path.name):
-            continue
-        name = without_ending(path.name)
-        images = {modality: SourceImage(path, order.index(modality)) for modality in BRATS_MODALITIES}
-        labels = (source / "labelsTr" / f"{name}{ending}" for ending in NIFTI_ENDINGS)
-        cases.append(SourceCase(name, images, next((p for p in labels if p.is_file()), None)))
-    if not cases:
+    described = source / "dataset.json"
+    order = _checked_order(described, _channel_names(described, "modality"), all_four=True)
+    images, labels = _by_case(source / "imagesTr"), _by_case(source / "labelsTr")
+    if not images:
         raise MSTKDError(f"no NIfTI files in {source / 'imagesTr'}")
-    return Sources(tuple(cases), {})
+    cases, problems = [], {}
+    for name, files in images.items():
+        segmentations = labels.get(name, [])
+        twice = [path.name for paths in (files, segmentations) if len(paths) > 1 for path in paths]
+        if not is_utf8(files[0]):
+            problems[shown(name)] = "the name is not UTF-8; rename the files"
+        elif twice:
+            problems[name] = f"duplicate case id, found in {', '.join(twice)}; keep one"
+        else:
+            channels = {m: SourceImage(files[0], order.index(m)) for m in BRATS_MODALITIES}
+            cases.append(SourceCase(name, channels, next(iter(segmentations), None)))
+    return Sources(tuple(cases), problems)
 
 
-def _channel_names(path: Path) -> dict[str, str]:
+def _by_case(folder: Path) -> dict[str, list[Path]]:
+    """Case → its NIfTI files, of a folder that may not be there."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in entries(folder) if folder.is_dir() else ():
+        if is_nifti_name(path.name):
+            found[without_ending(path.name)].append(path)
+    return found
+
+
+def _checked_order(path: Path, names: dict[str, str], *, all_four: bool) -> tuple[str, ...]:
+    """The modalities in the order of their channels, after a look at which they are."""
+    order = modalities_of(names)
+    if set(order) - set(BRATS_MODALITIES) or (all_four and len(order) < len(BRATS_MODALITIES)):
+        whose = "those of Task01_BrainTumour" if all_four else "only BraTS's"
+        raise MSTKDError(
+            f"{path} names the channels {', '.join(order)}; expected {whose}, {', '.join(BRATS_MODALITIES)}"
+        )
+    return order
+
+
+def _channel_names(path: Path, *keys: str) -> dict[str, str]:
+    """What a ``dataset.json`` has under the first of these keys that is there."""
     content = read_json(path)
-    names = content.get("modality") if isinstance(content, dict) else None
-    if not isinstance(names, dict):
-        raise MSTKDError(f'{path} has no "modality" as the Decathlon\'s has it, the order of the channels')
-    return names
+    found = [content[key] for key in keys if key in content] if isinstance(content, dict) else []
+    if not found or not isinstance(found[0], dict):
+        remedy = "; of an nnU-Net data set give the folder imagesTr" if keys[0] == "modality" else "; add it"
+        raise MSTKDError(f'{path} has no "{keys[0]}", the order of the channels{remedy}')
+    return found[0]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_mstkd.datasets.convert.inspection import BadCasesError, Inspection, inspect_case
-from nnunetv2_mstkd.datasets.convert.source_cases import Sources, find_sources
+from nnunetv2_mstkd.datasets.convert.source_cases import Sources, find_sources, is_decathlon
+from nnunetv2_mstkd.datasets.discovery import check_source
+from nnunetv2_mstkd.datasets.input_rules import InputRules
 from nnunetv2_mstkd.datasets.parallel import run_all
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -27,8 +29,16 @@ class Unlabelled:
     segmentations_not_used: int = 0
 
     @classmethod
-    def find(cls, source: Path, cases: Sources, folder: Path | None) -> Unlabelled:
+    def find(
+        cls, source: Path, cases: Sources, folder: Path | None, rules: InputRules | None = None
+    ) -> Unlabelled:
         """The cases in ``folder``; none without one.
+
+        Args:
+            source: the folder of the other cases.
+            cases: those cases.
+            folder: that of these, or ``source`` itself.
+            rules: how names of the source are read; where the folder needs such, it needs the same.
 
         Raises:
             MSTKDError: no such folder, or no cases.
@@ -36,9 +46,13 @@ class Unlabelled:
         """
         if folder is None:
             return cls(Sources((), {}))
+        check_source(folder)
         if folder.resolve() == source.resolve():
             return cls(Sources((), {}), of_the_source=True)
-        found = find_sources(folder)
+        if rules is not None:  # a table and the Decathlon's layout need none
+            with_names = folder.is_dir() and not is_decathlon(folder)
+            rules = replace(rules, of_another_source=True) if with_names else None
+        found = find_sources(folder, rules)
         known = {case.name for case in cases.cases}
         twice = {
             case.name: f"is in {source} and in {folder}; leave it in one of them"

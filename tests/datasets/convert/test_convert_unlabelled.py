@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from nnunetv2_mstkd.cli import main
 from nnunetv2_mstkd.datasets.convert.convert import convert
 from nnunetv2_mstkd.datasets.convert.inspection import BadCasesError
+from nnunetv2_mstkd.datasets.input_rules import InputRules, parse_patterns
 from nnunetv2_mstkd.datasets.unlabelled import unlabelled_beside, unlabelled_cases
 from nnunetv2_mstkd.errors import MSTKDError
 
@@ -94,6 +96,88 @@ def test_a_case_in_both_folders_an_incomplete_folder_and_no_folder(folders, nnun
     with pytest.raises(MSTKDError, match="nowhere"):
         converted((folders[0], tmp_path / "nowhere"))
     assert not any(nnunet.raw.iterdir())
+
+
+def renamed(folder, words):
+    """The cases of a folder with other words for their sequences."""
+    for path in [p for p in folder.rglob("*.nii.gz")]:
+        word = path.name.removesuffix(".nii.gz").rpartition("-")[2]
+        path.rename(path.with_name(path.name.replace(f"-{word}.", f"{words.get(word, f'-{word}')}.")))
+
+
+class TestRules:
+    """What --pattern and --one-case say holds for both folders; nobody can give them twice."""
+
+    RULES = InputRules(patterns=parse_patterns(["t1c=*_post.nii.gz", "seg=*_lesion.nii.gz"]))
+
+    def test_patterns_are_those_of_the_source(self, folders, nnunet):
+        for folder in folders:  # none of the second has a file for the pattern of seg
+            renamed(folder, {"t1c": "_post", "seg": "_lesion"})
+        assert converted(folders, rules=self.RULES).unlabelled == (name(5), name(6))
+
+    @pytest.mark.parametrize("glob", ["*_post.nii.gz", "*/*_post.nii.gz"])
+    def test_a_folder_that_needs_no_pattern_is_read_without(self, folders, nnunet, glob):
+        renamed(folders[0], {"t1c": "_post"})
+        patterns = [f"t1c={glob}"]
+        if "/" in glob:
+            patterns += [f"{word}=*/*-{word}.nii.gz" for word in ("t1n", "t2w", "t2f", "seg")]
+            renamed(folders[1], {word: f"_{word}" for word in ("t1n", "t2w", "t2f")})
+        assert converted(folders, rules=InputRules(patterns=parse_patterns(patterns))).unlabelled == (
+            name(5),
+            name(6),
+        )
+
+    def test_one_case(self, folders, nnunet, tmp_path):
+        folder = folders[1] / name(5)
+        for path in list(folder.iterdir()):
+            path.rename(folder / path.name.replace(name(5), f"{len(path.name)}{path.name[-9]}"))
+        with pytest.raises(BadCasesError) as found:
+            converted(folders)
+        assert "--one-case" in found.value.problems[name(5)]
+        assert converted(folders, rules=InputRules(one_case=True)).unlabelled == (name(5), name(6))
+
+
+class TestNumberedFiles:
+    ORDER = ("t2f", "t1n", "t1c", "t2w")  # of the Decathlon
+
+    @pytest.fixture
+    def numbered(self, folders, files, tmp_path):
+        for patient in (5, 6):
+            for number, word in enumerate(self.ORDER):
+                array = np.full((6, 7, 8), 10 * (files.channels.index(word) + 1), np.int16)
+                array[0, 0, 0] = 0
+                files.write_volume(
+                    tmp_path / "nn" / "imagesTr" / f"{name(patient)}_{number:04d}.nii.gz", array
+                )
+        return tmp_path / "nn" / "imagesTr"
+
+    def channels(self, conversion, files):
+        images = conversion.folder / "imagesTr"
+        return [int(files.read_array(images / f"{name(5)}_{i:04d}.nii.gz").max()) for i in range(4)]
+
+    @pytest.mark.parametrize(("place", "key"), [("..", "channel_names"), (".", "modality")])
+    def test_the_order_is_read(self, folders, nnunet, files, numbered, place, key):
+        names = {str(i): word for i, word in enumerate(("FLAIR", "T1w", "t1gd", "T2w"))}
+        (numbered / place / "dataset.json").write_text(json.dumps({key: names}))
+        conversion = converted((folders[0], numbered))
+        assert self.channels(conversion, files) == [10, 20, 30, 40]
+
+    def test_an_order_that_nobody_says_is_told(self, folders, nnunet, files, numbered, caplog):
+        conversion = converted((folders[0], numbered))
+        assert self.channels(conversion, files) == [40, 10, 20, 30]
+        assert "has no dataset.json: its channels are taken for t1n, t1c, t2w, t2f" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            ({"channel_names": {"0": "ADC"}}, "names the channels ADC; expected only BraTS's"),
+            ({}, 'has no "channel_names"'),
+        ],
+    )
+    def test_other_channels_are_refused(self, folders, nnunet, numbered, content, says):
+        (numbered.parent / "dataset.json").write_text(json.dumps(content))
+        with pytest.raises(MSTKDError, match=says):
+            converted((folders[0], numbered))
 
 
 def test_a_fold_does_not_train_on_images_of_patients_that_it_validates(folders, nnunet, files):

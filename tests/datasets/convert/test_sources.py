@@ -1,6 +1,8 @@
 """The Decathlon's own layout: one 4D file per case."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -70,3 +72,51 @@ def test_a_4d_file_with_too_few_channels(tmp_path, nnunet, files):
     with pytest.raises(BadCasesError) as error:
         convert(tmp_path / "src", 1, "A", source_format="msd")
     assert "has 3 channels" in error.value.problems["BRATS_001"]
+
+
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_two_files_of_one_name_are_not_chosen_from(tmp_path, nnunet, files, part):
+    write_decathlon(tmp_path / "src", files)
+    shutil.copy(tmp_path / "src" / part / "BRATS_001.nii.gz", tmp_path / "src" / part / "BRATS_001.nii")
+    with pytest.raises(BadCasesError) as error:
+        convert(tmp_path / "src", 1, "A", source_format="msd")
+    assert error.value.problems == {
+        "BRATS_001": "duplicate case id, found in BRATS_001.nii, BRATS_001.nii.gz; keep one"
+    }
+
+
+def test_a_decathlon_name_that_is_not_utf8(tmp_path, nnunet, files):
+    write_decathlon(tmp_path / "src", files)
+    folder = tmp_path / "src" / "imagesTr"
+    (folder / "BRATS_002.nii.gz").rename(folder / os.fsdecode(b"M\xfcller.nii.gz"))
+    with pytest.raises(BadCasesError) as error:
+        convert(tmp_path / "src", 1, "A", source_format="msd")
+    assert error.value.problems == {"M\\udcfcller": "the name is not UTF-8; rename the files"}
+
+
+def test_the_patients_of_a_table_stay_together_in_the_split(tmp_path, nnunet, files):
+    rows = ["case,patient,sequence,path"]
+    for i in range(6):
+        files.write_case(tmp_path, f"C{i}")
+        for word in (*files.channels, "seg"):
+            rows.append(f"C{i},{'ABC'[i // 2]},{word},C{i}/C{i}-{word}.nii.gz")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    conversion = convert(tmp_path / "cases.csv", 1, "A", source_format="brats2023")
+    assert conversion.patients == {f"C{i}": "ABC"[i // 2] for i in range(6)}
+    splits = json.loads(conversion.splits_file.read_text())
+    assert sorted(split["val"] for split in splits) == [["C0", "C1"], ["C2", "C3"], ["C4", "C5"]]
+    content = json.loads((conversion.folder / "dataset.json").read_text())
+    assert content["mstkd"]["patients"]["C3"] == "B"
+
+
+def test_bids_sessions_with_hyphens_are_of_one_patient(tmp_path, nnunet, files):
+    for session in ("pre-op", "post-op"):
+        case = f"sub-01_ses-{session}"
+        files.write_case(tmp_path / "src" / "sub-01", f"ses-{session}", channels=("t1n", "t2f"))
+        folder = tmp_path / "src" / "sub-01" / f"ses-{session}"
+        for path in folder.iterdir():
+            path.rename(folder / path.name.replace(f"ses-{session}-", f"{case}_"))
+    assert convert(tmp_path / "src", 1, "A", source_format="brats2023").patients == {
+        "sub-01_ses-post-op": "sub-01",
+        "sub-01_ses-pre-op": "sub-01",
+    }
