@@ -6,6 +6,7 @@ Only the chosen sub-command's module is imported, so ``--help`` needs neither to
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,11 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MSTKDError as error:
         print(f"nnUNetv2_mstkd {command}: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except PermissionError as error:
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe (head, less) has left
+            return 0
+        if not isinstance(error, PermissionError) and error.errno != errno.ENAMETOOLONG:
+            raise
         print(f"nnUNetv2_mstkd {command}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except BrokenPipeError:  # the reader of a pipe (head, less) has left
-        return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ def add_table_argument(parser: Parser) -> None:
         "--table",
         metavar="FILE",
         type=Path,
-        help="instead of a folder: CSV with the columns case, sequence, path (from the table's folder)",
+        help="instead of a folder: CSV with the columns case, sequence, path (from the table's folder), and"
+        " patient where a patient has several cases",
     )
 
 

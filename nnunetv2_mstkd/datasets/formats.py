@@ -54,7 +54,7 @@ class DatasetFormat:
 
 # A case id with a time point, in any release of 2023 or later (GLI, SSA, PED, ...), or by BIDS.
 _TIME_POINT = re.compile(
-    r"(?P<patient>BraTS-[A-Za-z]+-\d{5}(?=-\d{3}$)|sub-[A-Za-z0-9]+(?=_ses-[A-Za-z0-9]+$))[-_].+"
+    r"(?P<patient>BraTS-[A-Za-z]+-\d{5}(?=-\d{3}$)|sub-[A-Za-z0-9]+(?=_ses-[A-Za-z0-9-]+$))[-_].+"
 )
 
 _ET_IS_4 = {"NCR": 1, "ED": 2, "ET": 4}

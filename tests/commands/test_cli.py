@@ -95,3 +95,13 @@ def test_a_place_that_is_closed_to_us_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("nnunetv2_mstkd.commands.methods.run", refuse)
     assert main(["methods"]) == 2
     assert capsys.readouterr().err == "nnUNetv2_mstkd methods: error: /closed/file: Permission denied\n"
+
+
+@pytest.mark.parametrize(
+    "command", [("statistics", "-p"), ("native", "-i", "x", "--transforms", "x", "-o", "x", "-p")]
+)
+def test_a_name_that_is_too_long_is_one_line(command, capsys):
+    assert main([*command, "n" * 300]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "File name too long" in error
