@@ -145,9 +145,10 @@ class Demo:
 
 
 NEXT = """The three models share the network (MSTKDNet), patches, optimizer and number of steps ({steps}).
-A first part of them (half, of conditioned dropout a quarter) shows all sequences, the others a random subset;
-"no masking" shows all sequences throughout. This is one seed, a short training and {cases} cases: enough to see
-what masking does, too little to rank the two masked models. docs/benchmarks.md has the study with three seeds.
+A first part of them (half, of conditioned dropout a quarter) shows all sequences, the others a random
+subset; "no masking" shows all sequences throughout. This is one seed, a short training and {cases} cases:
+enough to see what masking does, too little to rank the two masked models. docs/benchmarks.md has the study
+with three seeds.
 
 Figures and statistics: open
   {report}
