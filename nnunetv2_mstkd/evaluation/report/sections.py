@@ -37,8 +37,9 @@ _PUBLISHED = "Published, not measured here"
 _RANKS = (
     "Data, training budget and pipeline differ: the published systems were trained and scored by other code"
     " on other patients. A rank that differs is no error of either side.",
-    "Ranks are among the systems that were measured here, by the mean over the incomplete subsets. Of several"
-    " runs of a system the first counts.",
+    "Ranks are among the systems that were measured here. Published and measured means are over the same"
+    " subsets: those published ones with a modality missing that every one of these systems has a score under"
+    " here. Of several runs of a system the first counts.",
 )
 
 
@@ -112,12 +113,14 @@ def _published(published: pd.DataFrame, *, ablation: bool) -> Section:
 def _rank_tables(ranks: pd.DataFrame) -> list[Table]:
     """Make per metric a table of published and measured ranks."""
     columns = [Column("Region", numeric=False), Column("System", numeric=False), Column("Run", numeric=False)]
+    columns.append(Column("Subsets"))
     columns += [Column(head, group=g) for g in ("Published", "Measured here") for head in ("Mean", "Rank")]
     tables = []
     for metric in ranks["metric"].unique():
         rows = [
             [
                 *(text_cell(row[name]) for name in ("region", "system", "run")),
+                count_cell(row["subsets"]),
                 printed_cell(row["published"]),
                 _rank_cell(row["published_rank"]),
                 score_cell(row["measured"], metric),
