@@ -57,3 +57,8 @@ def test_every_method_of_the_literature_has_a_reference():
     assert without == {"nnUNetTrainerFullModality", "nnUNetTrainerModalityDropout"}
     assert "mmFormer" in found["nnUNetTrainerMMFormer"]
     assert reference_of("nnUNetTrainer") == reference_of("nobody's") == reference_of(None) == ""
+
+
+def test_a_trainer_that_is_not_installed_says_nothing(capsys):
+    assert reference_of("nnUNetTrainerOfSomebodyElse") == ""
+    assert capsys.readouterr() == ("", "")
