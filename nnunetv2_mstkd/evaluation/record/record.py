@@ -182,6 +182,17 @@ class EvaluationRecord:
         return tuple(dict.fromkeys(made or [self.git]))
 
     @property
+    def used_versions(self) -> tuple[Mapping[str, str], ...]:
+        """Package → version, of every session that scored something."""
+        made = [session.versions for session in self.sessions if session.scored != 0 and session.versions]
+        return tuple(made or [self.versions])
+
+    @property
+    def predicted(self) -> bool:
+        """Whether a model predicted here; otherwise segmentations that were there already were scored."""
+        return bool(self.model.get("trainer")) or "inference" in self.model
+
+    @property
     def commands(self) -> tuple[str, ...]:
         """What does the same again: the commands of the sessions that scored something, and the last one."""
         made = [session.command for session in self.sessions if session.scored != 0]
