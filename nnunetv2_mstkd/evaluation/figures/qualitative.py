@@ -15,7 +15,6 @@ from matplotlib.patheffects import withStroke
 from nnunetv2_mstkd.datasets.regions import region_colors, region_mask
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.figures.choice import (
-    SUBSET_RULE,
     background_of,
     evaluation_of,
     images_of,
@@ -74,7 +73,8 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
     """Draw runs as rows, subsets as columns, regions in colours; None where files are gone or do not fit."""
     names, left_out = chosen_runs(comparison, _MOST_RUNS)
     runs = [run for run in comparison.runs if run.name in names]
-    subsets = shown_subsets(comparison)
+    chosen = shown_subsets(comparison)
+    subsets = chosen.names
     cases = shown_cases(comparison, runs, subsets)
     for case in cases:
         try:
@@ -83,13 +83,13 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
         except UnreadableError as error:
             logger.warning("case %s is not shown: %s", case, error)
     else:
-        logger.warning("no picture of a case: images, references or predictions are not on disk")
+        logger.warning("no picture of a case: %s", _reason(len(cases)))
         return None
     several = any(len(run.evaluations) > 1 for run in runs)
     caption = (
         f"Case {case}: of the n = {len(cases)} cases with images and predictions on disk, the one whose mean"
         f" Dice of {comparison.reference} over subsets and regions is (nearest to) the median. Columns:"
-        f" {SUBSET_RULE}; the image is of a sequence that is available there. The slice is the one with the"
+        f" {chosen.rule}; the image is of a sequence that is available there. The slice is the one with the"
         " largest reference area, cropped around it. Regions that contain others are painted first, so that"
         " the inner ones cover them. Numbers: Dice (%) of the whole case, mean over regions"
         f" (policy '{comparison.policy}')."
@@ -98,6 +98,13 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
     )
     figure = _draw(comparison, runs, case, slices)
     return DrawnFigure("qualitative", f"Segmentations of case {case}", caption, figure)
+
+
+def _reason(on_disk: int) -> str:
+    """Say why no case could be shown; of each that is on disk it was said already."""
+    if not on_disk:
+        return "no case has its images, reference and every prediction to be shown on disk"
+    return "the one case on disk cannot be shown" if on_disk == 1 else f"none of {on_disk} cases can be shown"
 
 
 def _read(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence[str], case: str) -> _Slices:
