@@ -25,13 +25,13 @@ from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
 from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, blended, grey, overlay, window
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import (
-    LETTER,
     LINE,
     SMALL,
     WIDTH,
     add_axes,
     new_figure,
     short_names,
+    text_width,
     wrapped,
 )
 from nnunetv2_mstkd.evaluation.figures.volumes import (
@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_RUNS = 6
 _LEFT, _GAP, _LEGEND, _LARGEST = 15.0, 0.8, 8.0, 36.0  # mm
+_LEAST_NAME, _HANDLE = 21.0, 14.0  # mm of a line of a run's name; of a patch in the legend with its room
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,13 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
     columns = len(slices.subsets) + 1
     cell = min((WIDTH - _LEFT - 1) / columns - _GAP, _LARGEST)
     left = _LEFT + (WIDTH - _LEFT - 1 - columns * (cell + _GAP)) / 2
-    letters = int(cell / LETTER)
     short = dict(zip(comparison.modalities, short_names(comparison.modalities, 12), strict=True))
     shown = list(zip(slices.subsets, slices.shown, strict=True))
-    heads = [_heading(text, m, short, letters) for text, m in [("reference", slices.shown[0]), *shown]]
+    heads = [_heading(text, m, short, cell) for text, m in [("reference", slices.shown[0]), *shown]]
     top = LINE * max(head.count("\n") + 1 for head in heads) + 2
-    per_row = max(1, int(WIDTH / (14 + LETTER * max(map(len, comparison.regions)))))
-    legend = _LEGEND + LINE * (-(-len(comparison.regions) // per_row) - 1)
+    regions = {name: wrapped(name, WIDTH - _HANDLE, 1) for name in comparison.regions}
+    per_row = max(1, int(WIDTH / (_HANDLE + max(map(text_width, regions.values())))))
+    legend = _LEGEND + LINE * (-(-len(regions) // per_row) - 1)
     figure = new_figure(top + len(runs) * (cell + _GAP) + legend)
     colors = region_colors(list(comparison.regions))
 
@@ -181,9 +182,9 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
             if not np.isnan(dice.get(subset, np.nan)):
                 _note(axes, f"{dice[subset]:.1f}")
         y = 1 - (top + row * (cell + _GAP) + cell / 2) / (figure.get_figheight() * 25.4)
-        name = wrapped(run.name, max(letters, 10), 3)
+        name = wrapped(run.name, max(cell, _LEAST_NAME), 3)
         figure.text((left - 1) / WIDTH, y, name, rotation=90, ha="right", va="center", fontsize=SMALL)
-    _add_regions(figure, colors, slices, comparison.regions, per_row)
+    _add_regions(figure, colors, slices, comparison.regions, regions, per_row)
     return figure
 
 
@@ -192,25 +193,29 @@ def _add_regions(
     colors: Mapping[str, str],
     slices: _Slices,
     regions: Mapping[str, tuple[int, ...]],
+    titles: Mapping[str, str],
     per_row: int,
 ) -> None:
     """Add the regions' legend at the bottom, in the colours that the reference shows over its median grey."""
     mask = _any_region(slices.reference, regions)
     below = slices.backgrounds[slices.shown[0]][mask]
     grey_level = float(np.median(below)) if mask.any() else 0.5
-    handles = [Patch(facecolor=tuple(blended(colors[name], grey_level)), label=name) for name in regions]
+    handles = [
+        Patch(facecolor=tuple(blended(colors[name], grey_level)), label=titles[name]) for name in regions
+    ]
     figure.legend(
         handles=handles,
         loc="lower center",
         ncols=min(len(handles), per_row),
         frameon=False,
         borderaxespad=0.2,
+        labelspacing=0.2,
     )
 
 
-def _heading(text: str, modality: str, names: Mapping[str, str], letters: int) -> str:
+def _heading(text: str, modality: str, names: Mapping[str, str], width: float) -> str:
     members = " + ".join(names.get(part, part) for part in text.split("+"))
-    return f"{wrapped(members, letters, 2)}\n{wrapped(f'image: {names[modality]}', letters, 1)}"
+    return f"{wrapped(members, width, 2)}\n{wrapped(f'image: {names[modality]}', width, 1)}"
 
 
 def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:
