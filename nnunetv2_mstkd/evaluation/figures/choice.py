@@ -74,10 +74,10 @@ def _rule(numbers: Sequence[int], whole: int, sizes: int, added: bool) -> str:
             f"of {listed} sequence{'s' if smaller[0] > 1 else ''}{spread} {each} subset with the lowest mean"
             " Dice of the reference run"
         )
+    rule = ", then ".join(parts)
     if added:
-        last = smaller[-1]
-        parts.append(f"last the best of {last} sequence{'s' if last > 1 else ''}")
-    return ", then ".join(parts)
+        rule += f", and last the best of {smaller[-1]} sequence{'s' if smaller[-1] > 1 else ''}"
+    return rule
 
 
 def background_of(subset: str, images: Mapping[str, str]) -> str | None:

@@ -8,8 +8,9 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.ablation import score_column
 from nnunetv2_mstkd.evaluation.comparison.published import DATASETS, FULL_ROW, SOURCE, caveats
+from nnunetv2_mstkd.evaluation.comparison.ranks import systems_of
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
-from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE
 from nnunetv2_mstkd.evaluation.report.cells import (
     NONE,
     Cell,
@@ -41,6 +42,10 @@ _RANKS = (
     " subsets: those published ones with a modality missing that every one of these systems has a score under"
     " here. Of several runs of a system the first counts.",
 )
+_NO_RANKS = (
+    "There are none: under no published subset with a modality missing has every published system among the"
+    " runs a score here."
+)
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -63,6 +68,8 @@ def sections(comparison: Comparison) -> list[Section]:
         found.append(
             Section("ranks", "Published and measured ranks", _RANKS, (), _rank_tables(comparison.ranks))
         )
+    elif comparison.published is not None and len(systems_of(comparison.runs)) > 1:
+        found.append(Section("ranks", "Published and measured ranks", (_NO_RANKS,)))
     settings = settings_table(comparison)
     described = [overview(comparison), *([settings] if settings else [])]
     return [
@@ -80,6 +87,8 @@ def _reading(reference: str) -> tuple[str, ...]:
 
 
 def _methods(comparison: Comparison) -> tuple[str, ...]:
+    has_incomplete = INCOMPLETE in set(comparison.means["subset"])
+    incomplete = f", “{INCOMPLETE}” of those in which a modality is missing" if has_incomplete else ""
     return (
         "The patient is the unit: several cases of a patient are averaged, and so are seeds of a run."
         f" Intervals are percentile bootstraps over patients ({comparison.resamples} resamples, seed"
@@ -88,9 +97,8 @@ def _methods(comparison: Comparison) -> tuple[str, ...]:
         " regions and runs is one, and the single subsets of each run are another. Better, equal and worse"
         " count patients. Intervals and p-values describe these trained models; a new training may differ by"
         " more.",
-        f"“{AVERAGE}” is the mean of all {len(comparison.subsets)} subsets, “incomplete” of those in which a"
-        f" modality is missing. A pair with an undefined value is left out, and “{NONE}” stands where nothing"
-        " is left.",
+        f"“{AVERAGE}” is the mean of all {len(comparison.subsets)} subsets{incomplete}. A pair with"
+        f" an undefined value is left out, and “{NONE}” stands where nothing is left.",
     )
 
 

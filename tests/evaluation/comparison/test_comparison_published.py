@@ -107,6 +107,8 @@ def test_caveats_say_so():
     assert "8 of 42 printed averages are not the mean of their columns" in text
     assert "Dice WT SMUNet 79.7 (mean " in text
     assert "gives 0 mm when the prediction or the reference is empty" in text
+    assert "its HD95 is the nearest to the published one, not the same" in text
+    assert "cannot be compared" not in text
     assert "tested on" in text
 
 
@@ -213,7 +215,10 @@ class TestRanks:
     def test_of_the_whole_set_alone_there_are_none(self, folders, compare):
         for folder in folders:
             only_subsets(folder, ["t1n+t1c+t2w+t2f"])
-        assert compare(*folders, published="brats2024").ranks is None
+        comparison = compare(*folders, published="brats2024")
+        assert comparison.ranks is None
+        block = comparison_markdown(comparison, "c").split("## Published and measured ranks")[1]
+        assert block.strip().startswith("There are none: under no published subset with a modality missing")
 
     def test_the_order_of_channels_does_not_matter(self, evaluation, compare):
         def ranks(modalities, where):

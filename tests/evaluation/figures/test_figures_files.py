@@ -88,12 +88,12 @@ def test_seven_modalities_are_shown_by_their_number(evaluation, tmp_path):
     assert [len(subset.split("+")) for subset in shown.names] == [7, 5, 3, 1, 1]
     assert shown.rule == (
         "the whole set, then of 5, 3 and 1 sequences (spread evenly over 7 evaluated numbers) each the subset"
-        " with the lowest mean Dice of the reference run, then last the best of 1 sequence"
+        " with the lowest mean Dice of the reference run, and last the best of 1 sequence"
     )
 
 
 THE_WHOLE, LOWEST = "the whole set", "subset with the lowest mean Dice of the reference run"
-BEST = "then last the best of 1 sequence"
+BEST = "and last the best of 1 sequence"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ BEST = "then last the best of 1 sequence"
             "abcd",
             ["a+b", "b+d"],
             ["a+b", "b+d"],
-            f"of 2 sequences the {LOWEST}, then last the best of 2 sequences",
+            f"of 2 sequences the {LOWEST}, and last the best of 2 sequences",
         ),
     ],
     ids=["four", "five", "two of one", "one", "all", "two of two"],
