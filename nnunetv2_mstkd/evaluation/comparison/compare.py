@@ -8,6 +8,7 @@ from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.evaluation.comparison.ablation import ablation_table
 from nnunetv2_mstkd.evaluation.comparison.agreement import check_agreement
 from nnunetv2_mstkd.evaluation.comparison.differences import differences_table, means_table
+from nnunetv2_mstkd.evaluation.comparison.facts import common_facts
 from nnunetv2_mstkd.evaluation.comparison.published import read_published
 from nnunetv2_mstkd.evaluation.comparison.ranks import rank_table
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
@@ -42,7 +43,8 @@ def compare_runs(
     if ablation and len(runs) < 2:
         raise MSTKDError("--ablation sets runs beside the full method; give at least two runs")
     check_agreement(runs)
-    layout, record = layout_of(runs), runs[0].evaluations[0].record
+    records = [evaluation.record for run in runs for evaluation in run.evaluations]
+    layout, record = layout_of(runs), records[0]
     values = {run.name: run_values(run, layout) for run in runs}
     first = values[runs[0].name]
     for name, run in values.items():
@@ -53,6 +55,7 @@ def compare_runs(
     return Comparison(
         runs=tuple(runs),
         reference=reference,
+        facts=common_facts(records, layout.scored),
         policy=record.policy,
         modalities=record.modalities,
         subsets=record.subsets,

@@ -8,7 +8,7 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.published import WHOLE
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun
-from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE, METRICS
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, METRICS
 
 # Trainer → the system of the published tables that it trains.
 SYSTEMS = {
@@ -22,7 +22,7 @@ SYSTEMS = {
     "nnUNetTrainerRMBTS": "RMBTS",
     "nnUNetTrainerRAHVED": "RA-HVED",
 }
-_COLUMNS = ["metric", "region", "system", "run"]
+_COLUMNS = ["metric", "region", "system", "run", "subsets"]
 _COLUMNS += ["published", "published_rank", "measured", "measured_rank"]
 
 
@@ -39,10 +39,11 @@ def systems_of(runs: Sequence[ComparedRun]) -> dict[str, str]:
 def rank_table(
     published: pd.DataFrame, means: pd.DataFrame, runs: Sequence[ComparedRun]
 ) -> pd.DataFrame | None:
-    """Rank the systems that were both published and measured, by their mean over the incomplete subsets.
+    """Rank the systems that were both published and measured, by their mean over the same incomplete subsets.
 
-    The published mean is computed from the columns: some printed averages are wrong, and so are columns of
-    all modalities that repeat them. Equal means share the better rank.
+    Those are the published ones that were evaluated here and in which every such system has a score. The
+    published mean is computed from the columns: some printed averages are wrong, and so are columns of all
+    modalities that repeat them. Equal means share the better rank.
 
     Args:
         published: :func:`published.read_published`.
@@ -50,24 +51,36 @@ def rank_table(
         runs: of the comparison.
 
     Returns:
-        metric, region, system, run, published, published_rank, measured, measured_rank; best published one
-        first. Published values as printed (Dice in %), measured ones as in ``means``. None where fewer than
-        two systems were measured with modalities missing.
+        metric, region, system, run, subsets (how many both means are over), published, published_rank,
+        measured, measured_rank; best published one first. Published values as printed (Dice in %), measured
+        ones as in ``means``. None where fewer than two systems were measured with modalities missing.
     """
     systems, pieces = systems_of(runs), []
     rows = published[(published["table"] == "comparison") & ~published["subset"].isin([WHOLE, AVERAGE])]
-    here = means[means["subset"] == INCOMPLETE].set_index(["metric", "region", "run"])["mean"]
     for (metric, region), group in rows.groupby(["metric", "region"], sort=False):
-        values = group.groupby("method")["value"].mean()
-        found = [
-            (metric, region, system, run, values[system], here[metric, region, run])
-            for system, run in systems.items()
-            if system in values and (metric, region, run) in here
-        ]
-        table = pd.DataFrame(found, columns=[name for name in _COLUMNS if not name.endswith("_rank")])
+        theirs = _by_subset(group, "method", "value")
+        ours = _by_subset(means[(means["metric"] == metric) & (means["region"] == region)], "run", "mean")
+        known = {
+            system: run for system, run in systems.items() if system in theirs.index and run in ours.index
+        }
+        shared = ours.loc[list(known.values())].dropna(axis="columns").columns.intersection(theirs.columns)
+        if len(known) < 2 or shared.empty:
+            continue
+        table = pd.DataFrame({"system": list(known), "run": list(known.values())})
+        table = table.assign(metric=metric, region=region, subsets=len(shared))
+        table["published"] = table["system"].map(theirs[shared].mean(axis=1))
+        table["measured"] = table["run"].map(ours[shared].mean(axis=1))
         for name in ("published", "measured"):
             ascending = METRICS[str(metric)].sign < 0
             table[f"{name}_rank"] = table[name].rank(method="min", ascending=ascending)
-        if len(table) > 1:
-            pieces.append(table.sort_values("published_rank", kind="stable"))
+        pieces.append(table.sort_values("published_rank", kind="stable"))
     return pd.concat(pieces, ignore_index=True)[_COLUMNS] if pieces else None
+
+
+def _by_subset(rows: pd.DataFrame, name: str, value: str) -> pd.DataFrame:
+    """Lay out rows of one metric and region: names down, subsets across.
+
+    Subsets are sets: elsewhere the channels may be in another order than in the published tables.
+    """
+    members = rows["subset"].map(lambda subset: frozenset(subset.split("+")))
+    return rows.assign(subset=members).pivot(index=name, columns="subset", values=value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from nnunetv2_mstkd.evaluation.comparison.facts import CommonFacts
 from nnunetv2_mstkd.evaluation.metrics.presentation import METRICS
 from nnunetv2_mstkd.evaluation.record.record import Evaluation
 
@@ -34,6 +35,7 @@ class Comparison:
     Attributes:
         runs: in the order given.
         reference: name of the run that differences are taken from.
+        facts: what can be said of all evaluations together.
         policy: for empty masks, that of every run.
         modalities: in channel order.
         subsets: in table order, as ``format_subset`` prints them.
@@ -54,6 +56,7 @@ class Comparison:
 
     runs: tuple[ComparedRun, ...]
     reference: str
+    facts: CommonFacts
     policy: str
     modalities: tuple[str, ...]
     subsets: tuple[str, ...]

@@ -119,12 +119,24 @@ def evaluation_values(evaluation: Evaluation, layout: Layout) -> tuple[list[str]
 
 
 def _check_columns(evaluation: Evaluation, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+    if table.empty:
+        raise MSTKDError(
+            f"the metrics in {evaluation.folder} have no rows: nothing was scored;"
+            " run nnUNetv2_mstkd evaluate again, it says why its cases fail"
+        )
     for column in (*metrics, "volume_reference"):
         if column not in table or not pd.api.types.is_numeric_dtype(table[column]):
             what = "is not numeric" if column in table else "is missing"
             raise MSTKDError(
                 f"column {column} of the metrics in {evaluation.folder} {what};"
                 " run nnUNetv2_mstkd evaluate again"
+            )
+        infinite = table[np.isinf(table[column])]
+        if len(infinite):
+            first = ", ".join(map(str, infinite[_KEYS].iloc[0]))
+            raise MSTKDError(
+                f"column {column} of the metrics in {evaluation.folder} is infinite in {len(infinite)} of"
+                f" {len(table)} rows (first: {first}); run nnUNetv2_mstkd evaluate again"
             )
     policies = set(table["policy"]) - {evaluation.record.policy}
     if policies:

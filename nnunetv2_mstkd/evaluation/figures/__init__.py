@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from nnunetv2_mstkd.evaluation.figures.importance import draw_importance
 from nnunetv2_mstkd.evaluation.figures.qualitative import draw_qualitative
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure, SavedFigure
 from nnunetv2_mstkd.evaluation.figures.strips import draw_strips
-from nnunetv2_mstkd.evaluation.figures.style import DPI, RC
+from nnunetv2_mstkd.evaluation.figures.style import DPI, RC, unknown_letters
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["SavedFigure", "save_figures"]
 
@@ -38,10 +42,19 @@ def save_figures(comparison: Comparison, folder: Path) -> list[SavedFigure]:
     A figure that has nothing to show (no predictions on disk, only one number of modalities) is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    unknown = unknown_letters(
+        [*(run.name for run in comparison.runs), *comparison.regions, *comparison.modalities]
+    )
+    if unknown:
+        logger.warning(
+            "figures show boxes for %s: no font here has them; install Noto Sans CJK, or give other names",
+            unknown,
+        )
     saved = []
     for draw in _FIGURES:
         # Not the user's own settings: figures look the same everywhere.
-        with context(["default", dict(RC)]):
+        with context(["default", dict(RC)]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said once, above
             drawn = draw(comparison)
             if drawn is not None:
                 saved.append(_save(drawn, folder))

@@ -15,7 +15,7 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     policy_text,
     styles_of,
 )
-from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_panels
+from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, make_room_beside, region_panels
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 
 _MOST_RUNS = 8
@@ -37,6 +37,7 @@ def draw_by_count(comparison: Comparison) -> DrawnFigure | None:
         axes.set_xticks(counts)
         axes.set_xlabel("available sequences")
         axes.set_ylabel("Dice (%)")
+    make_room_beside(panels)
     caption = (
         "Mean Dice against the number of available sequences; a patient's Dice is first averaged over the"
         f" evaluated subsets of that number. {patients_text(comparison)}. {interval_text(comparison)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +15,69 @@ MOST_SUBSETS = 5
 # Where oedema and core are seen best, first.
 BACKGROUNDS = ("t2f", "t1c", "t2w", "t1n")
 
-SUBSET_RULE = (
-    "the whole set, then for each smaller number of sequences (evenly spread, where there are many) the"
-    " subset with the lowest mean Dice of the reference run, and last the best of one sequence"
-)
+
+@dataclass(frozen=True)
+class ShownSubsets:
+    """The subsets of a figure.
+
+    Attributes:
+        names: in the order of the columns.
+        rule: how they were chosen, for the caption.
+    """
+
+    names: tuple[str, ...]
+    rule: str
 
 
-def shown_subsets(comparison: Comparison) -> list[str]:
-    """Choose at most five subsets, as ``SUBSET_RULE`` says."""
+def shown_subsets(comparison: Comparison) -> ShownSubsets:
+    """Choose at most five subsets: the worst of each size, the largest first, and last the best smallest one.
+
+    Of many sizes some are chosen, evenly spread.
+    """
     rows = comparison.scores[comparison.scores["run"] == comparison.reference]
-    dice = rows.groupby("subset")["dice"].mean()
+    dice = rows.groupby("subset")["dice"].mean().dropna()
     by_size: dict[int, list[str]] = {}
     for subset in comparison.subsets:
         by_size.setdefault(len(subset.split("+")), []).append(subset)
-    numbers = sorted(by_size, reverse=True)
-    if len(numbers) > MOST_SUBSETS:
-        picks = np.linspace(0, len(numbers) - 1, MOST_SUBSETS).round().astype(int)
-        numbers = [numbers[pick] for pick in picks]
-    chosen = [min(by_size[number], key=lambda s: dice.get(s, np.inf)) for number in numbers]
-    best = max(by_size[numbers[-1]], key=lambda s: dice.get(s, -np.inf))
-    if len(chosen) < MOST_SUBSETS and best not in chosen:
-        chosen.append(best)
-    return chosen
+    smallest = by_size[min(by_size)]
+    best = max(smallest, key=lambda s: dice.get(s, -np.inf))
+    worst = {size: min(found, key=lambda s: dice.get(s, np.inf)) for size, found in by_size.items()}
+    added = best != worst[min(by_size)]
+    numbers = _evenly(sorted(by_size, reverse=True), MOST_SUBSETS - added)
+    names = (*(worst[number] for number in numbers), *([best] if added else []))
+    return ShownSubsets(names, _rule(numbers, len(comparison.modalities), len(by_size), added))
+
+
+def _evenly(numbers: list[int], most: int) -> list[int]:
+    if len(numbers) <= most:
+        return numbers
+    picks = np.linspace(0, len(numbers) - 1, most).round().astype(int)
+    return [numbers[pick] for pick in picks]
+
+
+def _rule(numbers: Sequence[int], whole: int, sizes: int, added: bool) -> str:
+    """Say how the subsets were chosen.
+
+    Args:
+        numbers: sizes that were chosen, the largest first.
+        whole: size of the whole set.
+        sizes: how many sizes were evaluated.
+        added: the best subset of the smallest size stands last.
+    """
+    smaller = [number for number in numbers if number < whole]
+    parts = ["the whole set"] if len(smaller) < len(numbers) else []
+    if smaller:
+        listed = " and ".join(filter(None, (", ".join(map(str, smaller[:-1])), str(smaller[-1]))))
+        spread = f" (spread evenly over {sizes} evaluated numbers)" if sizes > len(numbers) else ""
+        each = "each the" if len(smaller) > 1 else "the"
+        parts.append(
+            f"of {listed} sequence{'s' if smaller[0] > 1 else ''}{spread} {each} subset with the lowest mean"
+            " Dice of the reference run"
+        )
+    rule = ", then ".join(parts)
+    if added:
+        rule += f", and last the best of {smaller[-1]} sequence{'s' if smaller[-1] > 1 else ''}"
+    return rule
 
 
 def background_of(subset: str, images: Mapping[str, str]) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nnunetv2_mstkd.evaluation.figures.data import Columns
-from nnunetv2_mstkd.evaluation.figures.style import LETTER, SMALL, short_names
+from nnunetv2_mstkd.evaluation.figures.style import SMALL, short_names, text_width
 
 ROW = 4.5  # mm per modality
 _COUNT_HEIGHT = 11.0  # mm
@@ -23,7 +23,7 @@ def matrix_height(columns: Columns, modalities: Sequence[str]) -> float:
 def matrix_left(columns: Columns, modalities: Sequence[str]) -> float:
     """Return the millimetres that the names need to the left of the circles."""
     names = short_names(modalities, _LETTERS) if columns.modalities is not None else ()
-    return 3 + LETTER * max(map(len, names), default=0)
+    return 3 + max(map(text_width, names), default=0)
 
 
 def draw_matrix(axes: Axes, columns: Columns, modalities: Sequence[str], limits: tuple[float, float]) -> None:

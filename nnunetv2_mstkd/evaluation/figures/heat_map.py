@@ -18,15 +18,24 @@ from nnunetv2_mstkd.evaluation.figures.data import (
 )
 from nnunetv2_mstkd.evaluation.figures.dot_matrix import draw_matrix, matrix_height, matrix_left
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
-from nnunetv2_mstkd.evaluation.figures.style import LETTER, LINE, SMALL, WIDTH, add_axes, new_figure, wrapped
+from nnunetv2_mstkd.evaluation.figures.style import (
+    LINE,
+    SMALL,
+    WIDTH,
+    add_axes,
+    new_figure,
+    panel_title,
+    text_width,
+    wrapped,
+)
 from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE
 
 _MOST_RUNS, _MOST_COLUMNS = 16, 31
 _RIGHT, _TOP = 13.0, 8.0  # mm
 _NAME, _DECIMAL = (
-    18,
-    5,
-)  # letters of a line of a run's name, and of a number with a decimal and room around it
+    38.0,
+    10.5,
+)  # mm of a line of a run's name, and of a number with a decimal and room around it
 _GAP = 3.0  # mm between the last subset and the average
 _MAP = "cividis"
 
@@ -37,21 +46,21 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
     columns = columns_of(comparison, _MOST_COLUMNS)
     names = [wrapped(run, _NAME) for run in runs]
     panel = sum(LINE * (name.count("\n") + 1) for name in names) + 1.6 * len(runs)
-    longest = max(len(line) for name in names for line in name.split("\n"))
-    left = max(2 + LETTER * longest, matrix_left(columns, comparison.modalities))
+    left = max(3 + max(map(text_width, names)), matrix_left(columns, comparison.modalities))
     width = WIDTH - left - _RIGHT
     below = matrix_height(columns, comparison.modalities)
     figure = new_figure((panel + _TOP) * len(comparison.regions) + below + 3)
     count = len(columns.labels)
     limits = (-0.5, count + 0.5 + (count + 1) * _GAP / (width - _GAP))
-    decimals = int((width - _GAP) / (count + 1) >= _DECIMAL * LETTER)
+    decimals = int((width - _GAP) / (count + 1) >= _DECIMAL)
+    beside = width * (limits[1] - 0.5) / (limits[1] + 0.5)  # the average has a title of its own
     for number, region in enumerate(comparison.regions):
         top = _TOP + number * (panel + _TOP)
         axes = add_axes(figure, left, top, width, panel)
         values = _values(comparison, runs, region, columns)
         norm = _norm(values)
         _draw_panel(axes, values, norm, limits, decimals)
-        axes.set_title(region, loc="left", fontweight="bold", pad=2)
+        axes.set_title(panel_title(region, beside), loc="left", fontweight="bold", pad=2)
         axes.set_yticks(range(len(runs)), names, linespacing=1.0)
         if number == 0:
             axes.text(limits[1] - 0.5, -0.6, AVERAGE, ha="center", va="bottom", fontsize=SMALL)
@@ -59,6 +68,7 @@ def draw_heat_map(comparison: Comparison) -> DrawnFigure:
         bar = figure.colorbar(ScalarMappable(norm, _MAP), cax=scale)
         bar.outline.set_linewidth(0.4)
         bar.ax.locator_params(nbins=3)
+        bar.ax.tick_params(pad=1)
     top = _TOP + len(comparison.regions) * (panel + _TOP) - _TOP + 1
     draw_matrix(add_axes(figure, left, top, width, below), columns, comparison.modalities, limits)
     caption = (

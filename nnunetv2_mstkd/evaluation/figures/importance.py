@@ -17,13 +17,13 @@ from nnunetv2_mstkd.evaluation.figures.data import (
     policy_text,
     styles_of,
 )
-from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, region_panels
+from nnunetv2_mstkd.evaluation.figures.panels import draw_intervals, make_room_beside, region_panels
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
-from nnunetv2_mstkd.evaluation.figures.style import LETTER, short_names
+from nnunetv2_mstkd.evaluation.figures.style import short_names, text_width
 
 _MOST_RUNS = 8
-_MOST_LETTERS = 16  # of the names under a panel, before they are turned
-_TURN = 30  # degrees
+_MOST_NAMES = 34.0  # mm of the names under a panel, before they are turned
+_TURN = 45  # degrees
 
 
 def removal_pairs(subsets: Sequence[str], modality: str) -> list[tuple[int, int]]:
@@ -56,16 +56,18 @@ def draw_importance(comparison: Comparison) -> DrawnFigure | None:
     values = np.stack([drops(dice, found) for found in pairs.values()], axis=2)
     means, low, high = mean_and_interval(values, comparison)
     x, names = np.arange(len(pairs)), short_names(list(pairs), 12)
-    turned = sum(map(len, names)) >= _MOST_LETTERS
-    more_below = LETTER * max(map(len, names)) * np.sin(np.deg2rad(_TURN)) if turned else 0.0
+    turned = sum(map(text_width, names)) > _MOST_NAMES
+    more_below = max(map(text_width, names)) * np.sin(np.deg2rad(_TURN)) if turned else 0.0
     styles = styles_of(comparison, runs)
     figure, panels = region_panels(comparison, runs, more_below=more_below)
     for region, axes in enumerate(panels):
         axes.axhline(0, color="black", linewidth=0.6)
         draw_intervals(axes, x, means[:, region], low[:, region], high[:, region], styles, line=False)
         axes.set_xticks(x, names, rotation=_TURN if turned else 0, ha="right" if turned else "center")
-        axes.set_xlabel("sequence taken away")
+        # Under turned names a panel may be narrower than these words.
+        axes.set_xlabel("sequence taken away", loc="right" if turned else "center")
         axes.set_ylabel("drop of Dice (points)")
+    make_room_beside(panels)
     caption = (
         "Importance of each sequence: how many points of Dice (%) are lost on average when it is taken away"
         f" from a subset that has it, over all pairs of evaluated subsets ({_counts(pairs)}); above 0 the"

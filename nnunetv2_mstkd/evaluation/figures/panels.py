@@ -11,17 +11,21 @@ from matplotlib.figure import Figure
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
 from nnunetv2_mstkd.evaluation.figures.data import styles_of
 from nnunetv2_mstkd.evaluation.figures.style import (
+    TITLE_LINE,
     WIDTH,
     RunStyle,
     add_axes,
     add_legend,
     legend_height,
+    make_room,
     new_figure,
+    panel_title,
 )
 
 _PER_ROW = 3
 _LEFT, _BETWEEN, _RIGHT = 16.0, 17.0, 3.0  # mm
 _TITLE, _HEIGHT, _BELOW = 8.0, 52.0, 14.0  # mm
+_TITLE_LINES = 3
 
 
 def region_panels(
@@ -36,20 +40,28 @@ def region_panels(
     per_row = min(_PER_ROW, len(regions))
     rows = -(-len(regions) // per_row)
     legend = legend_height(runs)
-    each = _TITLE + _HEIGHT + _BELOW + more_below
+    width = (WIDTH - _LEFT - _RIGHT - _BETWEEN * (per_row - 1)) / per_row
+    titles = [panel_title(region, width + _RIGHT - 1, _TITLE_LINES) for region in regions]
+    above = _TITLE + TITLE_LINE * max(title.count("\n") for title in titles)
+    each = above + _HEIGHT + _BELOW + more_below
     figure = new_figure(legend + rows * each)
     add_legend(figure, runs, styles_of(comparison, runs), line=True)
-    width = (WIDTH - _LEFT - _RIGHT - _BETWEEN * (per_row - 1)) / per_row
     panels = []
-    for number, region in enumerate(regions):
+    for number, title in enumerate(titles):
         row, column = divmod(number, per_row)
-        top = legend + row * each + _TITLE
+        top = legend + row * each + above
         axes = add_axes(figure, _LEFT + column * (width + _BETWEEN), top, width, _HEIGHT)
-        axes.set_title(region, loc="left", fontweight="bold", pad=3)
+        axes.set_title(title, loc="left", fontweight="bold", pad=3)
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.4)
         axes.set_axisbelow(True)
         panels.append(axes)
     return figure, panels
+
+
+def make_room_beside(panels: Sequence[Axes]) -> None:
+    """Make room for what stands to the left of each panel, where it needs more than it has."""
+    for number, axes in enumerate(panels):
+        make_room([axes], _BETWEEN - 1 if number % _PER_ROW else _LEFT - 0.5)
 
 
 def draw_intervals(

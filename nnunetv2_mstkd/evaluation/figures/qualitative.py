@@ -15,7 +15,6 @@ from matplotlib.patheffects import withStroke
 from nnunetv2_mstkd.datasets.regions import region_colors, region_mask
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.figures.choice import (
-    SUBSET_RULE,
     background_of,
     evaluation_of,
     images_of,
@@ -26,13 +25,13 @@ from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
 from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, blended, grey, overlay, window
 from nnunetv2_mstkd.evaluation.figures.saved import DrawnFigure
 from nnunetv2_mstkd.evaluation.figures.style import (
-    LETTER,
     LINE,
     SMALL,
     WIDTH,
     add_axes,
     new_figure,
     short_names,
+    text_width,
     wrapped,
 )
 from nnunetv2_mstkd.evaluation.figures.volumes import (
@@ -47,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_RUNS = 6
 _LEFT, _GAP, _LEGEND, _LARGEST = 15.0, 0.8, 8.0, 36.0  # mm
+_LEAST_NAME, _HANDLE = 21.0, 14.0  # mm of a line of a run's name; of a patch in the legend with its room
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
     """Draw runs as rows, subsets as columns, regions in colours; None where files are gone or do not fit."""
     names, left_out = chosen_runs(comparison, _MOST_RUNS)
     runs = [run for run in comparison.runs if run.name in names]
-    subsets = shown_subsets(comparison)
+    chosen = shown_subsets(comparison)
+    subsets = chosen.names
     cases = shown_cases(comparison, runs, subsets)
     for case in cases:
         try:
@@ -83,13 +84,13 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
         except UnreadableError as error:
             logger.warning("case %s is not shown: %s", case, error)
     else:
-        logger.warning("no picture of a case: images, references or predictions are not on disk")
+        logger.warning("no picture of a case: %s", _reason(len(cases)))
         return None
     several = any(len(run.evaluations) > 1 for run in runs)
     caption = (
         f"Case {case}: of the n = {len(cases)} cases with images and predictions on disk, the one whose mean"
         f" Dice of {comparison.reference} over subsets and regions is (nearest to) the median. Columns:"
-        f" {SUBSET_RULE}; the image is of a sequence that is available there. The slice is the one with the"
+        f" {chosen.rule}; the image is of a sequence that is available there. The slice is the one with the"
         " largest reference area, cropped around it. Regions that contain others are painted first, so that"
         " the inner ones cover them. Numbers: Dice (%) of the whole case, mean over regions"
         f" (policy '{comparison.policy}')."
@@ -98,6 +99,13 @@ def draw_qualitative(comparison: Comparison) -> DrawnFigure | None:
     )
     figure = _draw(comparison, runs, case, slices)
     return DrawnFigure("qualitative", f"Segmentations of case {case}", caption, figure)
+
+
+def _reason(on_disk: int) -> str:
+    """Say why no case could be shown; of each that is on disk it was said already."""
+    if not on_disk:
+        return "no case has its images, reference and every prediction to be shown on disk"
+    return "the one case on disk cannot be shown" if on_disk == 1 else f"none of {on_disk} cases can be shown"
 
 
 def _read(comparison: Comparison, runs: Sequence[ComparedRun], subsets: Sequence[str], case: str) -> _Slices:
@@ -144,13 +152,13 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
     columns = len(slices.subsets) + 1
     cell = min((WIDTH - _LEFT - 1) / columns - _GAP, _LARGEST)
     left = _LEFT + (WIDTH - _LEFT - 1 - columns * (cell + _GAP)) / 2
-    letters = int(cell / LETTER)
     short = dict(zip(comparison.modalities, short_names(comparison.modalities, 12), strict=True))
     shown = list(zip(slices.subsets, slices.shown, strict=True))
-    heads = [_heading(text, m, short, letters) for text, m in [("reference", slices.shown[0]), *shown]]
+    heads = [_heading(text, m, short, cell) for text, m in [("reference", slices.shown[0]), *shown]]
     top = LINE * max(head.count("\n") + 1 for head in heads) + 2
-    per_row = max(1, int(WIDTH / (14 + LETTER * max(map(len, comparison.regions)))))
-    legend = _LEGEND + LINE * (-(-len(comparison.regions) // per_row) - 1)
+    regions = {name: wrapped(name, WIDTH - _HANDLE, 1) for name in comparison.regions}
+    per_row = max(1, int(WIDTH / (_HANDLE + max(map(text_width, regions.values())))))
+    legend = _LEGEND + LINE * (-(-len(regions) // per_row) - 1)
     figure = new_figure(top + len(runs) * (cell + _GAP) + legend)
     colors = region_colors(list(comparison.regions))
 
@@ -174,9 +182,9 @@ def _draw(comparison: Comparison, runs: Sequence[ComparedRun], case: str, slices
             if not np.isnan(dice.get(subset, np.nan)):
                 _note(axes, f"{dice[subset]:.1f}")
         y = 1 - (top + row * (cell + _GAP) + cell / 2) / (figure.get_figheight() * 25.4)
-        name = wrapped(run.name, max(letters, 10), 3)
+        name = wrapped(run.name, max(cell, _LEAST_NAME), 3)
         figure.text((left - 1) / WIDTH, y, name, rotation=90, ha="right", va="center", fontsize=SMALL)
-    _add_regions(figure, colors, slices, comparison.regions, per_row)
+    _add_regions(figure, colors, slices, comparison.regions, regions, per_row)
     return figure
 
 
@@ -185,25 +193,29 @@ def _add_regions(
     colors: Mapping[str, str],
     slices: _Slices,
     regions: Mapping[str, tuple[int, ...]],
+    titles: Mapping[str, str],
     per_row: int,
 ) -> None:
     """Add the regions' legend at the bottom, in the colours that the reference shows over its median grey."""
     mask = _any_region(slices.reference, regions)
     below = slices.backgrounds[slices.shown[0]][mask]
     grey_level = float(np.median(below)) if mask.any() else 0.5
-    handles = [Patch(facecolor=tuple(blended(colors[name], grey_level)), label=name) for name in regions]
+    handles = [
+        Patch(facecolor=tuple(blended(colors[name], grey_level)), label=titles[name]) for name in regions
+    ]
     figure.legend(
         handles=handles,
         loc="lower center",
         ncols=min(len(handles), per_row),
         frameon=False,
         borderaxespad=0.2,
+        labelspacing=0.2,
     )
 
 
-def _heading(text: str, modality: str, names: Mapping[str, str], letters: int) -> str:
+def _heading(text: str, modality: str, names: Mapping[str, str], width: float) -> str:
     members = " + ".join(names.get(part, part) for part in text.split("+"))
-    return f"{wrapped(members, letters, 2)}\n{wrapped(f'image: {names[modality]}', letters, 1)}"
+    return f"{wrapped(members, width, 2)}\n{wrapped(f'image: {names[modality]}', width, 1)}"
 
 
 def _case_dice(run: ComparedRun, case: str) -> Mapping[str, float]:

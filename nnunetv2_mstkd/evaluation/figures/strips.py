@@ -24,7 +24,9 @@ from nnunetv2_mstkd.evaluation.figures.style import (
     add_axes,
     add_legend,
     legend_height,
+    make_room,
     new_figure,
+    panel_title,
 )
 
 # A box narrower than about 1.5 mm cannot be read.
@@ -44,18 +46,21 @@ def draw_strips(comparison: Comparison) -> DrawnFigure:
     figure = new_figure(legend + len(comparison.regions) * (_TITLE + _PANEL) + below + 3)
     styles = styles_of(comparison, runs)
     add_legend(figure, runs, styles, line=False)
-    limits = (-0.5, count - 0.5)
+    limits, panels = (-0.5, count - 0.5), []
     for number, region in enumerate(comparison.regions):
         top = legend + number * (_TITLE + _PANEL) + _TITLE
         axes = add_axes(figure, left, top, width, _PANEL)
-        axes.set_title(region, loc="left", fontweight="bold", pad=2)
+        panels.append(axes)
+        axes.set_title(panel_title(region, width), loc="left", fontweight="bold", pad=2)
         _draw_boxes(axes, values[:, number], width / count, styles)
         axes.set_xlim(*limits)
         axes.set_xticks([])
         axes.locator_params(axis="y", nbins=5)
         axes.set_ylabel("Dice (%)")
     top = legend + len(comparison.regions) * (_TITLE + _PANEL) + 1
-    draw_matrix(add_axes(figure, left, top, width, below), columns, comparison.modalities, limits)
+    panels.append(add_axes(figure, left, top, width, below))
+    draw_matrix(panels[-1], columns, comparison.modalities, limits)
+    make_room(panels, left - 0.5)
     dots = "dots: the patients" if values.shape[-1] <= _MOST_DOTS else "dots: patients beyond the whiskers"
     caption = (
         f"Patients' Dice of each run under {columns.what}, one panel per region. Boxes: median and quartiles;"

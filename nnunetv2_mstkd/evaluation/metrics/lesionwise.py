@@ -78,7 +78,12 @@ RULES: Mapping[str, LesionRules] = _read_rules()
 
 
 def score_lesions(
-    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], rules: LesionRules
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: Sequence[float],
+    rules: LesionRules,
+    *,
+    voxel_volume: float | None = None,
 ) -> LesionScore:
     """Score every lesion of a region.
 
@@ -91,7 +96,10 @@ def score_lesions(
         prediction, reference: bool, one shape, 2D or 3D.
         spacing: mm per array axis.
         rules: one of :data:`RULES`.
+        voxel_volume: mm³, what the minimum volume is compared with; None takes the product of the spacing,
+            which is too little for the plane of an image of one slice.
     """
+    volume = float(np.prod(spacing)) if voxel_volume is None else voxel_volume
     box = bounding_box(prediction | reference)
     if box is None:
         return LesionScore(dice=1.0, hd95=0.0, lesions=0, missed=0, false=0, small=0)
@@ -107,7 +115,7 @@ def score_lesions(
         touched = _touched(components, lesions, number, grow(place, rules.dilation, lesions.shape), rules)
         matched |= touched
         voxels = int(np.count_nonzero(lesions[place] == number))
-        if voxels * float(np.prod(spacing)) <= rules.minimum_volume * (1 + _VOLUME_TOLERANCE):
+        if voxels * volume <= rules.minimum_volume * (1 + _VOLUME_TOLERANCE):
             small += 1
         elif not touched.any():
             missed += 1

@@ -78,7 +78,8 @@ def score_arrays(
 ) -> dict[str, RegionScore]:
     """Compare two segmentations of one case.
 
-    HD95 of an image of one slice is measured in its plane: in 3D every voxel of a mask would be surface.
+    HD95 of an image of one slice is measured in its plane, that of lesions too: in 3D every voxel of a mask
+    would be surface.
 
     Args:
         prediction, reference: label values, (Z, Y, X) or (Y, X), of one shape.
@@ -108,11 +109,15 @@ def score_arrays(
         predicted, wanted = region_mask(prediction, labels), region_mask(reference, labels)
         if counted is not None:
             predicted, wanted = predicted & counted, wanted & counted
+        predicted, wanted = predicted.squeeze(single), wanted.squeeze(single)
+        lesions = None
+        if lesion_rules is not None:
+            lesions = score_lesions(predicted, wanted, in_plane, lesion_rules, voxel_volume=voxel_volume)
         scores[name] = RegionScore(
             *count_overlap(predicted, wanted),
-            hd95=hd95(predicted.squeeze(single), wanted.squeeze(single), in_plane),
+            hd95=hd95(predicted, wanted, in_plane),
             voxel_volume=voxel_volume,
-            lesions=None if lesion_rules is None else score_lesions(predicted, wanted, spacing, lesion_rules),
+            lesions=lesions,
         )
     return scores
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_mstkd.environment import quiet
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import read_json
 from nnunetv2_mstkd.models.building import trainer_class
@@ -118,7 +119,8 @@ def _settings_of(trainer: str | None) -> Mapping[str, Setting]:
 
 def _class_of(trainer: str | None) -> type | None:
     try:
-        return trainer_class(trainer or "")
+        with quiet():  # the search prints where it looked
+            return trainer_class(trainer or "")
     except Exception:  # whatever nnU-Net's search meets on its way
         return None
 

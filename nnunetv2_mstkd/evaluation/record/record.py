@@ -164,9 +164,10 @@ class EvaluationRecord:
         """The record that :meth:`to_json` gave.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            AttributeError, KeyError, TypeError, ValueError: it is something else.
         """
         values = {f.name: content[f.name] for f in fields(cls)}
+        values["model"] = {**values["model"], "name": str(values["model"]["name"])}
         values["modalities"], values["subsets"] = tuple(values["modalities"]), tuple(values["subsets"])
         values["regions"] = {name: tuple(labels) for name, labels in values["regions"].items()}
         values["cases"] = {name: EvaluatedCase.from_json(case) for name, case in values["cases"].items()}
@@ -179,6 +180,17 @@ class EvaluationRecord:
         """Commits of the sessions that scored something, each once; None is an installation without one."""
         made = [session.git for session in self.sessions if session.scored != 0]
         return tuple(dict.fromkeys(made or [self.git]))
+
+    @property
+    def used_versions(self) -> tuple[Mapping[str, str], ...]:
+        """Package → version, of every session that scored something."""
+        made = [session.versions for session in self.sessions if session.scored != 0 and session.versions]
+        return tuple(made or [self.versions])
+
+    @property
+    def predicted(self) -> bool:
+        """Whether a model predicted here; otherwise segmentations that were there already were scored."""
+        return bool(self.model.get("trainer")) or "inference" in self.model
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -253,8 +265,10 @@ def read_evaluation(folder: Path) -> Evaluation:
     content = read_json(path)
     try:
         return Evaluation(folder, EvaluationRecord.from_json(content))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MSTKDError(f"{path} is not what nnUNetv2_mstkd evaluate writes ({error!r})") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MSTKDError(
+            f"{path} is not what nnUNetv2_mstkd evaluate writes ({error!r}); evaluate into a new folder"
+        ) from None
 
 
 def write_record(record: EvaluationRecord, folder: Path) -> None:

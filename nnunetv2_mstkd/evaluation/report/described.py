@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nnunetv2_mstkd.evaluation.comparison.facts import CommonFacts
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
 from nnunetv2_mstkd.evaluation.record.record import SHORT_ID, Evaluation, EvaluationRecord, Session
@@ -32,22 +33,30 @@ class DescribedEvaluation:
 
 def facts(comparison: Comparison) -> dict[str, str]:
     """Return what was compared, for the head of the report: name → value."""
-    scores, record = comparison.scores, comparison.runs[0].evaluations[0].record
+    scores, common = comparison.scores, comparison.facts
     policy = POLICIES.get(comparison.policy)
     source = f" (as in: {policy.source})" if policy else ""
     found = {
         "Runs": ", ".join(run.name for run in comparison.runs),
         "Reference": comparison.reference if len(comparison.runs) > 1 else NONE,
-        "Data set": record.dataset,
+        "Data set": ", ".join(common.datasets) or NONE,
         "Cases": f"{scores['case'].nunique()} of {scores['patient'].nunique()} patients",
         "Modalities": ", ".join(comparison.modalities),
-        "Subsets": str(len(comparison.subsets)),
+        "Subsets": _subsets(common, len(comparison.subsets)),
         "Regions": ", ".join(comparison.regions),
         "Empty masks": f"policy {comparison.policy}{source}",
         "Bootstrap": f"{comparison.resamples} resamples, seed {comparison.seed}",
     }
     found |= {"Left out": f"{', '.join(comparison.without)} (--without)"} if comparison.without else {}
-    return found | ({"Lesion-wise rules": record.lesionwise} if record.lesionwise else {})
+    return found | ({"Lesion-wise rules": common.lesionwise} if common.lesionwise else {})
+
+
+def _subsets(common: CommonFacts, subsets: int) -> str:
+    """Print how many subsets there are, and of each case where those are fewer."""
+    if common.fewest == common.most == subsets:
+        return str(subsets)
+    each = str(common.most) if common.fewest == common.most else f"{common.fewest} to {common.most}"
+    return f"{subsets}, of each case {each}"
 
 
 def overview(comparison: Comparison) -> Table:

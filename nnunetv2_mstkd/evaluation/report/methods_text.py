@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnunetv2_mstkd.evaluation.comparison.facts import UNKNOWN_VERSION, CommonFacts
 from nnunetv2_mstkd.evaluation.comparison.runs import ComparedRun, Comparison
 from nnunetv2_mstkd.evaluation.metrics.lesionwise import RULES
 from nnunetv2_mstkd.evaluation.metrics.policies import POLICIES
@@ -57,9 +58,7 @@ def assembled(paragraphs: Sequence[str], references: References) -> str:
 
 def software(versions: Mapping[str, str], references: References) -> str:
     """Name the software: ``nnunetv2-mstkd 0.1.0, which extends nnU-Net 2.8.1 [1] (PyTorch 2.9.0)``."""
-    known = {
-        name: versions.get(name, "(version unknown)") for name in ("nnunetv2-mstkd", "nnunetv2", "torch")
-    }
+    known = {name: versions.get(name, UNKNOWN_VERSION) for name in ("nnunetv2-mstkd", "nnunetv2", "torch")}
     return (
         f"nnunetv2-mstkd {known['nnunetv2-mstkd']}, an extension of nnU-Net {known['nnunetv2']}"
         f"{references.cite(NNUNET)} (PyTorch {known['torch']})"
@@ -105,24 +104,22 @@ def _inference(inference: Mapping[str, Any]) -> str:
 
 def comparison_text(comparison: Comparison) -> str:
     """Return ``report.txt`` of a comparison."""
-    references, scores = References(), comparison.scores
-    record = comparison.runs[0].evaluations[0].record
+    references, scores, common = References(), comparison.scores, comparison.facts
     policy = POLICIES.get(comparison.policy)
+    versions = {package: _listed(found) for package, found in common.versions.items()}
     first = (
-        f"{_counted(len(comparison.runs), 'model')} were evaluated on {scores['case'].nunique()} cases of"
-        f" {scores['patient'].nunique()} patients of {record.dataset} with"
-        f" {software(record.versions, references)}. Every case was segmented from"
-        f" {_counted(len(comparison.subsets), 'subset')} of its sequences"
-        f" ({', '.join(comparison.modalities)}); an absent one was zero in the network's input, after"
-        " normalisation. Dice and the 95th percentile of the Hausdorff distance (HD95, mm) were computed for"
-        f" {', '.join(comparison.regions)}"
+        f"{_evaluated(common, len(comparison.runs))} on {_counted(scores['case'].nunique(), 'case')} of"
+        f" {_counted(scores['patient'].nunique(), 'patient')}{_of_datasets(common)} with"
+        f" {software(versions, references)}. {_segmented(common, comparison.modalities)}"
+        f"{_absent(common)}. Dice and the 95th percentile of the Hausdorff distance (HD95, mm) were computed"
+        f" for {', '.join(comparison.regions)}"
         + (
             f"; empty masks were scored by the policy '{comparison.policy}' ({policy.source})"
             if policy
             else ""
         )
         + "."
-        + _lesionwise(record.lesionwise)
+        + _lesionwise(common.lesionwise)
     )
     models = "; ".join(f"{run.name}: {_run_words(run, references)}" for run in comparison.runs)
     second = (
@@ -137,7 +134,47 @@ def comparison_text(comparison: Comparison) -> str:
         )
     if comparison.without:
         second += f" Left out of every run: {', '.join(comparison.without)}."
-    return assembled([first, f"Models. {models}.", second], references)
+    return assembled([first, f"Runs. {models}.", second], references)
+
+
+def _evaluated(common: CommonFacts, runs: int) -> str:
+    """Begin the first sentence: ``3 models in 2 runs were evaluated``."""
+    models = _counted(common.models, "model") if common.models else ""
+    finished = _counted(common.finished, "folder") if common.finished else ""
+    what = [words for words in (models, f"{finished} of finished segmentations" if finished else "") if words]
+    number = common.models + common.finished
+    where = "" if number == runs else f" in {_counted(runs, 'run')}"
+    return f"{' and '.join(what)}{where} {'was' if number == 1 else 'were'} evaluated"
+
+
+def _of_datasets(common: CommonFacts) -> str:
+    if len(common.datasets) > 1:  # the cases are the same: other names, or folds of several data sets
+        return f" of data that the evaluations name {_listed(common.datasets)}"
+    return f" of {common.datasets[0]}" if common.datasets else ""
+
+
+def _segmented(common: CommonFacts, modalities: Sequence[str]) -> str:
+    """Say from how many subsets cases were segmented; "every case" only where it is every one."""
+    names = f"sequences ({', '.join(modalities)})"
+    if common.fewest == common.most == common.subsets:
+        return f"Every case was segmented from {_counted(common.subsets, 'subset')} of its {names}"
+    each = _counted(common.most, "subset")
+    if common.fewest != common.most:
+        each = f"{common.fewest} to {each}"
+    return f"Each case was segmented from {each} of the {names}, {common.subsets} different ones in all"
+
+
+def _absent(common: CommonFacts) -> str:
+    """Say what stood for an absent sequence; of finished segmentations nobody knows."""
+    if not common.models:
+        return ""
+    whose = "the input of models" if common.finished else "the network's input"
+    return f"; an absent one was zero in {whose}, after normalisation"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Print ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _counted(number: int, what: str) -> str:
@@ -151,8 +188,11 @@ def _lesionwise(rules: str | None) -> str:
 
 def _run_words(run: ComparedRun, references: References) -> str:
     """Describe a run by its first evaluation; the others are its folds or seeds."""
-    model = run.evaluations[0].record.model
+    record = run.evaluations[0].record
+    model = record.model
     trainer = model.get("trainer")
     words = model_words(model, reference_of(trainer) if trainer else "", references)
+    if not record.predicted:
+        words = f"finished segmentations in {words}"
     count = len(run.evaluations)
     return words + (f" (the first of {count} evaluations: folds or seeds)" if count > 1 else "")

@@ -111,7 +111,7 @@ def comparison_record(comparison: Comparison, command: str) -> dict[str, Any]:
         "command": command,
         "reference": comparison.reference,
         "policy": comparison.policy,
-        "lesionwise": comparison.runs[0].evaluations[0].record.lesionwise,
+        "lesionwise": comparison.facts.lesionwise,
         "modalities": list(comparison.modalities),
         "subsets": list(comparison.subsets),
         "regions": {name: list(labels) for name, labels in comparison.regions.items()},

@@ -8,8 +8,9 @@ import pandas as pd
 
 from nnunetv2_mstkd.evaluation.comparison.ablation import score_column
 from nnunetv2_mstkd.evaluation.comparison.published import DATASETS, FULL_ROW, SOURCE, caveats
+from nnunetv2_mstkd.evaluation.comparison.ranks import systems_of
 from nnunetv2_mstkd.evaluation.comparison.runs import Comparison
-from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE
+from nnunetv2_mstkd.evaluation.metrics.presentation import AVERAGE, INCOMPLETE
 from nnunetv2_mstkd.evaluation.report.cells import (
     NONE,
     Cell,
@@ -37,8 +38,13 @@ _PUBLISHED = "Published, not measured here"
 _RANKS = (
     "Data, training budget and pipeline differ: the published systems were trained and scored by other code"
     " on other patients. A rank that differs is no error of either side.",
-    "Ranks are among the systems that were measured here, by the mean over the incomplete subsets. Of several"
-    " runs of a system the first counts.",
+    "Ranks are among the systems that were measured here. Published and measured means are over the same"
+    " subsets: those published ones with a modality missing that every one of these systems has a score under"
+    " here. Of several runs of a system the first counts.",
+)
+_NO_RANKS = (
+    "There are none: under no published subset with a modality missing has every published system among the"
+    " runs a score here."
 )
 
 
@@ -62,6 +68,8 @@ def sections(comparison: Comparison) -> list[Section]:
         found.append(
             Section("ranks", "Published and measured ranks", _RANKS, (), _rank_tables(comparison.ranks))
         )
+    elif comparison.published is not None and len(systems_of(comparison.runs)) > 1:
+        found.append(Section("ranks", "Published and measured ranks", (_NO_RANKS,)))
     settings = settings_table(comparison)
     described = [overview(comparison), *([settings] if settings else [])]
     return [
@@ -79,6 +87,8 @@ def _reading(reference: str) -> tuple[str, ...]:
 
 
 def _methods(comparison: Comparison) -> tuple[str, ...]:
+    has_incomplete = INCOMPLETE in set(comparison.means["subset"])
+    incomplete = f", “{INCOMPLETE}” of those in which a modality is missing" if has_incomplete else ""
     return (
         "The patient is the unit: several cases of a patient are averaged, and so are seeds of a run."
         f" Intervals are percentile bootstraps over patients ({comparison.resamples} resamples, seed"
@@ -87,9 +97,8 @@ def _methods(comparison: Comparison) -> tuple[str, ...]:
         " regions and runs is one, and the single subsets of each run are another. Better, equal and worse"
         " count patients. Intervals and p-values describe these trained models; a new training may differ by"
         " more.",
-        f"“{AVERAGE}” is the mean of all {len(comparison.subsets)} subsets, “incomplete” of those in which a"
-        f" modality is missing. A pair with an undefined value is left out, and “{NONE}” stands where nothing"
-        " is left.",
+        f"“{AVERAGE}” is the mean of all {len(comparison.subsets)} subsets{incomplete}. A pair with"
+        f" an undefined value is left out, and “{NONE}” stands where nothing is left.",
     )
 
 
@@ -112,12 +121,14 @@ def _published(published: pd.DataFrame, *, ablation: bool) -> Section:
 def _rank_tables(ranks: pd.DataFrame) -> list[Table]:
     """Make per metric a table of published and measured ranks."""
     columns = [Column("Region", numeric=False), Column("System", numeric=False), Column("Run", numeric=False)]
+    columns.append(Column("Subsets"))
     columns += [Column(head, group=g) for g in ("Published", "Measured here") for head in ("Mean", "Rank")]
     tables = []
     for metric in ranks["metric"].unique():
         rows = [
             [
                 *(text_cell(row[name]) for name in ("region", "system", "run")),
+                count_cell(row["subsets"]),
                 printed_cell(row["published"]),
                 _rank_cell(row["published_rank"]),
                 score_cell(row["measured"], metric),

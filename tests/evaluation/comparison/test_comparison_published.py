@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from comparison_helpers import only, set_model
+from comparison_helpers import only, only_subsets, set_model, set_scores
 
 from nnunetv2_mstkd import methods
 from nnunetv2_mstkd.errors import MSTKDError
@@ -107,6 +107,8 @@ def test_caveats_say_so():
     assert "8 of 42 printed averages are not the mean of their columns" in text
     assert "Dice WT SMUNet 79.7 (mean " in text
     assert "gives 0 mm when the prediction or the reference is empty" in text
+    assert "its HD95 is the nearest to the published one, not the same" in text
+    assert "cannot be compared" not in text
     assert "tested on" in text
 
 
@@ -186,7 +188,60 @@ class TestRanks:
         row = only(comparison.ranks, metric="hd95", region="TC", system="ACN")
         assert row["published"] == pytest.approx(rows["value"].mean())
         measured = only(comparison.means, metric="hd95", region="TC", run="ACN", subset="incomplete")
-        assert row["measured"] == measured["mean"]
+        assert row["measured"] == pytest.approx(measured["mean"])
+        assert row["subsets"] == 14
+
+    @pytest.mark.parametrize("kept", [["t1c", "t1n+t1c+t2w+t2f"], ["t1c"]], ids=["and all", "alone"])
+    def test_both_means_are_over_what_was_evaluated(self, folders, compare, kept):
+        for folder in folders:
+            only_subsets(folder, kept)
+        comparison = compare(*folders, published="brats2024")
+        published = only(comparison.published, metric="dice", region="WT", method="ACN", subset="t1c")
+        measured = only(comparison.means, metric="dice", region="WT", run="ACN", subset="t1c")
+        row = only(comparison.ranks, metric="dice", region="WT", system="ACN")
+        assert (row["published"], row["measured"], row["subsets"]) == (
+            published["value"],
+            measured["mean"],
+            1,
+        )
+
+    def test_all_incomplete_subsets_without_the_whole_set(self, folders, compare):
+        whole = "t1n+t1c+t2w+t2f"
+        with_it = compare(*folders, published="brats2024").ranks
+        for folder in folders:
+            only_subsets(folder, [s for s in compare(folder).subsets if s != whole])
+        pd.testing.assert_frame_equal(compare(*folders, published="brats2024").ranks, with_it)
+
+    def test_of_the_whole_set_alone_there_are_none(self, folders, compare):
+        for folder in folders:
+            only_subsets(folder, ["t1n+t1c+t2w+t2f"])
+        comparison = compare(*folders, published="brats2024")
+        assert comparison.ranks is None
+        block = comparison_markdown(comparison, "c").split("## Published and measured ranks")[1]
+        assert block.strip().startswith("There are none: under no published subset with a modality missing")
+
+    def test_the_order_of_channels_does_not_matter(self, evaluation, compare):
+        def ranks(modalities, where):
+            made = [
+                set_model(
+                    evaluation(f"{where}/{trainer}", gain=gain, modalities=modalities),
+                    f"nnUNetTrainer{trainer}",
+                )
+                for trainer, gain in (("ACN", 0.1), ("MSTKD", 0.0))
+            ]
+            return compare(*made, published="brats2024").ranks
+
+        columns = ["system", "subsets", "published", "published_rank"]
+        backwards = ranks(BRATS_MODALITIES[::-1], "backwards")
+        pd.testing.assert_frame_equal(backwards[columns], ranks(BRATS_MODALITIES, "as published")[columns])
+
+    def test_a_subset_that_a_system_has_no_score_under_counts_for_none(self, folders, compare):
+        for_none = {case: float("nan") for case in compare(folders[0]).scores["case"].unique()}
+        set_scores(folders[1], for_none, subset="t2w", region="WT")
+        ranks = compare(*folders, published="brats2024").ranks
+        of_dice = ranks[ranks["metric"] == "dice"]
+        assert set(of_dice[of_dice["region"] == "WT"]["subsets"]) == {13}
+        assert set(of_dice[of_dice["region"] != "WT"]["subsets"]) == {14}
 
     @pytest.mark.parametrize("metric", ["dice", "hd95"])
     def test_the_best_is_first_on_either_side(self, folders, compare, metric):

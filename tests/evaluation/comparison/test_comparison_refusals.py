@@ -130,6 +130,24 @@ class TestUnfinished:
             change=lambda b: change_metrics(b, lambda t: t.assign(hd95="far")),
         )
 
+    @pytest.mark.parametrize(("column", "value"), [("dice", np.inf), ("hd95", -np.inf)])
+    def test_infinite_scores(self, refused, column, value):
+        def change(table):
+            table.loc[3, column] = value
+            return table
+
+        refused(
+            rf"column {column} of the metrics in .*/b is infinite in 1 of 270 rows"
+            r" \(first: P-000-000, t1c, WT\)",
+            change=lambda b: change_metrics(b, change),
+        )
+
+    def test_every_case_failed(self, refused):
+        refused(
+            "the metrics in .*/b have no rows: nothing was scored",
+            change=lambda b: change_metrics(b, lambda t: t[:0]),
+        )
+
     def test_lesion_scores_that_the_record_promises(self, evaluation, compare):
         a = evaluation("a")
         change_record(a, lesionwise="brats2023")

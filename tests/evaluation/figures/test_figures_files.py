@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from comparison_helpers import change_metrics, only_subsets
 from made_evaluations import scored_as_on_disk
 from matplotlib.image import imread
 
@@ -15,6 +16,7 @@ from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
 from nnunetv2_mstkd.evaluation.figures import save_figures
 from nnunetv2_mstkd.evaluation.figures.choice import background_of, shown_cases, shown_subsets
 from nnunetv2_mstkd.evaluation.figures.data import chosen_runs
+from nnunetv2_mstkd.evaluation.figures.qualitative import draw_qualitative
 from nnunetv2_mstkd.evaluation.figures.volumes import UnreadableError, read_prediction, read_reference
 from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 
@@ -82,7 +84,59 @@ def test_seven_modalities_are_shown_by_their_number(evaluation, tmp_path):
     assert set(by_key) == set(KEYS)
     for key in ("heat_map", "strips"):
         assert "each number of available sequences" in by_key[key].caption
-    assert [len(subset.split("+")) for subset in shown_subsets(comparison)] == [7, 5, 4, 3, 1]
+    shown = shown_subsets(comparison)
+    assert [len(subset.split("+")) for subset in shown.names] == [7, 5, 3, 1, 1]
+    assert shown.rule == (
+        "the whole set, then of 5, 3 and 1 sequences (spread evenly over 7 evaluated numbers) each the subset"
+        " with the lowest mean Dice of the reference run, and last the best of 1 sequence"
+    )
+
+
+THE_WHOLE, LOWEST = "the whole set", "subset with the lowest mean Dice of the reference run"
+BEST = "and last the best of 1 sequence"
+
+
+@pytest.mark.parametrize(
+    ("modalities", "kept", "names", "rule"),
+    [
+        (
+            "abcd",
+            None,
+            ["a+b+c+d", "a+b+c", "a+b", "a", "d"],
+            f"{THE_WHOLE}, then of 3, 2 and 1 sequences each the {LOWEST}, {BEST}",
+        ),
+        (
+            "abcde",
+            None,
+            ["a+b+c+d+e", "a+b+c+d", "a+b", "a", "e"],
+            f"{THE_WHOLE}, then of 4, 2 and 1 sequences (spread evenly over 5 evaluated numbers) each the"
+            f" {LOWEST}, {BEST}",
+        ),
+        ("abcd", ["b", "d"], ["b", "d"], f"of 1 sequence the {LOWEST}, {BEST}"),
+        ("abcd", ["b"], ["b"], f"of 1 sequence the {LOWEST}"),
+        ("abcd", ["a+b+c+d"], ["a+b+c+d"], "the whole set"),
+        (
+            "abcd",
+            ["a+b", "b+d"],
+            ["a+b", "b+d"],
+            f"of 2 sequences the {LOWEST}, and last the best of 2 sequences",
+        ),
+    ],
+    ids=["four", "five", "two of one", "one", "all", "two of two"],
+)
+def test_the_caption_says_how_the_subsets_were_chosen(evaluation, modalities, kept, names, rule):
+    folder = evaluation("a", modalities=tuple(modalities), patients=1)
+    if kept:
+        only_subsets(folder, kept)
+
+    def better_with_later_letters(table):
+        letters = table["subset"].map(lambda subset: sum(map(ord, subset.replace("+", ""))) / 1e4)
+        return table.assign(dice=letters)
+
+    change_metrics(folder, better_with_later_letters)
+    shown = shown_subsets(compared(folder))
+    assert list(shown.names) == names
+    assert shown.rule == rule
 
 
 def test_one_subset_has_neither_lines_nor_importance(evaluation, tmp_path):
@@ -105,12 +159,32 @@ def test_the_case_is_the_median_of_those_on_disk(evaluation):
     order = {"P-000-000": 0.4, "P-001-000": 0.9, "P-002-000": 0.6, "P-003-000": 0.1}
     table.assign(dice=table["case"].map(order)).to_csv(path, index=False)
     comparison = compared(folder)
-    subsets = shown_subsets(comparison)
+    subsets = shown_subsets(comparison).names
     # Ranked 3, 0, 2, 1: the lower median, then its neighbours.
     ranked = ["P-000-000", "P-003-000", "P-002-000", "P-001-000"]
     assert shown_cases(comparison, comparison.runs, subsets) == ranked
     comparison.runs[0].evaluations[0].prediction("P-000-000", subsets[0]).unlink()
     assert shown_cases(comparison, comparison.runs, subsets)[0] == "P-002-000"
+
+
+def test_why_there_is_no_picture_of_a_case(evaluation, caplog):
+    folder = evaluation("a", patients=2, images=True)  # the made-up counts are not those of the files
+    assert draw_qualitative(compared(folder)) is None
+    said = [record.getMessage() for record in caplog.records]
+    assert said[:2] == [
+        f"case {case} is not shown: the reference of case {case} is not the one that was scored"
+        for case in ("P-000-000", "P-001-000")
+    ]
+    assert said[2:] == ["no picture of a case: none of 2 cases can be shown"]
+    caplog.clear()
+    (folder.parent / "images" / "P-000-000-seg.nii.gz").unlink()
+    draw_qualitative(compared(folder))
+    assert caplog.records[-1].getMessage() == "no picture of a case: the one case on disk cannot be shown"
+    caplog.clear()
+    (folder.parent / "images" / "P-001-000-seg.nii.gz").unlink()
+    draw_qualitative(compared(folder))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("reference and every prediction to be shown on disk")
 
 
 def test_the_background_is_of_an_available_modality():
@@ -145,9 +219,9 @@ def test_segmentations_that_lie_elsewhere_are_shown(evaluation, tmp_path):
     folder = scored_as_on_disk(evaluation("a", patients=2, images=True))
     (folder / "predictions").rename(tmp_path / "theirs")
     comparison = compared(folder)
-    assert shown_cases(comparison, comparison.runs, shown_subsets(comparison)) == []
+    assert shown_cases(comparison, comparison.runs, shown_subsets(comparison).names) == []
     record = json.loads((folder / "evaluation.json").read_text())
     record["predictions"] = {subset: f"../theirs/{subset}" for subset in record["subsets"]}
     (folder / "evaluation.json").write_text(json.dumps(record))
     comparison = compared(folder)
-    assert len(shown_cases(comparison, comparison.runs, shown_subsets(comparison))) == 2
+    assert len(shown_cases(comparison, comparison.runs, shown_subsets(comparison).names)) == 2

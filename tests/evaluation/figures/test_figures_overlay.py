@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 
 from nnunetv2_mstkd.datasets.regions import region_colors
 from nnunetv2_mstkd.evaluation.figures.overlay import best_slice, grey, overlay, window
-from nnunetv2_mstkd.evaluation.figures.style import short_names, wrapped
+from nnunetv2_mstkd.evaluation.figures.style import short_names, text_width, wrapped
 
 # ET first: what is painted when must not depend on the order of dataset.json.
 NESTED = {"ET": (3,), "WT": (1, 2, 3), "TC": (1, 3)}
@@ -68,24 +68,34 @@ def test_grey_leaves_the_background_black():
 
 @pytest.mark.parametrize("name", ["short", "MST-KDNet without " + "multi-scale " * 9 + "end", "x" * 200])
 def test_names_are_wrapped_and_keep_both_ends(name):
-    lines = wrapped(name, 20, 2).split("\n")
+    lines = wrapped(name, 44.0, 2).split("\n")
     assert len(lines) <= 2
-    assert max(map(len, lines)) <= 20
+    assert max(map(text_width, lines)) <= 44
     assert lines[0][:3] == name[:3]
     assert lines[-1][-3:] == name[-3:]
 
 
 def test_words_are_left_out_whole():
     text = "MST-KDNet without multi-scale transformer distillation"
-    assert wrapped(text, 22, 2) == "MST-KDNet without …\ndistillation"
+    assert wrapped(text, 44.0, 2) == "MST-KDNet without …\ntransformer distillation"
 
 
 def test_classes_are_broken_where_a_capital_begins():
-    assert wrapped("ModalityDropout", 12, 3) == "Modality\nDropout"
-    assert wrapped("ModalityDropout", 22, 2) == "ModalityDropout"
+    assert wrapped("ModalityDropout", 25.0, 3) == "Modality\nDropout"
+    assert wrapped("ModalityDropout", 46.0, 2) == "ModalityDropout"
 
 
 def test_long_modalities_stay_apart():
     names = ["T1 weighted pre contrast", "T1 weighted post contrast", "ADC"]
     assert short_names(names, 12) == ["…pre contras", "…post contra", "ADC"]
     assert short_names(["t1n", "t1c"], 12) == ["t1n", "t1c"]
+
+
+def test_long_modalities_with_one_beginning_stay_apart():
+    names = ["T1_postcontrast_early", "T1_postcontrast_late", "ADC"]
+    assert short_names(names, 12) == ["…trast_early", "…ntrast_late", "ADC"]
+    # Nor do their ends tell these apart, and one is the beginning of the others.
+    alike = ["T1_postcontr", "T1_postcontrast_1_weighted_image", "T1_postcontrast_2_weighted_image"]
+    short = short_names(alike, 12)
+    assert len(set(short)) == 3
+    assert max(map(len, short)) <= 12

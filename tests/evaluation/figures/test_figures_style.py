@@ -4,22 +4,30 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from comparison_helpers import change_metrics, change_record
 from made_evaluations import make_evaluation, scored_as_on_disk
 from matplotlib.colors import to_rgb
+from matplotlib.font_manager import fontManager
 from matplotlib.style import context
 from matplotlib.text import Text
 
 from nnunetv2_mstkd.datasets.regions import REGION_COLORS
 from nnunetv2_mstkd.evaluation.comparison.compare import compare_runs
 from nnunetv2_mstkd.evaluation.comparison.loading import load_runs
-from nnunetv2_mstkd.evaluation.figures import _FIGURES
+from nnunetv2_mstkd.evaluation.figures import _FIGURES, save_figures
 from nnunetv2_mstkd.evaluation.figures.overlay import blended
 from nnunetv2_mstkd.evaluation.figures.qualitative import draw_qualitative
-from nnunetv2_mstkd.evaluation.figures.style import COLUMN, RC, RUN_COLORS, WIDTH
-from nnunetv2_mstkd.modalities import BRATS_MODALITIES
+from nnunetv2_mstkd.evaluation.figures.style import COLUMN, RC, RUN_COLORS, WIDTH, unknown_letters
+from nnunetv2_mstkd.evaluation.record.record import read_evaluation
 
 SMALLEST = 5.0  # pt in one column
 LONG = ("T1 weighted pre contrast", "T1 weighted post contrast", "ADC")
+UNDERSCORED = ("T1_postcontrast_early", "T1_postcontrast_late")
+REGIONS = {
+    "WT": "whole tumour including all oedema",
+    "TC": "tumour core of the main lesion",
+    "ET": "enhancing tumour of the lesion",
+}
 RUNS = ("ModalityDropout", "stock nnU-Net, zero-filled", "MST-KDNet without multi-scale distillation")
 
 # Linear RGB as the eye without one kind of cones sees it: Machado, Oliveira and Fernandes, A Physiologically-
@@ -76,26 +84,69 @@ def test_colours_can_be_told_apart(vision):
         assert closest([*painted, (grey,) * 3], vision) > DISTINCT
 
 
-def compared(folder, **options):
-    made = [
-        scored_as_on_disk(make_evaluation(folder / str(i), seed=i, patients=2, images=True, **options))
-        for i in range(len(RUNS))
-    ]
-    return compare_runs(load_runs(list(map(str, made)), RUNS), resamples=50)
+def compared(folder, names=RUNS, regions=None, **options):
+    options = {"patients": 2, "images": True, **options}
+    made = [scored_as_on_disk(make_evaluation(folder / str(i), seed=i, **options)) for i in range(len(names))]
+    for path in made if regions else ():
+        rename_regions(path, regions)
+    return compare_runs(load_runs(list(map(str, made)), names), resamples=50)
 
 
-@pytest.mark.parametrize("modalities", [BRATS_MODALITIES, LONG], ids=["short", "long"])
-def test_letters_can_be_read_in_one_column_and_nothing_is_cut_off(tmp_path, modalities):
-    comparison = compared(tmp_path, modalities=modalities)
+def rename_regions(folder, names):
+    labels = read_evaluation(folder).record.regions
+    change_record(folder, regions={names[region]: values for region, values in labels.items()})
+    change_metrics(folder, lambda table: table.assign(region=table["region"].map(names)))
+
+
+HARD = {
+    "short": {},
+    "long": {"modalities": LONG},
+    "names with one beginning": {"modalities": (*UNDERSCORED, "T1n", "T2w", "FLAIR & <i>", "ADC", "CBV")},
+    "turned": {"modalities": UNDERSCORED},
+    "wide letters": {"modalities": ("WWWWWWWWWWWWWWWW", "W"), "names": ("W" * 60, "MWMWMW", "<b>é|x</b>")},
+    "many digits": {"modalities": ("only",), "patients": 1, "names": ("a", "<b>é|x</b>")},
+    "regions": {"regions": REGIONS, "modalities": ("CT", "PET")},
+    "wide regions": {"regions": {name: name * 30 for name in REGIONS}, "modalities": ("CT", "PET")},
+}
+
+
+@pytest.mark.parametrize("options", HARD.values(), ids=HARD)
+def test_letters_can_be_read_in_one_column_and_nothing_is_cut_off(tmp_path, options):
+    comparison = compared(tmp_path, **options)
     with context(["default", dict(RC)]):
         for draw in _FIGURES:
             drawn = draw(comparison)
+            if drawn is None:
+                assert comparison.modalities == ("only",)
+                continue
             figure = drawn.figure
             figure.canvas.draw()
             sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
             assert min(sizes) * COLUMN / WIDTH >= SMALLEST, drawn.key
             box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
             assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01, drawn.key
+            titles = [axes.title.get_window_extent() for axes in figure.axes]
+            titles += [axes._left_title.get_window_extent() for axes in figure.axes]
+            shown = [title for title in titles if title.width > 1]
+            assert not any(a.overlaps(b) for a, b in combinations(shown, 2)), drawn.key
+
+
+def test_letters_that_no_font_has_are_said_once(tmp_path, recwarn, caplog):
+    comparison = compared(tmp_path, names=("\U0001f9e0模 a", "模 b"))
+    save_figures(comparison, tmp_path / "figures")
+    assert [str(w.message) for w in recwarn if "Glyph" in str(w.message)] == []
+    said = [r.getMessage() for r in caplog.records if "boxes" in r.getMessage()]
+    unknown = unknown_letters(["\U0001f9e0模 a", "模 b"])
+    assert unknown
+    assert said == [
+        f"figures show boxes for {unknown}: no font here has them; install Noto Sans CJK, or give other names"
+    ]
+
+
+def test_letters_are_looked_for_in_every_installed_font():
+    assert RC["font.family"][0] == "DejaVu Sans"
+    assert set(RC["font.family"]) <= {font.name for font in fontManager.ttflist}
+    assert unknown_letters(["é, Ω, ß: <b>"]) == ""
 
 
 def test_the_legend_has_the_colours_that_one_sees(tmp_path):

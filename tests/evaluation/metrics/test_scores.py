@@ -96,6 +96,24 @@ def test_two_dimensions_and_float_labels():
     assert score.voxel_volume == 3.0
 
 
+def test_lesions_of_one_slice_are_measured_in_its_plane_with_the_volume_of_their_voxels():
+    reference, prediction = np.zeros((2, 1, 40, 40), dtype=np.uint8)
+    reference[0, 10:30, 10:30] = prediction[0, 12:34, 10:30] = 1
+    reference[0, 0:3, 0:4] = prediction[0, 0:3, 0:4] = 1  # 12 mm² in the plane, 60 mm³ of 5 mm slices
+
+    def scored(prediction, reference, spacing):
+        return score_arrays(
+            prediction, reference, spacing, {"WT": (1,)}, lesion_rules=RULES["brats2023-gli"]
+        )["WT"]
+
+    in_space = scored(prediction, reference, (5.0, 1.0, 1.0))
+    in_plane = scored(prediction[0], reference[0], (1.0, 1.0))
+    assert (in_space.lesions.lesions, in_plane.lesions.lesions) == (2, 1), "only 3D has 50 mm³"
+    assert in_space.hd95 == in_plane.hd95
+    # The second lesion is found exactly.
+    assert in_space.lesions.hd95 == in_plane.lesions.hd95 / 2 == 2.0
+
+
 def test_a_region_may_contain_label_0():
     prediction, reference = segmentation(0), segmentation(1)
     score = score_arrays(prediction, reference, SPACING, {"rest": (0, 2)})["rest"]

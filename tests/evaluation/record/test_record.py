@@ -49,6 +49,31 @@ def test_a_foreign_record_is_refused(tmp_path, content):
         read_evaluation(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"prediction_label_map": {"x": 1}},
+        {"prediction_label_map": [1]},
+        {"model": {}},
+        {"model": []},
+        {"model": None},
+        {"regions": {"WT": 3}},
+        {"cases": {"a": None}},
+        {"cases": {"a": {"patient": "a", "reference": "a", "label_map": {"x": 1}}}},
+        {"sessions": [{"begun": 1}]},
+        {"subsets": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_refused(evaluation, damage):
+    path = evaluation("a") / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(
+        MSTKDError, match=r"is not what .* evaluate writes \(.*\); evaluate into a new folder"
+    ):
+        read_evaluation(path.parent)
+
+
 def test_an_unfinished_evaluation_is_refused(evaluation):
     folder = evaluation("a")
     (folder / "metrics.csv").unlink()

@@ -59,6 +59,12 @@ def remove_rows(folder: Path, case: str, modality: str) -> None:
     change_metrics(folder, change)
 
 
+def only_subsets(folder: Path, subsets: list[str]) -> None:
+    """Make an evaluation one of these subsets only."""
+    change_record(folder, subsets=subsets)
+    change_metrics(folder, lambda table: table[table["subset"].isin(subsets)])
+
+
 def set_scores(folder: Path, scores: dict[str, float], **where: str) -> None:
     """Set the Dice of cases, everywhere or where columns have the values given."""
 
