@@ -61,7 +61,7 @@ def networks() -> list[str]:
 
 
 def _network_of(trainer) -> tuple:
-    return getattr(trainer, "network_class", None), getattr(trainer, "preset", None)
+    return tuple(getattr(trainer, name, None) for name in ("network_class", "preset", "conditioning"))
 
 
 def settings_of(name: str, **settings) -> dict:
