@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from nnunetv2_mstkd.trainers.missing_modality import nnUNetTrainerMissingModality
 from nnunetv2_mstkd.trainers.own_network import ABSENCE
 
@@ -15,5 +17,8 @@ class nnUNetTrainerConditionedDropout(nnUNetTrainerMissingModality):
     in ``nnUNetTrainerModalityDropout``. What the two are worth, alone and together: docs/benchmarks.md.
     """
 
+    reference: ClassVar[str] = (
+        "Perez et al. FiLM: Visual Reasoning with a General Conditioning Layer. AAAI 2018. arXiv:1709.07871"
+    )
     full_phase = 0.25
     conditioning = ABSENCE
