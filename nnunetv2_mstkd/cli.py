@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MSTKDError as error:
         print(f"nnUNetv2_mstkd {command}: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except BrokenPipeError:  # the reader of a pipe (head, less) has left
+        return 0
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe (head, less) has left
-            return 0
         if not isinstance(error, PermissionError) and error.errno != errno.ENAMETOOLONG:
             raise
         print(f"nnUNetv2_mstkd {command}: error: {error.filename}: {error.strerror}", file=sys.stderr)

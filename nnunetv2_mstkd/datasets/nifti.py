@@ -125,9 +125,17 @@ def check_voxels(path: Path) -> None:
     Raises:
         MSTKDError: as :func:`count_non_finite`, or there are such voxels.
     """
-    broken = count_non_finite(path) if is_nifti_name(path.name) else 0
-    if broken:
-        raise MSTKDError(f"{path} has {broken} NaN or Inf voxels; repair or leave out this file")
+    refuse_non_finite(path, count_non_finite(path) if is_nifti_name(path.name) else 0)
+
+
+def refuse_non_finite(path: Path, count: int) -> None:
+    """Refuse a file with so many voxels that are no numbers, unless there are none.
+
+    Raises:
+        MSTKDError: there are some.
+    """
+    if count:
+        raise MSTKDError(f"{path} has {count} NaN or Inf voxels; repair or leave out this file")
 
 
 def opened(path: Path) -> BinaryIO | gzip.GzipFile:

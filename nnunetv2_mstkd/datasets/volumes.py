@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import tifffile
-from tifffile import TiffFileError
 
-from nnunetv2_mstkd.datasets.nifti import check_dimensions, count_non_finite, is_nifti_name, read_header
+from nnunetv2_mstkd.datasets.nifti import (
+    check_dimensions,
+    count_non_finite,
+    is_nifti_name,
+    read_header,
+    refuse_non_finite,
+)
 from nnunetv2_mstkd.errors import MSTKDError
 from nnunetv2_mstkd.files import atomic_path
 
@@ -125,9 +129,7 @@ def read_checked(path: Path, *, dimensions: Sequence[int] = (3,)) -> sitk.Image:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
-    broken = broken or _non_finite(sitk.GetArrayViewFromImage(image))
-    if broken:
-        raise MSTKDError(f"{path} has {broken} NaN or Inf voxels; repair or leave out this file")
+    refuse_non_finite(path, broken or _non_finite(sitk.GetArrayViewFromImage(image)))
     return image
 
 
@@ -139,7 +141,7 @@ def read_any(path: Path) -> sitk.Image:
     """
     try:
         image = _read_tif(path) if path.suffix.lower() in (".tif", ".tiff") else sitk.ReadImage(str(path))
-    except (RuntimeError, TiffFileError) as error:
+    except RuntimeError as error:
         raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
         raise MSTKDError(f"{path} is no image in 2D or 3D with one value per voxel")
@@ -148,7 +150,12 @@ def read_any(path: Path) -> sitk.Image:
 
 def _read_tif(path: Path) -> sitk.Image:
     """As nnU-Net reads it: SimpleITK takes some stacks for colours."""
-    return sitk.GetImageFromArray(tifffile.imread(path), isVector=False)
+    import tifffile  # here: most commands read no tif
+
+    try:
+        return sitk.GetImageFromArray(tifffile.imread(path), isVector=False)
+    except tifffile.TiffFileError as error:
+        raise MSTKDError(f"cannot read {path}: {_reason(error)}") from None
 
 
 def _non_finite(array: np.ndarray) -> int:
